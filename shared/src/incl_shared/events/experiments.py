@@ -1,0 +1,270 @@
+"""Events of an experiment's managed execution. The provisioner owns them, but for requests and settlement."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from incl_shared.events.base import Event
+from incl_shared.ids import Id, Sha256, Token
+from incl_shared.spec import ExperimentSpec, Resources
+from incl_shared.states import EndReason, ExperimentState
+
+
+class Part(BaseModel):
+    """A part of an event: the same rules."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CodeRef(Part):
+    """The packed working directory in the artifact store."""
+
+    sha256: Sha256
+    size: int = Field(ge=0, description="Bytes of the tar.zst.")
+    files: int = Field(ge=0)
+
+
+class Provenance(Part):
+    """Where the code came from. The diff and the package list lie in the artifact store."""
+
+    command_line: str = ""
+    git_commit: str | None = None
+    git_branch: str | None = None
+    git_remote: str | None = None
+    git_dirty: bool = False
+    diff_sha256: Sha256 | None = None
+    packages_sha256: Sha256 | None = None
+    python: str = ""
+    rerun_of: Id | None = None
+
+
+class Submitter(Part):
+    """The submitter's own machine, so that the same machine can offer the same tools (local mode)."""
+
+    machine: str = Field("", description="A hash that names the machine, not its address.")
+    environment: dict[str, str] = Field(default_factory=dict, description="PATH, VIRTUAL_ENV, CONDA_PREFIX …")
+
+
+class ClientTimes(Part):
+    """Seconds since the epoch, by the client's clock."""
+
+    started: float
+    packed: float
+    uploaded: float
+
+
+class ExperimentSubmitted(Event):
+    """Somebody wants an experiment. Published by the CLI itself; the id is the client's own."""
+
+    stream: ClassVar[str] = "REQUESTS"
+
+    experiment: Id
+    spec: ExperimentSpec
+    code: CodeRef | None = None
+    provenance: Provenance = Field(default_factory=Provenance)
+    submitter: Submitter = Field(default_factory=Submitter)
+    times: ClientTimes | None = None
+
+
+class StopRequested(Event):
+    """Somebody wants an experiment to stop."""
+
+    stream: ClassVar[str] = "REQUESTS"
+    aggregate: ClassVar[str] = "stop"
+
+    experiment: Id
+    reason: str = Field("", max_length=1000)
+
+
+class ExperimentQueued(Event):
+    """Admitted: it waits for room. Carries all that others need to know of it."""
+
+    experiment: Id
+    user: Token
+    spec: ExperimentSpec
+    code: CodeRef | None = None
+    provenance: Provenance = Field(default_factory=Provenance)
+    times: ClientTimes | None = None
+
+
+class ExperimentWaiting(Event):
+    """Why an experiment that is queued does not start yet. Said when the reason changes."""
+
+    experiment: Id
+    reason: str
+
+
+class Placement(Part):
+    """One rank of an attempt on one node."""
+
+    rank: int = Field(ge=0)
+    node: Token
+    address: str
+    gpus: tuple[int, ...] = ()
+
+
+class AttemptAssigned(Event):
+    """Room was found for all ranks of an attempt."""
+
+    experiment: Id
+    attempt: int = Field(ge=1)
+    placements: tuple[Placement, ...]
+
+
+class RankTimes(Part):
+    """When one rank did what, by its node's clock (seconds since the epoch); none: not reached."""
+
+    rank: int = Field(ge=0)
+    preparing: float | None = None
+    prepared: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    uploaded: float | None = None
+
+
+class AttemptStarted(Event):
+    """The first process of every rank runs."""
+
+    experiment: Id
+    attempt: int = Field(ge=1)
+    ranks: tuple[RankTimes, ...]
+
+
+class WriterCount(Part):
+    """How many records one writer wrote: what settlement counts against."""
+
+    writer: Token
+    records: int = Field(ge=0)
+    dropped: int = Field(0, ge=0, description="Records lost on the node (disk full), known and counted.")
+
+
+class RankEnd(Part):
+    """How one rank ended."""
+
+    rank: int = Field(ge=0)
+    node: Token
+    reason: EndReason
+    exit_code: int | None = None
+    signal: int | None = None
+    message: str = ""
+    writers: tuple[WriterCount, ...] = ()
+    times: RankTimes
+
+
+class AttemptEnded(Event):
+    """Every rank ended, or is given up."""
+
+    experiment: Id
+    attempt: int = Field(ge=1)
+    reason: EndReason
+    message: str = ""
+    retry: bool = Field(description="Whether another attempt follows.")
+    ranks: tuple[RankEnd, ...]
+
+
+class ExperimentStopping(Event):
+    """A stop was asked for and is under way."""
+
+    experiment: Id
+    by: Token
+    reason: str = ""
+
+
+class ExperimentFinished(Event):
+    """The final state: nothing more will run."""
+
+    experiment: Id
+    state: ExperimentState
+    reason: EndReason
+    message: str = ""
+    hint: str = ""
+    attempts: int = Field(ge=0)
+
+
+class AttemptSettled(Event):
+    """Every numbered record of an attempt is stored, or known lost. By the tracker."""
+
+    aggregate: ClassVar[str] = "settlement"
+
+    experiment: Id
+    attempt: int = Field(ge=1)
+    points: int = Field(ge=0)
+    lines: int = Field(ge=0)
+    gaps: int = Field(ge=0, description="Records that are known to be lost.")
+
+
+class AlertRaised(Event):
+    """A script called incl.alert. By the tracker."""
+
+    aggregate: ClassVar[str] = "alert"
+
+    experiment: Id
+    attempt: int = Field(ge=1)
+    rank: int = Field(ge=0)
+    title: str
+    text: str = ""
+    level: str = "info"
+
+
+class RunStarted(Event):
+    """A run outside the platform began (incl.init()). The tracker owns its whole life."""
+
+    stream: ClassVar[str] = "REQUESTS"
+    aggregate: ClassVar[str] = "run"
+
+    experiment: Id
+    name: str | None = None
+    config: dict[str, str] = Field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    started: float
+    provenance: Provenance = Field(default_factory=Provenance)
+
+
+class RunEnded(Event):
+    """A run outside the platform ended, and its spool is shipped."""
+
+    stream: ClassVar[str] = "REQUESTS"
+    aggregate: ClassVar[str] = "runend"
+
+    experiment: Id
+    state: ExperimentState
+    message: str = ""
+    ended: float
+    writers: tuple[WriterCount, ...] = ()
+
+
+class NodeReady(Event):
+    """A node said hello and has room."""
+
+    aggregate: ClassVar[str] = "node"
+
+    node: Token
+    resources: Resources
+    address: str
+    runtimes: tuple[str, ...]
+
+
+class NodeLost(Event):
+    """A node was silent for longer than its lease."""
+
+    aggregate: ClassVar[str] = "node"
+
+    node: Token
+    silent_s: float
+
+
+class ArtifactStored(Event):
+    """An output, checkpoint, image or table of an experiment lies in the artifact store. By the registry."""
+
+    aggregate: ClassVar[str] = "artifact"
+
+    experiment: Id
+    attempt: int = Field(ge=0)
+    rank: int = Field(ge=0)
+    kind: str
+    path: str
+    sha256: Sha256
+    size: int = Field(ge=0)
+    step: int | None = None

@@ -1,0 +1,38 @@
+"""Typed questions over the bus: one class a question, which names its service, its subject and its answer."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Answer(BaseModel):
+    """What a service answers. Unknown fields are ignored, so that services and clients can differ in age."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+AnswerT = TypeVar("AnswerT", bound=Answer)
+
+QUERIES: dict[tuple[str, str], type[Query[Any]]] = {}
+"""Every question by (service, name)."""
+
+
+class Query(BaseModel, Generic[AnswerT]):
+    """A question. Who asks is read from the subject, never from here."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    service: ClassVar[str]
+    name: ClassVar[str]
+    answer: ClassVar[type[Answer]]
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
+        if "name" in cls.__dict__:
+            QUERIES[(cls.service, cls.name)] = cls
+
+
+class Done(Answer):
+    """It is done; there is nothing to say."""

@@ -1,0 +1,243 @@
+"""What the tracker can be asked. Its rows are what the CLI and the page show."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from incl_shared.events.experiments import CodeRef, Placement, Provenance, RankEnd
+from incl_shared.ids import Id, Sha256
+from incl_shared.queries.base import Answer, Query
+from incl_shared.spec import ExperimentSpec
+from incl_shared.states import AttemptState, EndReason, ExperimentState
+
+
+class MetricSummary(Answer):
+    """One metric of one experiment (rank 0 unless only others logged it). NaN counts, but is no extreme."""
+
+    name: str
+    last: float
+    last_step: int
+    minimum: float | None
+    maximum: float | None
+    best: float | None = Field(None, description="By the declared goal.")
+    best_step: int | None = None
+    goal: Literal["max", "min"] | None = None
+    points: int
+
+
+class ExperimentRow(Answer):
+    """One line of a list."""
+
+    id: Id
+    name: str
+    project: str
+    user: str
+    state: ExperimentState
+    reason: EndReason | None = None
+    waiting: str = Field("", description="Why it is queued still.")
+    nodes: int
+    gpus: int
+    attempts: int
+    tags: tuple[str, ...] = ()
+    created: float = Field(description="Seconds since the epoch: when it was submitted.")
+    started: float | None = None
+    ended: float | None = None
+    metrics: dict[str, float] = Field(default_factory=dict, description="Last value of each declared metric.")
+
+
+class Stage(Answer):
+    """One bar of the waterfall."""
+
+    name: Literal["packing", "upload", "queued", "machine", "unpacking", "running", "uploading"]
+    attempt: int
+    start: float
+    end: float | None = None
+    note: str = ""
+
+
+class ArtifactView(Answer):
+    """One stored file."""
+
+    path: str
+    kind: str
+    sha256: Sha256
+    size: int
+    attempt: int
+    rank: int
+    step: int | None = None
+
+
+class AttemptView(Answer):
+    """One attempt."""
+
+    attempt: int
+    state: AttemptState
+    reason: EndReason | None = None
+    message: str = ""
+    placements: tuple[Placement, ...] = ()
+    ranks: tuple[RankEnd, ...] = ()
+    assigned: float
+    started: float | None = None
+    ended: float | None = None
+    settled: bool = False
+    points: int = 0
+    lines: int = 0
+    gaps: int = 0
+
+
+class ExperimentView(Answer):
+    """All of one experiment but its points and lines."""
+
+    row: ExperimentRow
+    version: int = Field(description="Grows with every change that a live message tells of.")
+    outside: bool = Field(False, description="Run outside the platform (incl.init()).")
+    spec: ExperimentSpec | None = None
+    code: CodeRef | None = None
+    provenance: Provenance = Field(default_factory=Provenance)
+    config: dict[str, str] = Field(default_factory=dict)
+    message: str = ""
+    hint: str = ""
+    stages: tuple[Stage, ...] = ()
+    attempts: tuple[AttemptView, ...] = ()
+    metrics: tuple[MetricSummary, ...] = ()
+    artifacts: tuple[ArtifactView, ...] = ()
+    points: int = 0
+    lines: int = 0
+    gaps: int = 0
+    settled: bool = Field(False, description="The last attempt's records are all stored, or known lost.")
+
+
+class GetExperiment(Query[ExperimentView]):
+    """ref: a whole id, a unique end or beginning of one (4 characters at least), '@last', '@last~2', or a name."""
+
+    service: ClassVar[str] = "tracker"
+    name: ClassVar[str] = "experiment"
+    answer: ClassVar[type[Answer]] = ExperimentView
+
+    ref: str = Field(min_length=1, max_length=200)
+
+
+class ExperimentPage(Answer):
+    """A page of a list; no cursor: the last one."""
+
+    rows: tuple[ExperimentRow, ...]
+    cursor: str | None = None
+
+
+class ListExperiments(Query[ExperimentPage]):
+    """Filter and sort in the grammar of incl_shared.filters."""
+
+    service: ClassVar[str] = "tracker"
+    name: ClassVar[str] = "experiments"
+    answer: ClassVar[type[Answer]] = ExperimentPage
+
+    filter: str = Field("", max_length=4000)
+    sort: str = Field("-created", max_length=300)
+    limit: int = Field(50, ge=1, le=1000)
+    cursor: str | None = None
+
+
+class LogLine(Answer):
+    """One line. `stream` is out, err, or sys (said by the platform)."""
+
+    attempt: int
+    rank: int
+    stream: Literal["out", "err", "sys"]
+    time: float
+    text: str
+
+
+class LogPage(Answer):
+    """Lines in the order of storing. `cursor` is where the next page begins, whether or not there is more now."""
+
+    lines: tuple[LogLine, ...]
+    cursor: int
+    more: bool
+
+
+class GetLogs(Query[LogPage]):
+    """Lines after a cursor, or the last `tail` lines."""
+
+    service: ClassVar[str] = "tracker"
+    name: ClassVar[str] = "logs"
+    answer: ClassVar[type[Answer]] = LogPage
+
+    experiment: Id
+    after: int = Field(0, ge=0)
+    tail: int | None = Field(None, ge=0, le=10_000)
+    rank: int | None = Field(None, ge=0)
+    attempt: int | None = Field(None, ge=1)
+    search: str = Field("", max_length=1000, description="Only lines that contain this text, cases folded.")
+    limit: int = Field(1000, ge=1, le=10_000)
+
+
+class Series(Answer):
+    """Points of one metric in the order of their steps; steps run again in a later attempt supersede.
+
+    values: NaN and infinities are the strings 'NaN', 'Infinity', '-Infinity', as JSON has no numbers for them.
+    """
+
+    experiment: Id
+    metric: str
+    rank: int
+    steps: tuple[int, ...]
+    times: tuple[float, ...]
+    values: tuple[float | str, ...]
+    points: int = Field(description="How many there are in all, before thinning.")
+
+
+class SeriesPage(Answer):
+    """The series asked for."""
+
+    series: tuple[Series, ...]
+
+
+class GetSeries(Query[SeriesPage]):
+    """At most `pixels` buckets, each as its first, least, greatest and last point, so that spikes stay visible."""
+
+    service: ClassVar[str] = "tracker"
+    name: ClassVar[str] = "series"
+    answer: ClassVar[type[Answer]] = SeriesPage
+
+    experiments: tuple[Id, ...] = Field(min_length=1, max_length=50)
+    metrics: tuple[str, ...] = Field((), max_length=100, description="None: every one of the first experiment.")
+    rank: int | None = Field(None, description="None: rank 0, or the lowest that logged it.")
+    pixels: int = Field(400, ge=1, le=5000)
+    from_step: int | None = None
+    to_step: int | None = None
+
+
+class Watermarks(Answer):
+    """Up to which record each writer is stored without a hole."""
+
+    stored: dict[str, int]
+
+
+class GetWatermarks(Query[Watermarks]):
+    """What a shipper asks when it (re)connects. Keys are '<stream>/<writer>', stream being metrics or logs."""
+
+    service: ClassVar[str] = "tracker"
+    name: ClassVar[str] = "watermarks"
+    answer: ClassVar[type[Answer]] = Watermarks
+
+    experiment: Id
+    attempt: int = Field(ge=1)
+    rank: int = Field(ge=0)
+
+
+class Live(Answer):
+    """One message of the LIVE stream. By kind: state -> view; logs -> after, cursor, lines; metrics -> values.
+
+    `after` is the cursor before these lines: whoever has another one asks GetLogs for what is between.
+    """
+
+    kind: Literal["state", "logs", "metrics"]
+    experiment: Id
+    view: ExperimentView | None = None
+    after: int = 0
+    cursor: int = 0
+    lines: tuple[LogLine, ...] = ()
+    values: dict[str, Any] = Field(default_factory=dict, description="Metric -> [step, value], newest of each.")
+    points: int = 0

@@ -1,0 +1,75 @@
+"""Batches of telemetry on METRICS and LOGS, and the lines of a spool file.
+
+Spool file (written by the SDK, one per process, `<writer>.jsonl`): one JSON object a line, UTF-8, ended by a newline.
+The sequence of a record is its line number, from 1. A last line without its newline is not there yet.
+NaN, Infinity and -Infinity are written as these bare words, as Python's json does. By "k":
+
+    m  {"k":"m","t":<epoch s>,"s":<step>,"v":{"loss":0.3,…}}          scalars
+    c  {"k":"c","t":…,"s":…,"path":"ckpt/5.pt","file":"<absolute path of the spooled copy or link>","metrics":{…}}
+                                                                       a checkpoint
+    f  {"k":"f","t":…,"s":…,"kind":"image|table|text|file","key":"samples","file":"<absolute path>","name":"x.png"}
+    a  {"k":"a","t":…,"title":"…","text":"…","level":"info|warn|error"} an alert
+    p  {"k":"p","t":…,"v":{"lr":0.1}}                                   configuration
+    d  {"k":"d","t":…,"n":<count>}                                      records dropped before this one (disk full)
+
+A batch carries consecutive records of one writer: first, first+1, … first+count-1. The message's subject says
+experiment, attempt and rank; its Nats-Msg-Id is '<job>:<stream>:<writer>:<first>'. The payload is msgpack
+(arrays, see the structs); steps are little-endian int64, times and values little-endian float64.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Column(msgspec.Struct, array_like=True, frozen=True):
+    """The points of one metric in a batch; the three have one length. Points keep the order of their records."""
+
+    name: str
+    steps: bytes
+    times: bytes
+    values: bytes
+
+
+class Extra(msgspec.Struct, array_like=True, frozen=True):
+    """A record that is no scalar: its sequence and its spool line."""
+
+    sequence: int
+    line: bytes
+
+
+class MetricBatch(msgspec.Struct, array_like=True, frozen=True):
+    """Consecutive records of one writer."""
+
+    version: int
+    writer: str
+    first: int
+    count: int
+    columns: list[Column]
+    extras: list[Extra]
+
+
+class Line(msgspec.Struct, array_like=True, frozen=True):
+    """One line of output. stream: 0 stdout, 1 stderr, 2 said by the platform. Text is UTF-8, without the newline.
+
+    flags: 1 the text is a part of a longer line (its continuation follows), 2 it replaces a progress bar's state.
+    """
+
+    time: float
+    stream: int
+    text: str
+    flags: int = 0
+
+
+class LogBatch(msgspec.Struct, array_like=True, frozen=True):
+    """Consecutive lines of one writer (the node's tailer of one job)."""
+
+    version: int
+    writer: str
+    first: int
+    lines: list[Line]
+
+
+BATCH_VERSION = 1
+MAX_LINE_CHARACTERS = 65_536
+"""A longer line is cut into parts of this many characters (flag 1 on all but the last)."""
