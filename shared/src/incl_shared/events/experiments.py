@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -137,6 +137,7 @@ class WriterCount(Part):
 
     writer: Token
     records: int = Field(ge=0)
+    stream: Literal["metrics", "logs"] | None = Field(None, description="None: whichever stream has this writer.")
     dropped: int = Field(0, ge=0, description="Records lost on the node (disk full), known and counted.")
 
 

@@ -8,9 +8,12 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Answer(BaseModel):
-    """What a service answers. Unknown fields are ignored, so that services and clients can differ in age."""
+    """What a service answers. Unknown fields are ignored, so that services and clients can differ in age.
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    NaN and infinities cross JSON as the strings 'NaN', 'Infinity', '-Infinity', which a float field reads back.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, ser_json_inf_nan="strings")
 
 
 AnswerT = TypeVar("AnswerT", bound=Answer)

@@ -147,6 +147,7 @@ class LogLine(Answer):
     stream: Literal["out", "err", "sys"]
     time: float
     text: str
+    part: bool = Field(False, description="A very long line: its continuation follows in the next one.")
 
 
 class LogPage(Answer):

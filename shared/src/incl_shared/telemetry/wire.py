@@ -23,12 +23,17 @@ import msgspec
 
 
 class Column(msgspec.Struct, array_like=True, frozen=True):
-    """The points of one metric in a batch; the three have one length. Points keep the order of their records."""
+    """The points of one metric in a batch; the three have one length. Points keep the order of their records.
+
+    offsets: which record each point is of (record - first of the batch), little-endian uint32, rising. Empty when
+    every record of the batch has this metric. It lets a batch that overlaps what is stored be cut exactly.
+    """
 
     name: str
     steps: bytes
     times: bytes
     values: bytes
+    offsets: bytes = b""
 
 
 class Extra(msgspec.Struct, array_like=True, frozen=True):
