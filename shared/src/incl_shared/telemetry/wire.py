@@ -2,7 +2,8 @@
 
 Spool file (written by the SDK, one per process, `<writer>.jsonl`): one JSON object a line, UTF-8, ended by a newline.
 The sequence of a record is its line number, from 1. A last line without its newline is not there yet.
-NaN, Infinity and -Infinity are written as these bare words, as Python's json does. By "k":
+NaN, Infinity and -Infinity are written as these bare words, as Python's json does. A line that is no record (torn by
+a full disk, or foreign) still takes its number and carries nothing. A record has at most 1,000 values. By "k":
 
     m  {"k":"m","t":<epoch s>,"s":<step>,"v":{"loss":0.3,…}}          scalars
     c  {"k":"c","t":…,"s":…,"path":"ckpt/5.pt","file":"<absolute path of the spooled copy or link>","metrics":{…}}
@@ -13,7 +14,8 @@ NaN, Infinity and -Infinity are written as these bare words, as Python's json do
     d  {"k":"d","t":…,"n":<count>}                                      records dropped before this one (disk full)
 
 A batch carries consecutive records of one writer: first, first+1, … first+count-1. The message's subject says
-experiment, attempt and rank; its Nats-Msg-Id is '<job>:<stream>:<writer>:<first>'. The payload is msgpack
+experiment, attempt and rank; its Nats-Msg-Id is '<job>:<stream>:<writer>:<first>:<count>' (`message_id`): with the
+count in it a batch that was cut differently after a crash is never taken for the one before. The payload is msgpack
 (arrays, see the structs); steps are little-endian int64, times and values little-endian float64.
 """
 
@@ -57,7 +59,8 @@ class MetricBatch(msgspec.Struct, array_like=True, frozen=True):
 class Line(msgspec.Struct, array_like=True, frozen=True):
     """One line of output. stream: 0 stdout, 1 stderr, 2 said by the platform. Text is UTF-8, without the newline.
 
-    flags: 1 the text is a part of a longer line (its continuation follows), 2 it replaces a progress bar's state.
+    flags: 1 the text is a part of a longer line (its continuation follows), 2 it replaces the line of this stream
+    before it, a progress bar's state.
     """
 
     time: float
@@ -77,4 +80,9 @@ class LogBatch(msgspec.Struct, array_like=True, frozen=True):
 
 BATCH_VERSION = 1
 MAX_LINE_CHARACTERS = 65_536
-"""A longer line is cut into parts of this many characters (flag 1 on all but the last)."""
+"""A longer line is cut into parts of at most this many characters (flag 1 on all but the last)."""
+
+
+def message_id(job: str, stream: str, writer: str, first: int, count: int) -> str:
+    """The Nats-Msg-Id of a batch; stream is 'metrics' or 'logs'."""
+    return f"{job}:{stream}:{writer}:{first}:{count}"
