@@ -144,7 +144,9 @@ class DataMount(Strict):
 
 
 def _command(value: object) -> object:
-    return ["sh", "-c", value] if isinstance(value, str) else value
+    if isinstance(value, str):
+        return ["sh", "-c", value] if value.strip() else [""]
+    return value
 
 
 def _checkpoint(value: object) -> object:
