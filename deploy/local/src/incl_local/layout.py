@@ -1,0 +1,151 @@
+"""Where everything of one machine's platform lies, and the ports it keeps from start to start."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import fcntl
+
+from incl_shared.errors import ConflictError, InvalidInput
+
+LOOPBACK = "127.0.0.1"
+PORT_NAMES = ("bus", "registry", "gateway", "ops")
+PREFERRED = {"bus": 4422, "registry": 4423, "gateway": 4424, "ops": 4425}
+
+
+def default_data() -> Path:
+    """INCL_DATA, or the folder that the XDG rules name."""
+    if given := os.environ.get("INCL_DATA"):
+        return Path(given).expanduser()
+    base = os.environ.get("XDG_DATA_HOME") or Path("~/.local/share").expanduser()
+    return Path(base) / "incl"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders of one platform; `root` is --data."""
+
+    root: Path
+
+    @property
+    def keys(self) -> Path:
+        """Operator, account and signing keys; 0700."""
+        return self.root / "keys"
+
+    @property
+    def nats(self) -> Path:
+        """The bus: its configuration and its store."""
+        return self.root / "nats"
+
+    @property
+    def creds(self) -> Path:
+        """The credentials of the services, the node and the local user."""
+        return self.root / "creds"
+
+    @property
+    def artifacts(self) -> Path:
+        """The blobs of the artifact store."""
+        return self.root / "artifacts"
+
+    @property
+    def agent(self) -> Path:
+        """The jobs of the local node."""
+        return self.root / "agent"
+
+    @property
+    def logs(self) -> Path:
+        """What the services and the bus say."""
+        return self.root / "logs"
+
+    @property
+    def run_file(self) -> Path:
+        """Who runs now: pid, start time, ports."""
+        return self.root / "run.json"
+
+    def database(self, service: str) -> str:
+        """The SQLite URL of a service's own database."""
+        return f"sqlite:///{self.root / 'db' / f'{service}.db'}"
+
+    def prepare(self) -> None:
+        """Make the folders, for their owner alone.
+
+        Raises:
+            InvalidInput: when the place cannot be written.
+        """
+        try:
+            for folder in (self.root, self.keys, self.nats, self.creds, self.artifacts, self.agent, self.logs, self.root / "db"):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.root.chmod(0o700)
+        except OSError as error:
+            raise InvalidInput(
+                f"the data folder {self.root} cannot be used",
+                cause=f"{error.strerror}: {error.filename}",
+                hint="choose another one: incl up --data DIR",
+            ) from error
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the platform's lock: one `incl up` a data folder.
+
+        Raises:
+            ConflictError: when another one holds it.
+        """
+        with (self.root / "lock").open("a+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConflictError(
+                    "the platform runs already",
+                    cause=f"another `incl up` holds {self.root}",
+                    hint="incl status, or incl down to stop it",
+                ) from None
+            yield
+
+    def ports(self, wanted: dict[str, int]) -> dict[str, int]:
+        """The ports of this platform: those given, else those of the last time, else the usual ones, else free ones.
+
+        Raises:
+            ConflictError: when a port that was given is taken.
+        """
+        file = self.root / "ports.json"
+        kept = json.loads(file.read_text()) if file.exists() else {}
+        chosen: dict[str, int] = {}
+        for name in PORT_NAMES:
+            if name in wanted:
+                if not is_free(wanted[name]):
+                    raise ConflictError(
+                        f"port {wanted[name]} for {name} is taken", hint="choose another one, or leave it out"
+                    )
+                chosen[name] = wanted[name]
+            else:
+                candidates = [p for p in (kept.get(name), PREFERRED[name]) if p and p not in chosen.values()]
+                chosen[name] = next((port for port in candidates if is_free(port)), 0) or free_port(set(chosen.values()))
+        file.write_text(json.dumps(chosen))
+        return chosen
+
+
+def is_free(port: int) -> bool:
+    """Whether a listener could bind to the port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port(taken: set[int]) -> int:
+    """A port that the system offers and that is not in `taken`."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind((LOOPBACK, 0))
+            port: int = probe.getsockname()[1]
+        if port not in taken:
+            return port
