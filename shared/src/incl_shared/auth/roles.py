@@ -1,0 +1,164 @@
+"""What each role may publish and hear on the bus: the whole permission table, as data.
+
+`{{name()}}` and `{{tag(project)}}` are filled in by the server from the credential's JWT, which only the signing key
+of the role can sign. docs/mechanisms/credentials.md shows this table; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from incl_shared.auth.names import INBOXES, Role
+from incl_shared.bus import topology
+
+NAME = "{{name()}}"
+PROJECT = "{{tag(project)}}"
+USER = "{{tag(user)}}"
+EXPERIMENT = "{{tag(experiment)}}"
+ATTEMPT = "{{tag(attempt)}}"
+RANK = "{{tag(rank)}}"
+
+_EDGE_REPLIES = "_R_.>"
+"""Where the server leads answers back over the border between the accounts."""
+_JOB = f"{PROJECT}.{EXPERIMENT}.{ATTEMPT}.{RANK}"
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The permissions of one role. `tags` are those that its credentials must carry."""
+
+    role: Role
+    about: str
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+    tags: tuple[str, ...] = ()
+
+
+def _inbox(role: Role) -> str:
+    return f"{INBOXES}.{role}.{NAME}.>"
+
+
+def _service(role: Role, about: str, *, serves: Iterable[str], publish: tuple[str, ...]) -> Scope:
+    answers = (_EDGE_REPLIES,) if role is Role.GATEWAY else (_EDGE_REPLIES, f"{INBOXES}.{Role.GATEWAY}.>")
+    return Scope(
+        role,
+        about,
+        publish=(*publish, *answers, *_durables(role)),
+        subscribe=(*(f"incl.query.*.*.{name}.>" for name in serves), _inbox(role)),
+    )
+
+
+def _durables(role: Role) -> tuple[str, ...]:
+    """What a service needs to make and read its own durables (named after it), and to bury what it cannot handle.
+
+    The second form of the acknowledgement is that of the server's flag js_ack_fc_v2.
+    """
+    subjects: list[str] = []
+    for durable in topology.DURABLES:
+        if durable.name != role:
+            continue
+        place = f"{durable.stream}.{durable.name}"
+        subjects += [
+            f"$JS.API.CONSUMER.MSG.NEXT.{place}",
+            f"$JS.API.CONSUMER.INFO.{place}",
+            f"$JS.API.CONSUMER.CREATE.{place}",
+            f"$JS.API.CONSUMER.DURABLE.CREATE.{place}",
+            f"$JS.ACK.{place}.>",
+            f"$JS.ACK.*.*.{place}.>",
+            f"incl.dead.{place}",
+        ]
+    return tuple(subjects)
+
+
+def _job_queries(user: str) -> tuple[str, ...]:
+    base = f"incl.query.{PROJECT}.{user}"
+    return (f"{base}.tracker.watermarks", f"{base}.registry.>", f"{base}.gateway.read_secrets")
+
+
+def _telemetry() -> tuple[str, ...]:
+    return (f"incl.metrics.{_JOB}", f"incl.logs.{_JOB}")
+
+
+_SCOPES = (
+    _service(
+        Role.PROVISIONER,
+        "Owns the managed execution of experiments, and the wanted state of nodes.",
+        serves=("provisioner",),
+        publish=(
+            "incl.event.*.experiment.*",
+            "incl.event.*.node.*",
+            "incl.control.*",
+            "$JS.API.DIRECT.GET.CONTROL.incl.control.*",
+        ),
+    ),
+    _service(
+        Role.TRACKER,
+        "Stores what runs say, and tells of it.",
+        serves=("tracker",),
+        publish=("incl.event.*.settlement.*", "incl.event.*.alert.*", "incl.live.*.*", "incl.stored.*.*.*.*"),
+    ),
+    _service(
+        Role.REGISTRY,
+        "Keeps artifacts.",
+        serves=("registry",),
+        publish=("incl.event.*.artifact.*",),
+    ),
+    _service(
+        Role.GATEWAY,
+        "Users, tokens, secrets; the signer of credentials.",
+        serves=("gateway", "signer"),
+        publish=(
+            f"incl.query.*.{Role.GATEWAY}.tracker.experiment",
+            "$JS.API.DIRECT.GET.CONTROL.incl.control.*",
+        ),
+    ),
+    Scope(
+        Role.ADMIN,
+        "Declares streams and durables; looks at dead letters and sends them again. The platform's operator only.",
+        publish=(
+            "$JS.API.>",
+            "$JS.ACK.>",
+            "incl.request.>",
+            "incl.event.>",
+            "incl.report.*",
+            "incl.metrics.>",
+            "incl.logs.>",
+        ),
+        subscribe=(_inbox(Role.ADMIN),),
+    ),
+    Scope(
+        Role.PERSON,
+        "Asks and requests under its own name in its own projects; hears what happens there.",
+        publish=(f"incl.request.{PROJECT}.{NAME}.>", f"incl.query.{PROJECT}.{NAME}.>"),
+        subscribe=(f"incl.live.{PROJECT}.>", f"incl.event.{PROJECT}.>", _inbox(Role.PERSON)),
+        tags=("project",),
+    ),
+    Scope(
+        Role.NODE,
+        "Reports, reads its own wanted state, and asks for the credentials of the attempts that it is to run.",
+        publish=(
+            f"incl.report.{NAME}",
+            f"incl.query._nodes.{NAME}.>",
+            f"$JS.API.DIRECT.GET.CONTROL.incl.control.{NAME}",
+        ),
+        subscribe=(f"incl.control.{NAME}", _inbox(Role.NODE)),
+    ),
+    Scope(
+        Role.ATTEMPT,
+        "One rank of one attempt: ships its telemetry, stores its files, reads the secrets that it was promised.",
+        publish=(*_telemetry(), *_job_queries(NAME)),
+        subscribe=(f"incl.stored.{_JOB}", _inbox(Role.ATTEMPT)),
+        tags=("project", "experiment", "attempt", "rank"),
+    ),
+    Scope(
+        Role.RUN,
+        "A run outside the platform: as an attempt, and may say that it ended.",
+        publish=(*_telemetry(), *_job_queries(NAME), f"incl.request.{PROJECT}.{USER}.runend.{EXPERIMENT}"),
+        subscribe=(f"incl.stored.{_JOB}", _inbox(Role.RUN)),
+        tags=("project", "user", "experiment", "attempt", "rank"),
+    ),
+)
+
+SCOPES: dict[Role, Scope] = {scope.role: scope for scope in _SCOPES}
+"""The permission table."""

@@ -1,0 +1,94 @@
+"""The configuration of the private nats-server: operator mode, JetStream, loopback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from incl_shared.auth.files import private_dir, write_private
+from incl_shared.auth.keys import PlatformKeys
+from incl_shared.auth.mint import Minter
+
+MAX_PAYLOAD = 8 * 1024 * 1024
+_SHARE_OF_FREE = 0.8
+_LEAST_STORE = 64 * 1024 * 1024
+_MOST_STORE = 1 << 40
+
+
+@dataclass(frozen=True)
+class BusPaths:
+    """What `prepare` made: start `nats-server -c <config>`, mint with `minter`."""
+
+    config: Path
+    keys_dir: Path
+    store: Path
+    ports_dir: Path
+    port: int
+    keys: PlatformKeys
+    minter: Minter
+
+    @property
+    def url(self) -> str:
+        """Where clients connect (only meaningful when the port was given)."""
+        return f"nats://127.0.0.1:{self.port}"
+
+
+def prepare(directory: Path, port: int) -> BusPaths:
+    """Keys, JetStream store and nats-server.conf of a platform under `directory`; what exists is kept.
+
+    `port` -1 lets the server choose; it then writes the ports that it took into a file below `ports_dir`.
+    """
+    private_dir(directory)
+    keys = PlatformKeys.create(directory / "keys")
+    store = private_dir(directory / "jetstream")
+    ports = private_dir(directory / "ports")
+    config = directory / "nats-server.conf"
+    write_private(config, config_text(keys, store=store, ports_dir=ports, port=port).encode())
+    return BusPaths(config, directory / "keys", store, ports, port, keys, Minter(keys.signers()))
+
+
+def config_text(keys: PlatformKeys, *, store: Path, ports_dir: Path, port: int) -> str:
+    """The text of nats-server.conf. It holds no secret: public keys and signed claims only.
+
+    js_ack_fc_v2 stays off: it breaks ordered consumers, KV and object get of nats-py 2.16.
+    """
+    preload = "\n".join(f"  {account}: {token}" for account, token in keys.account_jwts().items())
+    return f"""\
+server_name: incl
+host: 127.0.0.1
+port: {port}
+ports_file_dir: {_quoted(ports_dir)}
+max_payload: {MAX_PAYLOAD}
+write_deadline: "10s"
+feature_flags {{ js_ack_fc_v2: false }}
+
+operator: {keys.operator_jwt()}
+system_account: {keys.system.public}
+resolver: MEMORY
+resolver_preload {{
+{preload}
+}}
+
+jetstream {{
+  store_dir: {_quoted(store)}
+  sync_interval: always
+  max_memory_store: {256 * 1024 * 1024}
+  max_file_store: {max_store(store)}
+}}
+"""
+
+
+def max_store(store: Path) -> int:
+    """Bytes that JetStream may fill: below what the volume has, so that a full disk is an error at once.
+
+    When the volume itself fills up, publishes only time out until a restart.
+    """
+    used = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
+    free = shutil.disk_usage(store).free
+    return min(_MOST_STORE, max(_LEAST_STORE, used + int(free * _SHARE_OF_FREE)))
+
+
+def _quoted(path: Path) -> str:
+    return json.dumps(str(path.resolve()), ensure_ascii=False)
