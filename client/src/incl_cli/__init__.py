@@ -1,0 +1,1 @@
+"""The command line: `incl …`. Nothing heavy is imported before it is needed."""

@@ -1,0 +1,107 @@
+"""Argument parsing whose complaints read like all others, and say what was probably meant."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+
+class UsageProblem(Exception):  # noqa: N818
+    """What was typed is wrong. Not an InclError, so that nothing heavy is imported to say it."""
+
+    code = "usage"
+    exit_code = 2
+
+    def __init__(self, message: str, *, cause: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.message, self.cause, self.hint = message, cause, hint
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """'did you mean …?' for a word that is close to one that is known, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help with room for the options, and bold headings where a terminal reads it."""
+
+    bold = False
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=100)
+
+    def start_section(self, heading: str | None) -> None:
+        """Headings as in the overview: capital, bold."""
+        named = heading[:1].upper() + heading[1:] if heading else heading
+        super().start_section(f"\x1b[1m{named}\x1b[0m" if named and self.bold else named)
+
+    def add_usage(self, usage: str | None, actions: Any, groups: Any, prefix: str | None = None) -> None:
+        """'Usage:' with a capital."""
+        super().add_usage(usage, actions, groups, "\x1b[1mUsage:\x1b[0m " if self.bold else "Usage: ")
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that raises UsageProblem."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", Formatter)
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """The arguments.
+
+        Raises:
+            UsageProblem: something is unknown, missing or wrong.
+        """
+        found, extra = self.parse_known_intermixed_args(args) if self._plain else self.parse_known_args(args, namespace)
+        if extra:
+            self._unknown(extra[0])
+        return found
+
+    @property
+    def _plain(self) -> bool:
+        """Whether options may stand between the positionals: not with subcommands or remainders."""
+        return not any(action.nargs in (argparse.PARSER, argparse.REMAINDER) for action in self._actions)
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse."""
+        choice = re.match(r"argument (.+?): invalid choice: '(.*?)' \(choose from (.*)\)$", message, re.DOTALL)
+        if choice is not None:
+            known = [word.strip(" '") for word in choice[3].split(",")]
+            what = "subcommand" if choice[1].isidentifier() and choice[1] == "action" else choice[1]
+            raise UsageProblem(
+                f"{self.prog}: {what} cannot be {choice[2][:60]!r}",
+                hint=did_you_mean(choice[2], known) or f"choose from {', '.join(known)}",
+            )
+        required = re.match(r"the following arguments are required: (.*)$", message)
+        if required is not None:
+            raise UsageProblem(f"{self.prog}: {required[1]} is missing", hint=f"{self.prog} --help")
+        raise UsageProblem(f"{self.prog}: {message}", hint=f"{self.prog} --help")
+
+    def _unknown(self, word: str) -> NoReturn:
+        known = [option for action in self._actions for option in action.option_strings]
+        if word.startswith("-") and word != "-":
+            name = word.partition("=")[0]
+            hint = did_you_mean(name, known) or f"{self.prog} --help"
+            raise UsageProblem(f"{self.prog}: unknown option {name[:60]!r}", hint=hint)
+        raise UsageProblem(f"{self.prog}: {word[:60]!r} is one argument too many", hint=f"{self.prog} --help")
+
+
+def common(parser: argparse.ArgumentParser, *, machine_readable: bool = True) -> None:
+    """The options that every command has."""
+    group = parser.add_argument_group("common options")
+    if machine_readable:
+        group.add_argument("--json", action="store_true", help="machine-readable output on stdout; errors too, on stderr")
+    group.add_argument("--no-color", action="store_true", help="no colours (NO_COLOR does the same)")
+
+
+def make_parser(name: str, summary: str, examples: str = "") -> Parser:
+    """The parser of one command."""
+    Formatter.bold = sys.stdout.isatty()
+    return Parser(prog=f"incl {name}", description=f"{summary}.", epilog=f"examples:\n{examples}" if examples else None)

@@ -1,0 +1,115 @@
+"""incl ls."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from incl_cli.arguments import common
+
+if TYPE_CHECKING:
+    from incl_cli.running import Session
+    from incl_shared.queries.tracker import ExperimentRow
+
+EXAMPLES = """  incl ls
+  incl ls 'val_acc > 0.9 and status = finished' --sort -val_acc
+  incl ls 'tag = baseline' --limit 200 --json"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("filter", nargs="?", default="", help="which ones: 'val_acc > 0.9 and status = finished'")
+    parser.add_argument("--sort", default="-created", metavar="KEY", help="order; - before it: greatest first (-created)")
+    parser.add_argument("-n", "--limit", type=int, default=25, metavar="N", help="at most so many (25)")
+    parser.add_argument("--project", help="another project than the usual one")
+    parser.add_argument("-q", "--quiet", action="store_true", help="ids only, one a line")
+    common(parser)
+
+
+async def run(args: argparse.Namespace, session: Session) -> int:
+    """List."""
+    from incl_cli.arguments import UsageProblem
+
+    if args.limit < 1:
+        raise UsageProblem("--limit must be at least 1")
+    check_filter(args.filter, args.sort)
+    platform = await session.platform(args.project)
+    rows, more = await _rows(platform, args)
+    out = session.out
+    if args.json:
+        out.json([row.model_dump(mode="json") for row in rows])
+    elif args.quiet:
+        for row in rows:
+            out.line(row.id)
+    elif not rows:
+        out.note("no experiments match" if args.filter else "no experiments yet: incl run -- python train.py", "dim")
+    else:
+        _print(out, rows)
+        if more:
+            out.note(f"… there are more: incl ls --limit {args.limit * 4}", "dim")
+    return 0
+
+
+def check_filter(text: str, sort: str) -> None:
+    """Complain here, with a caret, before anyone is asked.
+
+    Raises:
+        InvalidInput: by the grammar.
+    """
+    from incl_shared.filters import parse, parse_sort
+
+    parse(text)
+    parse_sort(sort)
+
+
+async def _rows(platform: Any, args: argparse.Namespace) -> tuple[list[ExperimentRow], bool]:
+    from incl_shared.queries.tracker import ListExperiments
+
+    rows: list[ExperimentRow] = []
+    cursor: str | None = None
+    while True:
+        page = await platform.ask(
+            ListExperiments(
+                filter=args.filter, sort=args.sort, limit=min(1000, args.limit - len(rows)), cursor=cursor
+            )
+        )
+        rows.extend(page.rows)
+        cursor = page.cursor
+        if cursor is None or len(rows) >= args.limit or not page.rows:
+            return rows[: args.limit], cursor is not None
+
+
+def _print(out: Any, rows: list[ExperimentRow]) -> None:
+    import time
+
+    from incl_cli.look import state_cell
+    from incl_cli.text import Cell, Column, age, duration, number, table
+    from incl_shared.ids import short
+
+    now = time.time()
+    names = list(dict.fromkeys(name for row in rows for name in row.metrics))[:5]
+    columns = [
+        Column("id"),
+        Column("name", flexible=True, least=10),
+        Column("state"),
+        Column("took", right=True),
+        *(Column(name, right=True, flexible=True) for name in names),
+        Column("created"),
+        Column("tags", flexible=True),
+        Column("", flexible=True, least=0),
+    ]
+    cells = []
+    for row in rows:
+        took = (row.ended or now) - row.started if row.started else None
+        cells.append([
+            Cell(short(row.id), "bold"),
+            row.name,
+            state_cell(row.state.value, row.reason.value if row.reason else None),
+            duration(took) if took is not None else "",
+            *(number(row.metrics[name]) if name in row.metrics else "" for name in names),
+            Cell(age(row.created, now), "dim"),
+            Cell(",".join(row.tags), "dim"),
+            Cell(row.waiting if row.state.value == "queued" else "", "dim"),
+        ])
+    for line in table(out, columns, cells):
+        out.line(line)

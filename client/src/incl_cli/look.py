@@ -1,0 +1,70 @@
+"""How states look, and how a person's word for an experiment is found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from incl_cli.text import Cell
+
+if TYPE_CHECKING:
+    from incl_cli.platform import Platform
+    from incl_shared.queries.tracker import ExperimentView
+
+STATE_STYLES = {
+    "queued": "yellow",
+    "starting": "cyan",
+    "running": "blue",
+    "stopping": "yellow",
+    "finished": "green",
+    "failed": "red",
+    "stopped": "magenta",
+}
+STAGE_STYLES = {
+    "packing": "cyan",
+    "upload": "cyan",
+    "queued": "yellow",
+    "machine": "magenta",
+    "unpacking": "cyan",
+    "running": "green",
+    "uploading": "blue",
+}
+FAILED = 3
+"""The exit code when the experiment itself did not finish."""
+
+
+def state_cell(state: str, reason: str | None = None) -> Cell:
+    """A state in its colour, with the reason where it adds something."""
+    extra = f" ({reason})" if reason and reason not in ("completed", "stopped", "error") else ""
+    return Cell(state + extra, STATE_STYLES.get(state, ""))
+
+
+def outcome(state: str) -> int:
+    """The exit code that tells of a state."""
+    return 0 if state == "finished" else FAILED
+
+
+async def find(platform: Platform, reference: str) -> ExperimentView:
+    """The experiment that is meant by an id, a piece of one, a name, or @last.
+
+    Raises:
+        NotFoundError, AmbiguousError: by the tracker.
+        InvalidInput: no such word can be one.
+    """
+    from incl_shared.errors import InvalidInput, NotFoundError
+    from incl_shared.queries.tracker import GetExperiment
+
+    if not 0 < len(reference) <= 200:
+        raise InvalidInput("an experiment is named by its id, the end of it, its name, or @last", hint="incl ls")
+    try:
+        return await platform.ask(GetExperiment(ref=reference))
+    except NotFoundError as error:
+        raise NotFoundError(error.message, cause=error.cause, hint=error.hint or "incl ls shows what there is") from None
+
+
+async def find_all(platform: Platform, references: Sequence[str]) -> list[ExperimentView]:
+    """Several, asked at once, in their order, each once."""
+    import asyncio
+
+    found = await asyncio.gather(*(find(platform, reference) for reference in references))
+    return list({view.row.id: view for view in found}.values())
