@@ -1,0 +1,240 @@
+"""Walk a working directory: what belongs into its archive, what does not, and why."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from incl_shared.archive.ignore import IGNORE_FILES, RuleFile, always_left_out
+from incl_shared.archive.tarformat import DIRECTORY, FILE, LINK, display
+from incl_shared.errors import InvalidInput
+
+_MAX_IGNORE_FILE: Final = 4 << 20
+_SPECIAL: Final = {
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing to pack: `path` from the root, raw bytes; `size` bytes; `target` of a link."""
+
+    path: bytes
+    kind: bytes
+    size: int = 0
+    target: bytes = b""
+
+
+@dataclass(slots=True)
+class Tree:
+    """What a walk found, in the order of the paths' bytes.
+
+    `skipped` counts by reason ('ignored', 'never packed', 'virtual environment', 'special', 'link out of the tree');
+    a directory that is left out counts once. `warnings` are sentences for the user.
+    """
+
+    root: bytes
+    entries: list[Entry] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.size for entry in self.entries)
+
+    @property
+    def files(self) -> int:
+        """Files and links."""
+        return sum(entry.kind != DIRECTORY for entry in self.entries)
+
+    def largest(self, count: int = 5) -> tuple[tuple[str, int], ...]:
+        """(path, bytes) of the largest files, largest first."""
+        files = sorted((entry for entry in self.entries if entry.kind == FILE), key=lambda e: (-e.size, e.path))
+        return tuple((display(entry.path), entry.size) for entry in files[:count])
+
+    def largest_directories(self, count: int = 3) -> tuple[tuple[str, int], ...]:
+        """(top directory, bytes) of the largest directories of the root; files of the root count by themselves."""
+        sizes: Counter[bytes] = Counter()
+        for entry in self.entries:
+            top, slash, _ = entry.path.partition(b"/")
+            sizes[top + slash] += entry.size
+        return tuple((display(name), size) for name, size in sizes.most_common(count) if size)
+
+
+def scan(root: Path, exclude: frozenset[Path] = frozenset()) -> Tree:
+    """Walk a directory by the rules of its ignore files; nothing is read but these.
+
+    Args:
+        root: the working directory.
+        exclude: files that are left out silently (absolute paths), such as the archive being written.
+
+    Raises:
+        InvalidInput: the root is no directory, or something in it cannot be read.
+    """
+    start = os.fsencode(os.path.realpath(root))
+    if not os.path.isdir(start):  # noqa: PTH112 - bytes
+        raise InvalidInput(
+            f"{root} is not a directory", hint="name the directory of your script (workdir, or cd there)"
+        )
+    walk = _Walk(start, frozenset(os.fsencode(os.path.realpath(path)) for path in exclude))
+    walk.directory(b"", walk.rules_above())
+    walk.tree.entries.sort(key=lambda entry: entry.path)
+    return walk.tree
+
+
+_Rules = tuple[tuple[RuleFile, ...], ...]
+
+
+class _Walk:
+    def __init__(self, root: bytes, exclude: frozenset[bytes]) -> None:
+        self.tree = Tree(root)
+        self._root = root
+        self._exclude = exclude
+
+    def rules_above(self) -> _Rules:
+        """The ignore files between the root of the git repository, should there be one, and the walk's root."""
+        above: list[tuple[bytes, bytes]] = []
+        at, prefix = self._root, b""
+        while not os.path.lexists(os.path.join(at, b".git")):  # noqa: PTH118
+            parent, name = os.path.split(at)
+            if not name:
+                return tuple(() for _ in IGNORE_FILES)
+            prefix = name + b"/" + prefix
+            at = parent
+            above.append((at, prefix))
+        groups = []
+        for name in IGNORE_FILES:
+            texts = [(self._ignore_file(os.path.join(folder, name)), prefix) for folder, prefix in above]  # noqa: PTH118
+            groups.append(tuple(RuleFile(text, 0, prefix) for text, prefix in texts if text is not None))
+        return tuple(groups)
+
+    def directory(self, path: bytes, rules: _Rules) -> None:
+        """Everything below one directory; `path` ends with a slash, or is empty for the root."""
+        found = self._list(path)
+        names = {entry.name for entry in found}
+        if b"pyvenv.cfg" in names and path:
+            self.tree.skipped["virtual environment"] += 1
+            self.tree.entries.pop()
+            return
+        for index, name in enumerate(IGNORE_FILES):
+            text = self._ignore_file(self._root + b"/" + path + name) if name in names else None
+            if text is not None:
+                group = (RuleFile(text, len(path)), *rules[index])
+                rules = (*rules[:index], group, *rules[index + 1 :])
+        for entry in found:
+            self._entry(path + entry.name, entry, rules)
+
+    def _list(self, path: bytes) -> list[os.DirEntry[bytes]]:
+        try:
+            with os.scandir(self._root + b"/" + path) as entries:
+                return list(entries)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise unreadable(path.rstrip(b"/") or b".", error) from error
+
+    def _entry(self, path: bytes, entry: os.DirEntry[bytes], rules: _Rules) -> None:
+        name = entry.name
+        is_directory = entry.is_dir(follow_symlinks=False)
+        if always_left_out(name, is_directory):
+            self.tree.skipped["never packed"] += 1
+        elif _ignored(rules, path, name, is_directory):
+            self.tree.skipped["ignored"] += 1
+        elif is_directory:
+            self.tree.entries.append(Entry(path, DIRECTORY))
+            self.directory(path + b"/", rules)
+        elif entry.is_symlink():
+            self._link(path)
+        elif entry.is_file(follow_symlinks=False):
+            if not self._exclude or self._root + b"/" + path not in self._exclude:
+                self._file(path, entry)
+        else:
+            self._special(path, entry)
+
+    def _file(self, path: bytes, entry: os.DirEntry[bytes]) -> None:
+        try:
+            self.tree.entries.append(Entry(path, FILE, entry.stat(follow_symlinks=False).st_size))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise unreadable(path, error) from error
+
+    def _special(self, path: bytes, entry: os.DirEntry[bytes]) -> None:
+        try:
+            kind = stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
+        except OSError:
+            return
+        self.tree.skipped["special"] += 1
+        self.tree.warnings.append(f"left out {display(path)}: {_SPECIAL.get(kind, 'not a regular file')}")
+
+    def _link(self, path: bytes) -> None:
+        try:
+            target = os.readlink(self._root + b"/" + path)  # noqa: PTH115
+        except OSError:
+            return
+        inner = self._inner_target(path, target)
+        if inner is None:
+            self.tree.skipped["link out of the tree"] += 1
+            self.tree.warnings.append(f"left out {display(path)}: it links to {display(target)}, out of the directory")
+        else:
+            self.tree.entries.append(Entry(path, LINK, target=inner))
+
+    def _inner_target(self, path: bytes, target: bytes) -> bytes | None:
+        """The link's target as a relative path that stays in the tree by its text alone; None when it leaves it."""
+        real = os.path.realpath(self._root + b"/" + path)
+        if real != self._root and not real.startswith(self._root + b"/"):
+            return None
+        parts = [part for part in target.split(b"/") if part not in (b"", b".")]
+        ups = 0
+        while ups < len(parts) and parts[ups] == b"..":
+            ups += 1
+        if target.startswith(b"/") or b".." in parts[ups:] or ups > path.count(b"/"):
+            return os.path.relpath(real, os.path.dirname(self._root + b"/" + path))  # noqa: PTH120
+        return target
+
+    def _ignore_file(self, path: bytes) -> bytes | None:
+        """Its content; None when there is none. Like git, a link is not followed."""
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if os.path.islink(path):  # noqa: PTH114
+                return None
+            raise unreadable(path.removeprefix(self._root + b"/"), error) from error
+        try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                return None
+            text = os.read(handle, _MAX_IGNORE_FILE)
+        finally:
+            os.close(handle)
+        if len(text) == _MAX_IGNORE_FILE:
+            raise InvalidInput(f"{display(path)} is larger than 4 MiB", hint="an ignore file holds patterns, not data")
+        return text
+
+
+def _ignored(rules: _Rules, path: bytes, name: bytes, is_directory: bool) -> bool:
+    for group in rules:
+        for rule_file in group:
+            decision = rule_file.decide(path, name, is_directory)
+            if decision is not None:
+                return decision
+    return False
+
+
+def unreadable(path: bytes, error: OSError) -> InvalidInput:
+    """The error of a file or directory that cannot be read, with what to do."""
+    name = display(path)
+    return InvalidInput(
+        f"cannot read {name}",
+        cause=error.strerror or str(error),
+        hint=f"add it to .inclignore if the experiment does not need it, or: chmod u+rX {name}",
+    )

@@ -1,0 +1,153 @@
+"""The door of the artifact store, as a client sees it: one HTTP exchange with a grant, its errors as InclErrors.
+
+The standard library's client: it is quick to import, and no proxy from the environment can come between.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Final
+from urllib.parse import urlsplit
+
+from incl_shared.errors import DeniedError, ErrorEnvelope, InclError, IntegrityError, InvalidInput, UnavailableError
+
+BLOCK: Final = 1 << 18
+_MAX_ERROR: Final = 64 << 10
+
+TRANSIENT = (ConnectionError, TimeoutError, OSError, http.client.HTTPException)
+"""What a cut or refused connection raises."""
+
+
+class StoreFullError(UnavailableError):
+    """The store has no room. Trying again at once does not help."""
+
+
+class Door:
+    """Connections to one artifact store, kept open and shared by threads.
+
+    Args:
+        url: http://host:port, or https://.
+        timeout_s: of one step of an exchange (connect, a read, a write), not of the whole.
+    """
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InvalidInput(f"{url!r} is not the address of an artifact store")
+        self.url = url
+        self._https = parts.scheme == "https"
+        self._host, self._port = parts.hostname, parts.port
+        self._prefix = parts.path.rstrip("/")
+        self._timeout = timeout_s
+        self._idle: list[http.client.HTTPConnection] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def exchange(
+        self, method: str, path: str, headers: dict[str, str], body: Iterator[bytes] | None = None
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Send a request; the connection is kept for the next one when the answer was read to its end.
+
+        Raises:
+            one of TRANSIENT: no connection, or it was cut.
+        """
+        connection = self._take()
+        done = False
+        try:
+            response = _send(connection, method, self._prefix + path, headers, body)
+            yield response
+            done = response.isclosed() and not response.will_close
+        finally:
+            self._give(connection, done)
+
+    def close(self) -> None:
+        """Close what is open."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _take(self) -> http.client.HTTPConnection:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        kind = http.client.HTTPSConnection if self._https else http.client.HTTPConnection
+        return kind(self._host, self._port, timeout=self._timeout, blocksize=BLOCK)
+
+    def _give(self, connection: http.client.HTTPConnection, usable: bool) -> None:
+        if not usable:
+            connection.close()
+            return
+        with self._lock:
+            self._idle.append(connection)
+
+
+def _send(
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    headers: dict[str, str],
+    body: Iterator[bytes] | None,
+) -> http.client.HTTPResponse:
+    try:
+        connection.request(method, path, body=body, headers=headers)
+    except (BrokenPipeError, ConnectionResetError):
+        # the server may have refused before it read everything: its answer says why
+        with suppress(*TRANSIENT):
+            return connection.getresponse()
+        raise
+    return connection.getresponse()
+
+
+def limited(source: IO[bytes], count: int) -> Iterator[bytes]:
+    """Exactly count bytes of a file, in blocks.
+
+    Raises:
+        IntegrityError: it has fewer.
+        InvalidInput: it cannot be read.
+    """
+    while count > 0:
+        try:
+            piece = source.read(min(count, BLOCK))
+        except OSError as error:
+            raise InvalidInput("the file cannot be read any more", cause=error.strerror or str(error)) from error
+        if not piece:
+            raise IntegrityError("the file became shorter while it was sent", hint="upload it when nothing writes it")
+        count -= len(piece)
+        yield piece
+
+
+def error_of(response: http.client.HTTPResponse, what: str) -> InclError:
+    """The error that an answer other than success stands for; the answer is read to its end."""
+    envelope = _envelope(response.read(_MAX_ERROR))
+    if response.status in (401, 403):
+        cause = envelope.message if envelope else f"HTTP {response.status}"
+        return DeniedError(f"{what}: the artifact store does not allow it", cause=cause, hint="ask for a new grant")
+    if response.status == 507:
+        return StoreFullError(
+            f"{what}: the artifact store's disk is full",
+            cause=envelope.message if envelope else "HTTP 507",
+            hint="free disk space where `incl up` keeps its data (incl doctor shows it), then try again",
+        )
+    if envelope is not None:
+        return InclError.from_envelope(envelope)
+    return UnavailableError(f"{what}: the artifact store answered HTTP {response.status}", hint="incl status")
+
+
+def unreachable(url: str, error: BaseException) -> UnavailableError:
+    """The error of a store that stays away."""
+    return UnavailableError(
+        f"the artifact store at {url} cannot be reached", cause=str(error) or type(error).__name__, hint="incl status"
+    )
+
+
+def _envelope(body: bytes) -> ErrorEnvelope | None:
+    try:
+        fields = json.loads(body)
+        return ErrorEnvelope.model_validate(fields)
+    except ValueError:
+        return None
