@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, ValidationError
+
 from incl_shared import contracts
 from incl_shared.contracts.compatibility import breaks
 from incl_shared.contracts.page import events_page
 from incl_shared.events import REGISTER
-from pydantic import BaseModel, ValidationError
 
 GOLDEN = sorted([*REGISTER, "NodeWanted.v1", "Report.v1"])
 ROOT = Path(__file__).resolve().parents[2]

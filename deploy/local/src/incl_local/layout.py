@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import fcntl
 
 from incl_shared.errors import ConflictError, InvalidInput
 
@@ -79,7 +78,16 @@ class Layout:
             InvalidInput: when the place cannot be written.
         """
         try:
-            for folder in (self.root, self.keys, self.nats, self.creds, self.artifacts, self.agent, self.logs, self.root / "db"):
+            for folder in (
+                self.root,
+                self.keys,
+                self.nats,
+                self.creds,
+                self.artifacts,
+                self.agent,
+                self.logs,
+                self.root / "db",
+            ):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.root.chmod(0o700)
         except OSError as error:
@@ -125,7 +133,9 @@ class Layout:
                 chosen[name] = wanted[name]
             else:
                 candidates = [p for p in (kept.get(name), PREFERRED[name]) if p and p not in chosen.values()]
-                chosen[name] = next((port for port in candidates if is_free(port)), 0) or free_port(set(chosen.values()))
+                chosen[name] = next((port for port in candidates if is_free(port)), 0) or free_port(
+                    set(chosen.values())
+                )
         file.write_text(json.dumps(chosen))
         return chosen
 

@@ -1,0 +1,120 @@
+"""`incl status`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from incl_local.layout import Layout, default_data
+from incl_local.place import PROJECT, SERVICE_NAMES, Place, is_ready, local_user
+from incl_local.running import Running, find, size_of
+from incl_shared.bus.client import BusClient
+from incl_shared.errors import InclError
+from incl_shared.queries.provisioner import Cluster, GetCluster
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show the services, the machine and the queue; 1 when a service is not well."""
+    running = find(Layout((arguments.data or default_data()).expanduser().absolute()))
+    state = gather(running)
+    if arguments.json:
+        print(json.dumps(state, indent=2))
+    else:
+        sys.stdout.write(render(state))
+    return 0 if all(service["ready"] for service in state["services"]) else 1
+
+
+def gather(running: Running) -> dict[str, Any]:
+    """All of it as plain values (the form of --json)."""
+    place = running.place
+    with ThreadPoolExecutor(len(SERVICE_NAMES)) as pool:
+        ready = dict(
+            zip(SERVICE_NAMES, pool.map(lambda name: is_ready(place.ops_url(name), name), SERVICE_NAMES), strict=True)
+        )
+    services = [
+        {
+            "name": name,
+            "ready": ready[name],
+            "pid": running.pid_of(name),
+            "restarts": running.restarts.get(name, 0),
+            "metrics": f"{place.ops_url(name)}/metrics",
+        }
+        for name in SERVICE_NAMES
+    ]
+    cluster, problem = _cluster(place)
+    return {
+        "version": running.version,
+        "data": str(running.layout.root),
+        "up_s": round(running.since_s, 1),
+        "bus": place.bus_url,
+        "gateway": place.gateway_url,
+        "registry": place.registry_url,
+        "services": services,
+        "cluster": cluster.model_dump(mode="json") if cluster else None,
+        "problem": problem,
+        "disk": {"used": size_of(running.layout.root), "free": shutil.disk_usage(running.layout.root).free},
+    }
+
+
+def _cluster(place: Place) -> tuple[Cluster | None, str]:
+    async def ask() -> Cluster:
+        async with await BusClient.connect(place.bus("user")) as client:
+            return await client.ask(GetCluster(), project=PROJECT, user=local_user())
+
+    try:
+        return asyncio.run(ask()), ""
+    except InclError as error:
+        return None, f"{error.message}; {error.hint}" if error.hint else error.message
+
+
+def render(state: dict[str, Any]) -> str:
+    """For people."""
+    lines = [f"INCL {state['version']}, up for {duration(state['up_s'])}, data in {state['data']}", ""]
+    lines.append(f"  bus          {state['bus']}")
+    lines.append(f"  gateway      {state['gateway']}")
+    lines.append(f"  artifacts    {state['registry']}")
+    lines.append("")
+    for service in state["services"]:
+        mark = "ready   " if service["ready"] else "NOT WELL"
+        again = f"  restarted {service['restarts']}x" if service["restarts"] else ""
+        lines.append(f"  {service['name']:<12} {mark}  pid {service['pid']}{again}")
+    lines.append("")
+    cluster = state["cluster"]
+    if cluster is None:
+        lines.append(f"  the queue is not known: {state['problem']}")
+    else:
+        lines += [_node(node) for node in cluster["nodes"]] or ["  no machine has reported"]
+        lines.append(f"  {cluster['running']} running, {cluster['queued']} queued")
+    disk = state["disk"]
+    lines.append(f"  {size(disk['used'])} used, {size(disk['free'])} free on the disk")
+    return "\n".join(lines) + "\n"
+
+
+def _node(node: dict[str, Any]) -> str:
+    gpus = f", {node['gpus_used']}/{node['gpus']} GPUs" if node["gpus"] else ""
+    alive = "" if node["alive"] else f"  SILENT for {duration(node['seen_s'])}"
+    memory = f"{size(node['memory_used'])}/{size(node['memory'])}"
+    cores = f"{node['cpu_used']:g}/{node['cpu']:g} cores"
+    return f"  node {node['node']:<7} {cores}, {memory}{gpus}, {node['jobs']} jobs{alive}"
+
+
+def duration(seconds: float) -> str:
+    """Like 12 s, 3 min, 2.5 h, 4 d."""
+    for limit, unit, divisor in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / divisor:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} d"
+
+
+def size(count: float) -> str:
+    """Like 12 MB, 3.4 GB (powers of 1000)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,46 @@
+"""One platform for all end-to-end tests of a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from incl_local.testing import Home
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All end-to-end tests go to one worker, as they share a platform."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("e2e"))
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """A running platform, in a path with a space."""
+    place = Home(tmp_path_factory.mktemp("a home"))
+    started = place.incl("up", "--detach", timeout=90)
+    assert started.code == 0, started.err
+    try:
+        yield place
+    finally:
+        stopped = place.incl("down", timeout=60)
+        assert stopped.code == 0, stopped.err
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Home]:
+    """A home with no platform in it yet; whatever the test starts is stopped."""
+    place = Home(tmp_path / "fresh home")
+    yield place
+    place.incl("down", timeout=60)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """An empty working directory."""
+    folder = tmp_path / "a project"
+    folder.mkdir()
+    return folder
