@@ -1,0 +1,89 @@
+"""Fenced leases in the database: what must be done by one holder at a time.
+
+The clock decides only when somebody else may take over; what protects the data is the fence. It grows with every new
+holder, and `check` looks at it (and locks its row) within the writing transaction itself: whoever lost the lease
+cannot commit, however late he notices, and however wrong his clock is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from incl_shared.bus.tables import leases
+from incl_shared.db import insert_ignore
+from incl_shared.errors import ConflictError
+
+if TYPE_CHECKING:
+    from incl_shared.db import Transaction
+
+
+class LeaseLost(ConflictError):  # noqa: N818
+    """Another one holds it now: nothing may be written in its name any more."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A lease that was held when it was made. expires: epoch s."""
+
+    name: str
+    holder: str
+    fence: int
+    expires: float
+
+
+def acquire(tx: Transaction, name: str, holder: str, ttl: float) -> Lease | None:
+    """Take a lease for `ttl` seconds, or none where another holder's has not expired. Taken again, it is renewed."""
+    now = tx.clock.now()
+    start = {"name": name, "holder": "", "fence": 0, "expires": 0.0}
+    tx.connection.execute(insert_ignore(tx.connection, leases), start)
+    row = tx.connection.execute(sa.select(leases).where(leases.c.name == name).with_for_update()).one()
+    if row.holder != holder and row.expires > now:
+        return None
+    fence = row.fence if row.holder == holder and row.expires > now else row.fence + 1
+    lease = Lease(name, holder, fence, now + ttl)
+    _store(tx, lease)
+    return lease
+
+
+def renew(tx: Transaction, lease: Lease, ttl: float) -> Lease:
+    """Hold it for `ttl` seconds from now.
+
+    Raises:
+        LeaseLost: when another one took it.
+    """
+    check(tx, lease)
+    renewed = Lease(lease.name, lease.holder, lease.fence, tx.clock.now() + ttl)
+    _store(tx, renewed)
+    return renewed
+
+
+def release(tx: Transaction, lease: Lease) -> None:
+    """Let others have it at once. Nothing happens where it is lost already."""
+    tx.connection.execute(
+        sa.update(leases)
+        .where(leases.c.name == lease.name, leases.c.fence == lease.fence)
+        .values(holder="", expires=0.0)
+    )
+
+
+def check(tx: Transaction, lease: Lease) -> None:
+    """Make this transaction one that only the holder can commit. Call it in every write done in the lease's name.
+
+    Raises:
+        LeaseLost: when another one took it.
+    """
+    fence = tx.connection.execute(
+        sa.select(leases.c.fence)
+        .where(leases.c.name == lease.name, leases.c.holder == lease.holder)
+        .with_for_update(read=True)
+    ).scalar()
+    if fence != lease.fence:
+        raise LeaseLost(f"the lease {lease.name} was taken by another one", cause=f"fence {lease.fence} is old")
+
+
+def _store(tx: Transaction, lease: Lease) -> None:
+    values = {"holder": lease.holder, "fence": lease.fence, "expires": lease.expires}
+    tx.connection.execute(sa.update(leases).where(leases.c.name == lease.name).values(values))
