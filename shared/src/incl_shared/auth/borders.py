@@ -13,15 +13,28 @@ from typing import Any
 
 _STORED = ("incl.request.>", "incl.report.*", "incl.metrics.>", "incl.logs.>")
 """Inwards, into a stream: the answer is its acknowledgement."""
-_ASKED = ("incl.query.>", "$JS.API.DIRECT.GET.CONTROL.>")
-"""Inwards, and answered."""
+_READ = ("$JS.API.DIRECT.GET.CONTROL.>",)
+"""Inwards: the last message of a subject."""
+_ASKED = ("incl.query.>",)
+"""Inwards, and answered in one part or several."""
+_ANSWERED_NS = 60 * 1_000_000_000
+"""How long the way back stays open for further parts of an answer, in nanoseconds."""
 _HEARD = ("incl.event.>", "incl.live.>", "incl.stored.>", "incl.control.*")
 """Outwards."""
 
 
 def borders(core: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(exports of CORE, imports of EDGE) as claims; `core` is the public key of the account CORE."""
-    services = [{"name": subject, "subject": subject, "type": "service"} for subject in (*_STORED, *_ASKED)]
-    streams = [{"name": subject, "subject": subject, "type": "stream"} for subject in _HEARD]
-    exports = [*({**one, "response_type": "Singleton"} for one in services), *streams]
-    return exports, [{**one, "account": core} for one in (*services, *streams)]
+    stored = [_claim(subject, "service") for subject in (*_STORED, *_READ)]
+    asked = [_claim(subject, "service") for subject in _ASKED]
+    heard = [_claim(subject, "stream") for subject in _HEARD]
+    exports = [
+        *({**one, "response_type": "Singleton"} for one in stored),
+        *({**one, "response_type": "Stream", "response_threshold": _ANSWERED_NS} for one in asked),
+        *heard,
+    ]
+    return exports, [{**one, "account": core} for one in (*stored, *asked, *heard)]
+
+
+def _claim(subject: str, kind: str) -> dict[str, Any]:
+    return {"name": subject, "subject": subject, "type": kind}
