@@ -1,0 +1,139 @@
+"""What people ask for: an experiment, a stop."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+
+from incl_provisioner import store
+from incl_provisioner.attempts import begin_stop, finish
+from incl_provisioner.backends import Backend
+from incl_provisioner.domain.experiment import ExperimentFact, advance
+from incl_provisioner.domain.feasibility import Refusal, RefusalKind, demand_of
+from incl_provisioner.domain.placement import Room
+from incl_provisioner.store import Execution
+from incl_provisioner.work import Change, Timer, Work
+from incl_shared.events.experiments import ExperimentQueued, ExperimentStopping, ExperimentSubmitted
+from incl_shared.ids import short
+from incl_shared.states import EndReason, ExperimentState
+from incl_shared.subjects import Asker
+
+_log = logging.getLogger("incl.provisioner")
+_WIRE_EXTRA = 2_048
+"""Bytes of a job's description besides the spec: ids, rendezvous, checkpoint."""
+
+
+def submit(work: Work, asker: Asker, event: ExperimentSubmitted, backend: Backend) -> None:
+    """Admit an experiment, or refuse it with the reason. The same one again changes nothing."""
+    wire, digest = _sizes(event)
+    known = store.identity(work.connection, event.experiment)
+    if known is not None:
+        if known != (asker.project, asker.user, digest):
+            _log.warning("experiment %s was submitted again, by another one or with other content", event.experiment)
+        return
+    rooms = [node.room() for node in store.load_nodes(work.connection)]
+    refusal = _foreign(event, asker) or backend.refusal(event.spec, wire, rooms)
+    spec = event.spec.model_copy(update={"project": asker.project})
+    execution = _queue(work, asker, event.model_copy(update={"spec": spec}), wire, digest)
+    if refusal is not None:
+        refuse(work, execution, refusal)
+    else:
+        if not rooms:
+            store.arm(work.connection, Timer.FEASIBLE, execution.id, work.now + work.settings.machine_wait_s)
+        work.touch(Change.EXPERIMENT, execution.id)
+    store.save(work.connection, execution)
+
+
+def _queue(work: Work, asker: Asker, event: ExperimentSubmitted, wire: int, digest: str) -> Execution:
+    spec = event.spec
+    demand = demand_of(spec, wire)
+    store.insert(
+        work.connection,
+        {
+            "id": event.experiment, "project": asker.project, "user": asker.user, "digest": digest,
+            "name": spec.name or short(event.experiment), "request": event.model_dump_json(), "live": 1,
+            "state": ExperimentState.QUEUED, "version": 0, "priority": spec.priority, "nodes": demand.nodes,
+            "cpu": demand.cpu, "memory": demand.memory, "gpus": demand.gpus, "runtime": demand.runtime,
+            "wire": demand.wire, "retry": spec.retry.model_dump_json(), "grace": spec.checkpoint.grace,
+            "created": work.now,
+        },
+    )  # fmt: skip
+    execution = store.load(work.connection, event.experiment)
+    assert execution is not None
+    queued = ExperimentQueued(
+        experiment=event.experiment, user=asker.user, spec=spec, code=event.code, provenance=event.provenance,
+        times=event.times,
+    )  # fmt: skip
+    work.emit(execution, queued)
+    return execution
+
+
+def refuse(work: Work, execution: Execution, refusal: Refusal) -> None:
+    """End an experiment that nothing here can honour. The caller saves."""
+    state = advance(execution.state, ExperimentFact.REFUSED)
+    if state is not None:
+        finish(work, execution, state, EndReason.UNSUPPORTED, refusal.message, refusal.hint)
+
+
+def judge(work: Work, experiment: str, backend: Backend, rooms: Sequence[Room], due: float) -> None:
+    """A machine has said hello, or none has for too long: decide about one that was queued before."""
+    execution = store.load(work.connection, experiment)
+    if execution is None or execution.state is not ExperimentState.QUEUED:
+        store.disarm(work.connection, Timer.FEASIBLE, experiment)
+        return
+    request = store.requests(work.connection, [experiment])[experiment]
+    event = ExperimentSubmitted.model_validate_json(request)
+    refusal = backend.refusal(event.spec, execution.demand.wire, rooms)
+    if refusal is None and not rooms and due > 0:
+        refusal = Refusal(
+            RefusalKind.NO_MACHINE,
+            f"no machine has said hello in {work.settings.machine_wait_s:.0f} s",
+            "see what is wrong with: incl doctor",
+        )
+    if refusal is None and not rooms:
+        return
+    store.disarm(work.connection, Timer.FEASIBLE, experiment)
+    if refusal is not None:
+        refuse(work, execution, refusal)
+        store.save(work.connection, execution)
+
+
+def stop(work: Work, asker: Asker, experiment: str, reason: str) -> bool:
+    """Stop an experiment; False: it is not known (yet). What is finished or stopping already is left alone."""
+    execution = store.load(work.connection, experiment)
+    if execution is None:
+        return False
+    if execution.project != asker.project:
+        _log.warning("%s of project %s may not stop %s of another one", asker.user, asker.project, experiment)
+        return True
+    state = advance(execution.state, ExperimentFact.STOP_ASKED)
+    if state is None:
+        return True
+    why = f": {reason}" if reason else ""
+    if state is ExperimentState.STOPPED:
+        finish(work, execution, state, EndReason.STOPPED, f"stopped by {asker.user} before it started{why}", "")
+    else:
+        execution.state = state
+        work.emit(execution, ExperimentStopping(experiment=experiment, by=asker.user, reason=reason))
+        begin_stop(work, execution)
+    store.save(work.connection, execution)
+    return True
+
+
+def _sizes(event: ExperimentSubmitted) -> tuple[int, str]:
+    """(bytes that the description of one rank takes in its node's wanted list, at most; the digest of what is asked)."""
+    spec = event.spec.model_dump_json().encode()
+    wire = _WIRE_EXTRA + len(spec) + len(event.submitter.model_dump_json())
+    code = event.code.sha256 if event.code is not None else ""
+    return wire, hashlib.sha256(spec + code.encode()).hexdigest()
+
+
+def _foreign(event: ExperimentSubmitted, asker: Asker) -> Refusal | None:
+    if event.spec.project == asker.project:
+        return None
+    return Refusal(
+        RefusalKind.PROJECT,
+        f"the experiment says project {event.spec.project!r}, but it was submitted to {asker.project!r}",
+        f"write project: {asker.project}, or log in to {event.spec.project}",
+    )

@@ -1,0 +1,136 @@
+"""What comes in over the bus: requests, reports, events. Thin: parse, check who speaks, call, count the time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from incl_provisioner import admission, machines
+from incl_provisioner.attempts import rank_reported
+from incl_provisioner.backends import Backend
+from incl_provisioner.domain.attempt import RankFact
+from incl_provisioner.metrics import own_time
+from incl_provisioner.settings import ProvisionerSettings
+from incl_provisioner.work import Finish, Work
+from incl_shared.bus.errors import Early, Poison
+from incl_shared.errors import InvalidInput
+from incl_shared.events.experiments import ArtifactStored, ExperimentSubmitted, StopRequested
+from incl_shared.reports import (
+    JobEnded,
+    JobPreparing,
+    JobReady,
+    JobStarted,
+    JobUploading,
+    NodeHeartbeat,
+    NodeHello,
+    Report,
+)
+from incl_shared.subjects import parse_event, parse_report, parse_request
+
+if TYPE_CHECKING:
+    from incl_shared.bus.runtime import Delivery
+    from incl_shared.db import Transaction
+
+_log = logging.getLogger("incl.provisioner")
+_STOP_PATIENCE = 5
+"""How often a stop of an unknown experiment is tried: its submission may be on the way."""
+
+
+class Handlers:
+    """The consumers of the provisioner. `wake` is called once what they did is committed."""
+
+    def __init__(self, settings: ProvisionerSettings, backend: Backend, wake: Callable[[], None]) -> None:
+        self._settings = settings
+        self._backend = backend
+        self._wake = wake
+
+    def requests(self, tx: Transaction, delivery: Delivery) -> None:
+        """ExperimentSubmitted, StopRequested. Who asks is read from the subject."""
+        with own_time("requests"):
+            try:
+                asker, _, identifier = parse_request(delivery.subject)
+                event = delivery.event()
+            except (InvalidInput, ValidationError, ValueError, KeyError) as error:
+                raise Poison(f"not a request: {error}") from error
+            if event.key != identifier:
+                raise Poison(f"the subject names {identifier}, the request {event.key}")
+            work = self._work(tx)
+            if isinstance(event, ExperimentSubmitted):
+                admission.submit(work, asker, event, self._backend)
+            elif isinstance(event, StopRequested):
+                known = admission.stop(work, asker, event.experiment, event.reason)
+                if not known and delivery.deliveries < _STOP_PATIENCE:
+                    raise Early(f"experiment {event.experiment} is not known yet")
+                if not known:
+                    _log.warning("a stop of %s, which nobody has submitted", event.experiment)
+            else:
+                raise Poison(f"{delivery.type} is not for the provisioner")
+
+    def reports(self, tx: Transaction, delivery: Delivery) -> None:
+        """What agents say. A node speaks for itself only."""
+        with own_time("reports"):
+            try:
+                node = parse_report(delivery.subject)
+                report = Report.model_validate_json(delivery.payload)
+            except (InvalidInput, ValidationError) as error:
+                raise Poison(f"not a report: {error}") from error
+            if report.node != node:
+                raise Poison(f"{node} reports as {report.node}")
+            self._report(self._work(tx), node, report)
+
+    def events(self, tx: Transaction, delivery: Delivery) -> None:
+        """ArtifactStored: checkpoints."""
+        with own_time("events"):
+            try:
+                project, _, _ = parse_event(delivery.subject)
+                event = delivery.event()
+            except (InvalidInput, ValidationError, ValueError, KeyError) as error:
+                raise Poison(f"not an event: {error}") from error
+            if isinstance(event, ArtifactStored):
+                machines.checkpoint_stored(self._work(tx), project, event)
+
+    def _work(self, tx: Transaction) -> Work:
+        tx.after_commit(self._wake)
+        return Work(tx, self._settings, tx.clock.now())
+
+    def _report(self, work: Work, node: str, report: Report) -> None:
+        match report.body:
+            case NodeHello() as body:
+                machines.hello(work, node, body)
+            case NodeHeartbeat() as body:
+                machines.heartbeat(work, node, body)
+            case JobPreparing() as body:
+                self._rank(work, node, body, RankFact.PREPARING)
+            case JobReady() as body:
+                self._rank(work, node, body, RankFact.READY, port=body.port)
+            case JobStarted() as body:
+                self._rank(work, node, body, RankFact.STARTED)
+            case JobUploading() as body:
+                self._rank(work, node, body, RankFact.UPLOADING)
+            case JobEnded() as body:
+                self._rank(work, node, body, RankFact.ENDED, finish=_finish(work, body))
+            case _:
+                _log.warning("node %s is about to be preempted", node)
+
+    def _rank(
+        self,
+        work: Work,
+        node: str,
+        body: JobPreparing | JobReady | JobStarted | JobUploading | JobEnded,
+        fact: RankFact,
+        *,
+        finish: Finish | None = None,
+        port: int | None = None,
+    ) -> None:
+        key = (body.experiment, body.attempt, body.rank)
+        rank_reported(work, node, key, fact, body.times, finish=finish, port=port)
+
+
+def _finish(work: Work, body: JobEnded) -> Finish:
+    return Finish(
+        reason=body.reason, exit_code=body.exit_code, signal=body.signal, message=body.message, hint=body.hint,
+        writers=body.writers, at=body.times.ended or work.now,
+    )  # fmt: skip

@@ -1,0 +1,388 @@
+"""All SQL of the provisioner. Functions take the connection of a transaction (or of a read) and give plain values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from incl_provisioner.domain.attempt import RankState
+from incl_provisioner.domain.placement import Demand, Room, Runtime, Slot
+from incl_provisioner.tables import changes, experiments, nodes, ranks, timers
+from incl_shared.states import AttemptState, ExperimentState
+
+K = TypeVar("K")
+_LIVE_EXPERIMENT = sa.text("experiments.live = 1")
+_LIVE_RANK = sa.text("ranks.live = 1")
+_CHUNK = 500
+
+
+@dataclass(slots=True)
+class Execution:
+    """The row of an experiment, but for its request. What changes is written back by `save`."""
+
+    id: str
+    project: str
+    user: str
+    name: str
+    live: bool
+    state: ExperimentState
+    version: int
+    priority: int
+    demand: Demand
+    retry: str
+    grace: float
+    created: float
+    not_before: float
+    waiting: str
+    blocked_since: float | None
+    attempt: int
+    attempt_state: AttemptState | None
+    attempt_stopping: bool
+    attempt_checkpoint: str | None
+    port: int | None
+    checkpoint: str | None
+    reason: str | None
+    ended: float | None
+
+
+@dataclass(slots=True)
+class RankRow:
+    """The row of a rank."""
+
+    experiment: str
+    attempt: int
+    rank: int
+    live: bool
+    node: str
+    address: str
+    gpus: tuple[int, ...]
+    state: RankState
+    times: str
+    finish: str | None
+
+    @property
+    def slot(self) -> Slot:
+        """Where it is."""
+        return Slot(self.rank, self.node, self.address, self.gpus)
+
+
+@dataclass(slots=True)
+class NodeRow:
+    """The row of a machine."""
+
+    node: str
+    alive: bool
+    version: int
+    address: str
+    cpu: int
+    memory: int
+    gpus: int
+    runtimes: tuple[str, ...]
+    seen: float
+    generation: int
+
+    def room(self) -> Room:
+        """The machine, empty, for the scheduler."""
+        runtimes = frozenset(self.runtimes)
+        return Room(self.node, self.address, self.cpu, self.memory, self.gpus, runtimes, alive=self.alive)
+
+
+_HEAVY = {"request", "digest"}
+_COLUMNS = [column for column in experiments.c if column.name not in _HEAVY]
+_MUTABLE = (
+    "live", "state", "version", "not_before", "waiting", "blocked_since", "attempt", "attempt_state",
+    "attempt_stopping", "attempt_checkpoint", "port", "checkpoint", "reason", "ended",
+)  # fmt: skip
+_LOAD = sa.select(*_COLUMNS).where(experiments.c.id == bindparam("key")).with_for_update()
+_LOAD_MANY = sa.select(*_COLUMNS).where(experiments.c.id.in_(bindparam("keys", expanding=True))).with_for_update()
+_LOAD_LIVE = sa.select(*_COLUMNS).where(_LIVE_EXPERIMENT)
+_SAVE = (
+    sa.update(experiments)
+    .where(experiments.c.id == bindparam("key"))
+    .values({name: bindparam(f"new_{name}") for name in _MUTABLE})
+)
+_REQUESTS = sa.select(experiments.c.id, experiments.c.request).where(
+    experiments.c.id.in_(bindparam("keys", expanding=True))
+)
+_IDENTITY = sa.select(experiments.c.project, experiments.c.user, experiments.c.digest).where(
+    experiments.c.id == bindparam("key")
+)
+_INSERT = sa.insert(experiments)
+_RANK = sa.select(ranks).where(
+    ranks.c.experiment == bindparam("key"),
+    ranks.c.attempt == bindparam("of_attempt"),
+    ranks.c.rank == bindparam("of_rank"),
+)
+_RANKS = (
+    sa.select(ranks)
+    .where(ranks.c.experiment == bindparam("key"), ranks.c.attempt == bindparam("of_attempt"))
+    .order_by(ranks.c.rank)
+)
+_RANKS_NOW = sa.select(ranks).join(
+    experiments, sa.and_(experiments.c.id == ranks.c.experiment, experiments.c.attempt == ranks.c.attempt)
+)
+_RANKS_MANY = _RANKS_NOW.where(ranks.c.experiment.in_(bindparam("keys", expanding=True)))
+_RANKS_LIVE = _RANKS_NOW.where(_LIVE_EXPERIMENT)
+_ON_NODE = sa.select(ranks).where(_LIVE_RANK, ranks.c.node == bindparam("key"))
+_COUNTS = (
+    sa.select(ranks.c.state, sa.func.count())
+    .where(ranks.c.experiment == bindparam("key"), ranks.c.attempt == bindparam("of_attempt"))
+    .group_by(ranks.c.state)
+)
+_SAVE_RANK = (
+    sa.update(ranks)
+    .where(
+        ranks.c.experiment == bindparam("key"),
+        ranks.c.attempt == bindparam("of_attempt"),
+        ranks.c.rank == bindparam("of_rank"),
+    )
+    .values({name: bindparam(f"new_{name}") for name in ("live", "state", "times", "finish")})
+)
+_INSERT_RANKS = sa.insert(ranks)
+_NODE = sa.select(nodes).where(nodes.c.node == bindparam("key")).with_for_update()
+_NODES = sa.select(nodes).order_by(nodes.c.node)
+_SEEN = sa.update(nodes).where(nodes.c.node == bindparam("key")).values(seen=bindparam("new_seen"))
+_GENERATION = sa.update(nodes).where(nodes.c.node == bindparam("key")).values(generation=bindparam("new_generation"))
+_CHANGED = sa.insert(changes)
+_CHANGES = sa.select(changes).order_by(changes.c.id)
+_FORGET = sa.delete(changes).where(changes.c.id.in_(bindparam("keys", expanding=True)))
+_DUE = sa.select(timers).where(timers.c.due <= bindparam("now")).order_by(timers.c.due).limit(500)
+_NEXT_DUE = sa.select(sa.func.min(timers.c.due))
+_DISARM = sa.delete(timers).where(timers.c.kind == bindparam("of_kind"), timers.c.key == bindparam("of_key"))
+_HASTEN = sa.update(timers).where(timers.c.kind == bindparam("of_kind")).values(due=0.0)
+
+
+# experiments
+
+
+def identity(connection: sa.Connection, experiment: str) -> tuple[str, str, str] | None:
+    """(project, user, digest) of an experiment that is known."""
+    row = connection.execute(_IDENTITY, {"key": experiment}).first()
+    return None if row is None else (row.project, row.user, row.digest)
+
+
+def insert(connection: sa.Connection, values: dict[str, object]) -> None:
+    """A new experiment."""
+    connection.execute(_INSERT, values)
+
+
+def load(connection: sa.Connection, experiment: str) -> Execution | None:
+    """One experiment, locked until the end of the transaction."""
+    row = connection.execute(_LOAD, {"key": experiment}).first()
+    return None if row is None else _execution(row)
+
+
+def load_many(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Execution]:
+    """Several, locked."""
+    found: dict[str, Execution] = {}
+    for keys in _chunks(sorted(set(ids))):
+        for row in connection.execute(_LOAD_MANY, {"keys": keys}):
+            found[row.id] = _execution(row)
+    return found
+
+
+def load_live(connection: sa.Connection) -> list[Execution]:
+    """Every one that is not finished."""
+    return [_execution(row) for row in connection.execute(_LOAD_LIVE)]
+
+
+def requests(connection: sa.Connection, ids: Iterable[str]) -> dict[str, str]:
+    """The ExperimentSubmitted (JSON) of each."""
+    found: dict[str, str] = {}
+    for keys in _chunks(list(ids)):
+        found.update({row.id: row.request for row in connection.execute(_REQUESTS, {"keys": keys})})
+    return found
+
+
+def save(connection: sa.Connection, *executions: Execution) -> None:
+    """Write back what may have changed."""
+    rows = [
+        {"key": each.id, **{f"new_{name}": _plain(getattr(each, name)) for name in _MUTABLE}} for each in executions
+    ]
+    if rows:
+        connection.execute(_SAVE, rows if len(rows) > 1 else rows[0])
+
+
+def _plain(value: object) -> object:
+    return int(value) if isinstance(value, bool) else value
+
+
+def _execution(row: sa.Row[Any]) -> Execution:
+    demand = Demand(row.nodes, row.cpu, row.memory, row.gpus, Runtime(row.runtime), row.wire)
+    return Execution(
+        id=row.id, project=row.project, user=row.user, name=row.name, live=bool(row.live),
+        state=ExperimentState(row.state), version=row.version, priority=row.priority, demand=demand, retry=row.retry,
+        grace=row.grace, created=row.created, not_before=row.not_before, waiting=row.waiting,
+        blocked_since=row.blocked_since, attempt=row.attempt,
+        attempt_state=AttemptState(row.attempt_state) if row.attempt_state else None,
+        attempt_stopping=bool(row.attempt_stopping), attempt_checkpoint=row.attempt_checkpoint, port=row.port,
+        checkpoint=row.checkpoint, reason=row.reason, ended=row.ended,
+    )  # fmt: skip
+
+
+# ranks
+
+
+def load_rank(connection: sa.Connection, experiment: str, attempt: int, rank: int) -> RankRow | None:
+    """One rank."""
+    row = connection.execute(_RANK, {"key": experiment, "of_attempt": attempt, "of_rank": rank}).first()
+    return None if row is None else _rank(row)
+
+
+def load_ranks(connection: sa.Connection, experiment: str, attempt: int) -> list[RankRow]:
+    """All ranks of an attempt, in their order."""
+    rows = connection.execute(_RANKS, {"key": experiment, "of_attempt": attempt})
+    return [_rank(row) for row in rows]
+
+
+def current_ranks(connection: sa.Connection, ids: Iterable[str] | None = None) -> dict[str, list[RankRow]]:
+    """The ranks of the current attempts of these experiments (none named: of all that are live)."""
+    found: dict[str, list[RankRow]] = {}
+    if ids is None:
+        batches: Iterator[sa.CursorResult[Any]] = iter([connection.execute(_RANKS_LIVE)])
+    else:
+        batches = (connection.execute(_RANKS_MANY, {"keys": keys}) for keys in _chunks(sorted(set(ids))))
+    for batch in batches:
+        for row in batch:
+            found.setdefault(row.experiment, []).append(_rank(row))
+    return found
+
+
+def ranks_on(connection: sa.Connection, node: str) -> list[RankRow]:
+    """The live ranks of a machine."""
+    return [_rank(row) for row in connection.execute(_ON_NODE, {"key": node})]
+
+
+def rank_counts(connection: sa.Connection, experiment: str, attempt: int) -> Counter[RankState]:
+    """How many ranks of an attempt are in each state."""
+    rows = connection.execute(_COUNTS, {"key": experiment, "of_attempt": attempt})
+    return Counter({RankState(state): count for state, count in rows})
+
+
+def save_rank(connection: sa.Connection, row: RankRow) -> None:
+    """Write back what may have changed."""
+    connection.execute(
+        _SAVE_RANK,
+        {
+            "key": row.experiment, "of_attempt": row.attempt, "of_rank": row.rank, "new_live": int(row.live),
+            "new_state": row.state, "new_times": row.times, "new_finish": row.finish,
+        },
+    )  # fmt: skip
+
+
+def insert_ranks(connection: sa.Connection, rows: Sequence[tuple[str, int, Demand, Slot, str]]) -> None:
+    """New ranks: (experiment, attempt, demand, slot, times)."""
+    values = [
+        {
+            "experiment": experiment, "attempt": attempt, "rank": slot.rank, "live": 1, "node": slot.node,
+            "address": slot.address, "gpus": ",".join(map(str, slot.gpus)), "cpu": demand.cpu,
+            "memory": demand.memory, "state": RankState.ASSIGNED, "times": times, "finish": None,
+        }
+        for experiment, attempt, demand, slot, times in rows
+    ]  # fmt: skip
+    if values:
+        connection.execute(_INSERT_RANKS, values)
+
+
+def _rank(row: sa.Row[Any]) -> RankRow:
+    gpus = tuple(int(index) for index in row.gpus.split(",")) if row.gpus else ()
+    return RankRow(
+        row.experiment, row.attempt, row.rank, bool(row.live), row.node, row.address, gpus, RankState(row.state),
+        row.times, row.finish,
+    )  # fmt: skip
+
+
+# nodes
+
+
+def load_node(connection: sa.Connection, node: str) -> NodeRow | None:
+    """One machine, locked."""
+    row = connection.execute(_NODE, {"key": node}).first()
+    return None if row is None else _node(row)
+
+
+def load_nodes(connection: sa.Connection) -> list[NodeRow]:
+    """Every machine that has said hello."""
+    return [_node(row) for row in connection.execute(_NODES)]
+
+
+def put_node(connection: sa.Connection, row: NodeRow, *, new: bool) -> None:
+    """Write a machine."""
+    values = {
+        "alive": int(row.alive), "version": row.version, "address": row.address, "cpu": row.cpu, "memory": row.memory,
+        "gpus": row.gpus, "runtimes": ",".join(row.runtimes), "seen": row.seen, "generation": row.generation,
+    }  # fmt: skip
+    if new:
+        connection.execute(sa.insert(nodes), {"node": row.node, **values})
+    else:
+        connection.execute(sa.update(nodes).where(nodes.c.node == row.node).values(values))
+
+
+def seen(connection: sa.Connection, node: str, now: float) -> None:
+    """A machine lives."""
+    connection.execute(_SEEN, {"key": node, "new_seen": now})
+
+
+def set_generation(connection: sa.Connection, node: str, generation: int) -> None:
+    """The generation of a machine's wanted state."""
+    connection.execute(_GENERATION, {"key": node, "new_generation": generation})
+
+
+def _node(row: sa.Row[Any]) -> NodeRow:
+    return NodeRow(
+        row.node, bool(row.alive), row.version, row.address, row.cpu, row.memory, row.gpus,
+        tuple(row.runtimes.split(",")) if row.runtimes else (), row.seen, row.generation,
+    )  # fmt: skip
+
+
+# what the scheduler must look at
+
+
+def changed(connection: sa.Connection, kind: str, key: str) -> None:
+    """Tell the scheduler, with the commit."""
+    connection.execute(_CHANGED, {"kind": kind, "key": key})
+
+
+def take_changes(connection: sa.Connection) -> list[tuple[str, str]]:
+    """What was told since the last time: (kind, key). It is forgotten with the commit."""
+    rows = connection.execute(_CHANGES).all()
+    for keys in _chunks([row.id for row in rows]):
+        connection.execute(_FORGET, {"keys": keys})
+    return [(row.kind, row.key) for row in rows]
+
+
+def arm(connection: sa.Connection, kind: str, key: str, due: float) -> None:
+    """Set a timer, or set it anew."""
+    disarm(connection, kind, key)
+    connection.execute(sa.insert(timers), {"kind": kind, "key": key, "due": due})
+
+
+def disarm(connection: sa.Connection, kind: str, key: str) -> None:
+    """Take a timer away."""
+    connection.execute(_DISARM, {"of_kind": kind, "of_key": key})
+
+
+def hasten(connection: sa.Connection, kind: str) -> None:
+    """All timers of a kind are due now."""
+    connection.execute(_HASTEN, {"of_kind": kind})
+
+
+def due_timers(connection: sa.Connection, now: float) -> list[tuple[str, str, float]]:
+    """(kind, key, due) of what is due, the oldest first, at most 500."""
+    return [(row.kind, row.key, row.due) for row in connection.execute(_DUE, {"now": now})]
+
+
+def next_due(connection: sa.Connection) -> float | None:
+    """When the next timer is due."""
+    value: float | None = connection.execute(_NEXT_DUE).scalar()
+    return value
+
+
+def _chunks(keys: Sequence[K]) -> Iterator[Sequence[K]]:
+    for start in range(0, len(keys), _CHUNK):
+        yield keys[start : start + _CHUNK]

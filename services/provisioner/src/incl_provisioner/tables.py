@@ -1,0 +1,108 @@
+"""The provisioner's tables. Amounts are whole: thousandths of a core, bytes. Times are seconds since the epoch.
+
+`live` is 1 until the final state and then 0: every index that the loops read is on live rows only, so that what is
+finished costs nothing.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from incl_shared.bus.tables import BigId, common_tables
+
+metadata = sa.MetaData()
+common_tables(metadata)
+
+_LIVE = sa.text("live = 1")
+
+experiments = sa.Table(
+    "experiments",
+    metadata,
+    sa.Column("id", sa.String(26), primary_key=True),
+    sa.Column("project", sa.String(63), nullable=False),
+    sa.Column("user", sa.String(63), nullable=False),
+    sa.Column("name", sa.String(128), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("request", sa.Text, nullable=False),
+    sa.Column("live", sa.SmallInteger, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("nodes", sa.Integer, nullable=False),
+    sa.Column("cpu", sa.Integer, nullable=False),
+    sa.Column("memory", sa.BigInteger, nullable=False),
+    sa.Column("gpus", sa.Integer, nullable=False),
+    sa.Column("runtime", sa.String(16), nullable=False),
+    sa.Column("wire", sa.Integer, nullable=False),
+    sa.Column("retry", sa.Text, nullable=False),
+    sa.Column("grace", sa.Float, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("not_before", sa.Float, nullable=False, server_default="0"),
+    sa.Column("waiting", sa.Text, nullable=False, server_default=""),
+    sa.Column("blocked_since", sa.Float),
+    sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("attempt_state", sa.String(16)),
+    sa.Column("attempt_stopping", sa.SmallInteger, nullable=False, server_default="0"),
+    sa.Column("attempt_checkpoint", sa.Text),
+    sa.Column("port", sa.Integer),
+    sa.Column("checkpoint", sa.Text),
+    sa.Column("reason", sa.String(16)),
+    sa.Column("ended", sa.Float),
+    sa.Index("experiments_live", "state", "priority", "created", sqlite_where=_LIVE, postgresql_where=_LIVE),
+)
+"""One row an experiment, with its current attempt. `request` is the ExperimentSubmitted, `checkpoint` the newest."""
+
+ranks = sa.Table(
+    "ranks",
+    metadata,
+    sa.Column("experiment", sa.String(26), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("rank", sa.Integer, primary_key=True),
+    sa.Column("live", sa.SmallInteger, nullable=False),
+    sa.Column("node", sa.String(63), nullable=False),
+    sa.Column("address", sa.String(64), nullable=False),
+    sa.Column("gpus", sa.String(4096), nullable=False),
+    sa.Column("cpu", sa.Integer, nullable=False),
+    sa.Column("memory", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("times", sa.Text, nullable=False),
+    sa.Column("finish", sa.Text),
+    sa.Index("ranks_live", "node", sqlite_where=_LIVE, postgresql_where=_LIVE),
+)
+"""One rank of one attempt. `times` is a RankTimes; `finish` (a Finish) says how it ended."""
+
+nodes = sa.Table(
+    "nodes",
+    metadata,
+    sa.Column("node", sa.String(63), primary_key=True),
+    sa.Column("alive", sa.SmallInteger, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("address", sa.String(64), nullable=False),
+    sa.Column("cpu", sa.Integer, nullable=False),
+    sa.Column("memory", sa.BigInteger, nullable=False),
+    sa.Column("gpus", sa.Integer, nullable=False),
+    sa.Column("runtimes", sa.String(256), nullable=False),
+    sa.Column("seen", sa.Float, nullable=False),
+    sa.Column("generation", sa.BigInteger, nullable=False, server_default="0"),
+)
+"""Machines that have said hello. `generation` is the highest that was written for its wanted state."""
+
+changes = sa.Table(
+    "changes",
+    metadata,
+    sa.Column("id", BigId, sa.Identity(), primary_key=True, autoincrement=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("key", sa.String(63), nullable=False),
+    sqlite_autoincrement=True,
+)
+"""What the scheduler must look at anew, written in the transaction that changed it: (experiment | node, its id)."""
+
+timers = sa.Table(
+    "timers",
+    metadata,
+    sa.Column("kind", sa.String(16), primary_key=True),
+    sa.Column("key", sa.String(63), primary_key=True),
+    sa.Column("due", sa.Float, nullable=False),
+    sa.Index("timers_due", "due"),
+)
+"""What is to be looked at when its time has come; see `execution.Timer`."""

@@ -1,0 +1,75 @@
+"""One transaction of the provisioner: rows change, events go out, the scheduler is told. Handlers and loop share it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict
+
+from incl_provisioner import store
+from incl_provisioner.settings import ProvisionerSettings
+from incl_provisioner.store import Execution
+from incl_shared.db import Transaction
+from incl_shared.events.base import Event
+from incl_shared.events.experiments import WriterCount
+from incl_shared.states import EndReason
+
+
+class Timer(StrEnum):
+    """Kinds of due-rows."""
+
+    FEASIBLE = "feasible"
+    """Nothing was known of any machine at submit: look again (key: experiment)."""
+    STOP = "stop"
+    """An attempt was told to stop: give up what has not ended (key: experiment:attempt)."""
+
+
+class Change(StrEnum):
+    """Kinds of what the scheduler must look at."""
+
+    EXPERIMENT = "experiment"
+    NODE = "node"
+
+
+class Finish(BaseModel):
+    """How a rank ended. at: epoch s, the best estimate; induced: it was told to stop."""
+
+    model_config = ConfigDict(frozen=True)
+
+    reason: EndReason
+    exit_code: int | None = None
+    signal: int | None = None
+    message: str = ""
+    hint: str = ""
+    writers: tuple[WriterCount, ...] = ()
+    at: float
+    induced: bool = False
+
+
+@dataclass
+class Work:
+    """What a step needs. `touched`: in the scheduler's own transaction it is told through this set, not by rows."""
+
+    tx: Transaction
+    settings: ProvisionerSettings
+    now: float
+    touched: set[tuple[str, str]] | None = None
+
+    @property
+    def connection(self) -> sa.Connection:
+        """The connection of the transaction."""
+        return self.tx.connection
+
+    def emit(self, execution: Execution, event: Event) -> None:
+        """The next event of an experiment; its version has no holes."""
+        execution.version += 1
+        self.tx.emit(event, project=execution.project, version=execution.version)
+
+    def touch(self, kind: Change, key: str) -> None:
+        """The scheduler must look at this."""
+        if self.touched is None:
+            store.changed(self.connection, kind, key)
+        else:
+            self.touched.add((kind, key))
