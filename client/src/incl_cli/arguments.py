@@ -53,13 +53,13 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def read(self, words: Sequence[str]) -> argparse.Namespace:
         """The arguments.
 
         Raises:
             UsageProblem: something is unknown, missing or wrong.
         """
-        found, extra = self.parse_known_intermixed_args(args) if self._plain else self.parse_known_args(args, namespace)
+        found, extra = self.parse_known_intermixed_args(words) if self._plain else self.parse_known_args(words)
         if extra:
             self._unknown(extra[0])
         return found
@@ -97,7 +97,9 @@ def common(parser: argparse.ArgumentParser, *, machine_readable: bool = True) ->
     """The options that every command has."""
     group = parser.add_argument_group("common options")
     if machine_readable:
-        group.add_argument("--json", action="store_true", help="machine-readable output on stdout; errors too, on stderr")
+        group.add_argument(
+            "--json", action="store_true", help="machine-readable output on stdout; errors too, on stderr"
+        )
     group.add_argument("--no-color", action="store_true", help="no colours (NO_COLOR does the same)")
 
 

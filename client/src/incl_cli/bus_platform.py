@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from incl_cli.context import Context, exposed, load_context
 from incl_cli.output import Output
-from incl_cli.platform import Blob, Progress
+from incl_cli.platform import Blob, Progress, Wanted
 from incl_shared import subjects
 from incl_shared.bus.client import BusClient
-from incl_shared.errors import NotFoundError, UnavailableError
+from incl_shared.errors import UnavailableError
 from incl_shared.queries.base import AnswerT, Query
 from incl_shared.settings import BusSettings
 
@@ -38,9 +39,7 @@ class BusPlatform:
 
     async def ask(self, query: Query[AnswerT], *, timeout: float = 10.0) -> AnswerT:  # noqa: ASYNC109
         """The answer of a service."""
-        return await self._client.ask(
-            query, project=self._context.project, user=self._context.user, timeout=timeout
-        )
+        return await self._client.ask(query, project=self._context.project, user=self._context.user, timeout=timeout)
 
     async def publish(self, event: Event, *, identifier: str) -> None:
         """Store an event in the bus."""
@@ -58,58 +57,57 @@ class BusPlatform:
         return subscription.unsubscribe
 
     async def upload(self, experiment: str, blobs: Sequence[Blob], progress: Progress) -> int:
-        """Store blobs for an experiment."""
+        """Store blobs for an experiment; how many were not there already."""
+        from incl_shared.artifacts import ArtifactClient
         from incl_shared.queries.registry import UploadGrant
 
-        client = self._artifacts(await self.ask(UploadGrant(experiment=experiment)))
-        gate = asyncio.Semaphore(_TRANSFERS)
+        grant = await self.ask(UploadGrant(experiment=experiment))
+        with ArtifactClient(grant, renew=self._renewal(UploadGrant(experiment=experiment))) as client:
+            return sum(await self._each([functools.partial(_put, client, blob, progress) for blob in blobs]))
 
-        def store(blob: Blob) -> bool:
-            return put(client, blob, progress)
-
-        async def one(blob: Blob) -> bool:
-            async with gate:
-                return await asyncio.to_thread(store, blob)
-
-        try:
-            return sum(await asyncio.gather(*(one(blob) for blob in blobs)))
-        finally:
-            client.close()
-
-    async def download(self, experiment: str, wanted: Sequence[tuple[str, int, Path]], progress: Progress) -> None:
+    async def download(self, experiment: str, wanted: Sequence[Wanted], progress: Progress) -> None:
         """Fetch blobs into files."""
+        from incl_shared.artifacts import ArtifactClient
         from incl_shared.queries.registry import DownloadGrant
 
-        client = self._artifacts(await self.ask(DownloadGrant(experiment=experiment)))
+        grant = await self.ask(DownloadGrant(experiment=experiment))
+        with ArtifactClient(grant, renew=self._renewal(DownloadGrant(experiment=experiment))) as client:
+            await self._each([functools.partial(_get, client, one, progress) for one in wanted])
+
+    def _renewal(self, query: Query[Grant]) -> Callable[[], Grant]:
+        """Asked from a worker thread when a grant has expired."""
+        loop = asyncio.get_running_loop()
+        return lambda: asyncio.run_coroutine_threadsafe(self.ask(query), loop).result(30)
+
+    async def _each(self, works: Sequence[Callable[[], bool]]) -> list[bool]:
         gate = asyncio.Semaphore(_TRANSFERS)
 
-        async def one(sha256: str, target: Path) -> None:
+        async def one(work: Callable[[], bool]) -> bool:
             async with gate:
-                await asyncio.to_thread(get, client, sha256, target, progress)
+                return await asyncio.to_thread(work)
 
-        try:
-            await asyncio.gather(*(one(sha256, target) for sha256, _, target in wanted))
-        finally:
-            client.close()
-
-    def _artifacts(self, grant: Grant) -> ArtifactClient:
-        from incl_shared.artifacts import ArtifactClient
-
-        return ArtifactClient(grant.url, grant.token)
+        return await asyncio.gather(*(one(work) for work in works))
 
     async def close(self) -> None:
         """Let go of the connection."""
         await self._client.close()
 
 
-def put(client: ArtifactClient, blob: Blob, progress: Progress) -> bool:
-    """Store one blob; whether it was new."""
-    raise NotImplementedError
+def _put(client: ArtifactClient, blob: Blob, progress: Progress) -> bool:
+    from incl_shared import artifacts
+
+    new = not client.has(artifacts.Blob(blob.sha256, blob.size))
+    if new and isinstance(blob.source, Path):
+        client.put_file(blob.source, sha256=blob.sha256)
+    elif new and isinstance(blob.source, bytes):
+        client.put_bytes(blob.source)
+    progress(blob.size)
+    return new
 
 
-def get(client: ArtifactClient, sha256: str, target: Path, progress: Progress) -> None:
-    """Fetch one blob."""
-    raise NotImplementedError
+def _get(client: ArtifactClient, wanted: Wanted, progress: Progress) -> bool:
+    progress(client.get(wanted.sha256, wanted.target, mode=wanted.mode))
+    return True
 
 
 async def connect(project: str | None, out: Output) -> BusPlatform:
@@ -128,6 +126,3 @@ async def connect(project: str | None, out: Output) -> BusPlatform:
         )
     settings = BusSettings(urls=context.urls, creds=creds, name="incl-cli", inbox_prefix=context.inbox)
     return BusPlatform(context, await BusClient.connect(settings))
-
-
-__all__ = ["BusPlatform", "NotFoundError", "connect"]

@@ -88,13 +88,17 @@ def load_context(path: Path | None = None, *, project: str | None = None) -> Con
     try:
         known = {name: values[name] for name in Context.__dataclass_fields__ if name in values}
         context = Context(**{**known, "urls": tuple(str(url) for url in known["urls"])})
-        if not context.urls or not isinstance(context.project, str) or not isinstance(context.user, str):
-            raise ValueError("urls, project and user are needed")
+        _check(context)
     except (TypeError, KeyError, ValueError) as error:
         raise InvalidInput(
             f"{target} is not a context", cause=str(error), hint="incl up writes it again, and so does incl login"
         ) from error
     return _in_project(context, project or os.environ.get("INCL_PROJECT"))
+
+
+def _check(context: Context) -> None:
+    if not context.urls or not isinstance(context.project, str) or not isinstance(context.user, str):
+        raise ValueError("urls, project and user are needed")
 
 
 def _in_project(context: Context, project: str | None) -> Context:

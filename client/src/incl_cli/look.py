@@ -59,7 +59,9 @@ async def find(platform: Platform, reference: str) -> ExperimentView:
     try:
         return await platform.ask(GetExperiment(ref=reference))
     except NotFoundError as error:
-        raise NotFoundError(error.message, cause=error.cause, hint=error.hint or "incl ls shows what there is") from None
+        raise NotFoundError(
+            error.message, cause=error.cause, hint=error.hint or "incl ls shows what there is"
+        ) from None
 
 
 async def find_all(platform: Platform, references: Sequence[str]) -> list[ExperimentView]:

@@ -88,7 +88,7 @@ def _local(command: Command, words: list[str]) -> int:
         ) from None
     parser = Parser(prog="incl")
     module.add_parser(parser.add_subparsers(dest="command", metavar="command", parser_class=Parser))
-    return int(module.run(parser.parse_args([command.name, *words])) or 0)
+    return int(module.run(parser.read([command.name, *words])) or 0)
 
 
 def _help(words: list[str], out: Output, connect: Callable[..., Any] | None) -> int:

@@ -55,6 +55,11 @@ class Output:
         self.out.write(json.dumps(jsonable(value), indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
         self.out.flush()
 
+    def json_line(self, value: Any) -> None:
+        """One JSON value on one line, whoever reads it."""
+        self.out.write(json.dumps(jsonable(value), ensure_ascii=False, allow_nan=False) + "\n")
+        self.out.flush()
+
     def note(self, text: str, style: str = "") -> None:
         """A line that is not data."""
         self.err.write(paint(text, style if self.color_err else "") + "\n")

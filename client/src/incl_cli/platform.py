@@ -9,7 +9,7 @@ from typing import Protocol
 
 from incl_cli.context import Context
 from incl_shared.events.base import Event
-from incl_shared.queries.base import Answer, AnswerT, Query
+from incl_shared.queries.base import AnswerT, Query
 
 Progress = Callable[[int], None]
 """Called with the bytes moved since the last call; from any thread."""
@@ -24,6 +24,16 @@ class Blob:
     source: Path | bytes
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A file to fetch."""
+
+    sha256: str
+    size: int
+    target: Path
+    mode: int = 0o644
+
+
 class Platform(Protocol):
     """Everything that a command can do with a platform."""
 
@@ -32,7 +42,7 @@ class Platform(Protocol):
         """Which platform, project and user."""
         ...
 
-    async def ask(self, query: Query[AnswerT], *, timeout: float = 10.0) -> AnswerT:
+    async def ask(self, query: Query[AnswerT], *, timeout: float = 10.0) -> AnswerT:  # noqa: ASYNC109
         """The answer of a service.
 
         Raises:
@@ -56,14 +66,10 @@ class Platform(Protocol):
         """Store blobs for an experiment; how many were not there already."""
         ...
 
-    async def download(self, experiment: str, wanted: Sequence[tuple[str, int, Path]], progress: Progress) -> None:
-        """Fetch (sha256, size, target file), each checked; files begun before are continued."""
+    async def download(self, experiment: str, wanted: Sequence[Wanted], progress: Progress) -> None:
+        """Fetch files, each checked and put into its place in one step."""
         ...
 
     async def close(self) -> None:
         """Let go of the connection."""
         ...
-
-
-Connect = Callable[[Context], Awaitable[Platform]]
-__all__ = ["Answer", "Blob", "Connect", "Platform", "Progress"]

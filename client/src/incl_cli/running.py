@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Coroutine, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -37,6 +37,18 @@ class Session:
                 self._platform = await connect(project, self.out)
         return self._platform
 
+    def run(self, work: Coroutine[Any, Any, int]) -> int:
+        """Run a command's coroutine; the platform is let go of at its end."""
+        import asyncio
+
+        return int(asyncio.run(self._guarded(work)) or 0)
+
+    async def _guarded(self, work: Coroutine[Any, Any, int]) -> int:
+        try:
+            return await work
+        finally:
+            await self.close()
+
     async def close(self) -> None:
         """Let go of the platform."""
         if self._platform is not None:
@@ -44,7 +56,7 @@ class Session:
 
 
 def parser_of(command: Command) -> tuple[Parser, Any]:
-    """A command's parser and its module: `SUMMARY`-less modules have EXAMPLES, arguments(parser), run(args, session)."""
+    """A command's parser and its module, which has EXAMPLES, arguments(parser) and run(args, session)."""
     module = import_module(command.module)
     parser = make_parser(command.name, command.summary, getattr(module, "EXAMPLES", ""))
     module.arguments(parser)
@@ -58,19 +70,12 @@ def run_command(command: Command, words: list[str], out: Output, connect: Callab
     if "--" in words and getattr(module, "TAKES_COMMAND", False):
         split = words.index("--")
         words, after = words[:split], words[split + 1 :]
-    args = parser.parse_args(words)
+    args = parser.read(words)
     args.after = after
     return _run(module, args, Session(out, connect, words if after is None else [*words, "--", *after]))
 
 
 def _run(module: Any, args: argparse.Namespace, session: Session) -> int:
-    if not asyncio.iscoroutinefunction(module.run):
+    if not inspect.iscoroutinefunction(module.run):
         return int(module.run(args, session) or 0)
-    return int(asyncio.run(_guarded(module, args, session)) or 0)
-
-
-async def _guarded(module: Any, args: argparse.Namespace, session: Session) -> Any:
-    try:
-        return await module.run(args, session)
-    finally:
-        await session.close()
+    return session.run(module.run(args, session))

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from incl_cli.output import Output
 
-_ESCAPES = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[PX^_][^\x1b]*(?:\x1b\\)?|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]?")
+_ESCAPES = re.compile(
+    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[PX^_][^\x1b]*(?:\x1b\\)?|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]?"
+)
 _COLOR = re.compile(r"^\x1b\[[0-9;:]*m$")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -133,7 +135,11 @@ class Cell:
     style: str = ""
 
 
-def table(out: Output, columns: Sequence[Column], rows: Sequence[Sequence[Cell | str]], indent: str = "") -> list[str]:
+Row = Sequence[Cell | str]
+"""The cells of one line."""
+
+
+def table(out: Output, columns: Sequence[Column], rows: Sequence[Row], indent: str = "") -> list[str]:
     """The lines of a table: aligned, cut to the terminal, with a dim heading. Columns empty everywhere are left out."""
     grid = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
     used = [i for i in range(len(columns)) if any(row[i].text for row in grid)] or list(range(len(columns)))

@@ -9,6 +9,7 @@ from incl_cli.arguments import common
 
 if TYPE_CHECKING:
     from incl_cli.running import Session
+    from incl_cli.text import Row
     from incl_shared.queries.tracker import ExperimentRow
 
 EXAMPLES = """  incl ls
@@ -19,7 +20,9 @@ EXAMPLES = """  incl ls
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("filter", nargs="?", default="", help="which ones: 'val_acc > 0.9 and status = finished'")
-    parser.add_argument("--sort", default="-created", metavar="KEY", help="order; - before it: greatest first (-created)")
+    parser.add_argument(
+        "--sort", default="-created", metavar="KEY", help="order; - before it: greatest first (-created)"
+    )
     parser.add_argument("-n", "--limit", type=int, default=25, metavar="N", help="at most so many (25)")
     parser.add_argument("--project", help="another project than the usual one")
     parser.add_argument("-q", "--quiet", action="store_true", help="ids only, one a line")
@@ -69,9 +72,7 @@ async def _rows(platform: Any, args: argparse.Namespace) -> tuple[list[Experimen
     cursor: str | None = None
     while True:
         page = await platform.ask(
-            ListExperiments(
-                filter=args.filter, sort=args.sort, limit=min(1000, args.limit - len(rows)), cursor=cursor
-            )
+            ListExperiments(filter=args.filter, sort=args.sort, limit=min(1000, args.limit - len(rows)), cursor=cursor)
         )
         rows.extend(page.rows)
         cursor = page.cursor
@@ -98,18 +99,20 @@ def _print(out: Any, rows: list[ExperimentRow]) -> None:
         Column("tags", flexible=True),
         Column("", flexible=True, least=0),
     ]
-    cells = []
+    cells: list[Row] = []
     for row in rows:
         took = (row.ended or now) - row.started if row.started else None
-        cells.append([
-            Cell(short(row.id), "bold"),
-            row.name,
-            state_cell(row.state.value, row.reason.value if row.reason else None),
-            duration(took) if took is not None else "",
-            *(number(row.metrics[name]) if name in row.metrics else "" for name in names),
-            Cell(age(row.created, now), "dim"),
-            Cell(",".join(row.tags), "dim"),
-            Cell(row.waiting if row.state.value == "queued" else "", "dim"),
-        ])
+        cells.append(
+            [
+                Cell(short(row.id), "bold"),
+                row.name,
+                state_cell(row.state.value, row.reason.value if row.reason else None),
+                duration(took) if took is not None else "",
+                *(number(row.metrics[name]) if name in row.metrics else "" for name in names),
+                Cell(age(row.created, now), "dim"),
+                Cell(",".join(row.tags), "dim"),
+                Cell(row.waiting if row.state.value == "queued" else "", "dim"),
+            ]
+        )
     for line in table(out, columns, cells):
         out.line(line)

@@ -10,6 +10,7 @@ from incl_cli.arguments import common
 if TYPE_CHECKING:
     from incl_cli.output import Output
     from incl_cli.running import Session
+    from incl_cli.text import Row
     from incl_shared.queries.provisioner import Cluster
 
 EXAMPLES = """  incl queue
@@ -48,7 +49,7 @@ def _print(out: Output, cluster: Cluster) -> None:
         Column("jobs", right=True),
         Column("runs", flexible=True),
     ]
-    rows = [
+    rows: list[Row] = [
         [
             Cell(node.node, "bold"),
             Cell("ready", "green") if node.alive else Cell(f"silent for {duration(node.seen_s)}", "red"),
@@ -65,7 +66,7 @@ def _print(out: Output, cluster: Cluster) -> None:
     for line in table(out, columns, rows) if rows else []:
         out.line(line)
     out.line(f"{'' if not rows else chr(10)}{plural(cluster.running, 'experiment')} running, {cluster.queued} queued")
-    waiting = [
+    waiting: list[Row] = [
         [
             Cell(short(item.experiment), "bold"),
             item.name,

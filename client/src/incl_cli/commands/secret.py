@@ -39,7 +39,8 @@ async def run(args: argparse.Namespace, session: Session) -> int:
 
     if args.action != "ls" and not _NAME.match(args.name):
         raise UsageProblem(
-            f"{args.name[:60]!r} is not a name of a secret", hint="letters, digits and _, as in HF_TOKEN; the value is asked for"
+            f"{args.name[:60]!r} is not a name of a secret",
+            hint="letters, digits and _, as in HF_TOKEN; the value is asked for",
         )
     value = _value(args.name, session) if args.action == "set" else ""
     platform = await session.platform(args.project)
@@ -75,7 +76,9 @@ def _value(name: str, session: Session) -> str:
         try:
             value = raw.decode()
         except UnicodeDecodeError:
-            raise UsageProblem(f"the value of {name} is not UTF-8 text", hint="encode it, with base64 for example") from None
+            raise UsageProblem(
+                f"the value of {name} is not UTF-8 text", hint="encode it, with base64 for example"
+            ) from None
         value = value.removesuffix("\n").removesuffix("\r")
     if not value:
         raise UsageProblem(f"the value of {name} is empty", hint=f"incl secret rm {name} forgets it")

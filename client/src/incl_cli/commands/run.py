@@ -1,0 +1,179 @@
+"""incl run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from incl_cli.arguments import UsageProblem, common
+from incl_cli.spec_options import add_spec_options
+
+if TYPE_CHECKING:
+    from incl_cli.running import Session
+    from incl_cli.submit import Preparation
+    from incl_shared.spec import ExperimentSpec
+
+TAKES_COMMAND = True
+EXAMPLES = """  incl run train.yaml
+  incl run train.yaml --env LR=0.1 --set resources.cpu=2
+  incl run -- python train.py --epochs 10
+  incl run --nodes 2 --env LR=0.1 --metric val_acc:max -- python train.py
+  id=$(incl run --detach train.yaml)
+
+Ctrl-C detaches: the experiment goes on (exit 130, as its outcome is not known yet).
+Exit code 3: the experiment failed or was stopped."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.usage = "incl run [FILE] [options] [-- COMMAND ...]"
+    parser.add_argument("file", nargs="?", metavar="FILE", help="an experiment file (docs/experiment-file.md)")
+    parser.add_argument("--workdir", metavar="DIR", help="the folder to pack (that of FILE, or this one)")
+    parser.add_argument("-d", "--detach", action="store_true", help="do not follow; print the id")
+    parser.add_argument("--dry-run", action="store_true", help="check and pack, but submit nothing")
+    parser.add_argument("--follow", action="store_true", help="with --json: a line for each thing that happens")
+    parser.add_argument("--id", metavar="ID", help="submit under this id: the same one twice is one experiment")
+    add_spec_options(parser)
+    common(parser)
+
+
+def run(args: argparse.Namespace, session: Session) -> int:
+    """Submit and follow. Not a coroutine: the threads begin before asyncio and the bus are imported."""
+    _check(args)
+    from incl_cli.submit import Preparation
+
+    preparation = Preparation()
+    try:
+        spec, workdir = read(args, Path.cwd())
+        preparation.use(workdir)
+        return session.run(_submit(args, session, spec, preparation))
+    finally:
+        preparation.close()
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.file is None and not args.after:
+        raise UsageProblem("there is nothing to run", hint="incl run train.yaml, or incl run -- python train.py")
+    if args.after is not None and not args.after:
+        raise UsageProblem("there is no command after --", hint="incl run -- python train.py")
+    if args.follow and args.detach:
+        raise UsageProblem("--follow and --detach exclude each other")
+    if args.image and args.no_image:
+        raise UsageProblem("--image and --no-image exclude each other")
+    if args.file is not None and not args.after and not args.file.endswith((".yaml", ".yml", ".json")):
+        path = Path(args.file)
+        if not path.exists() or path.suffix in (".py", ".sh") or path.stat().st_mode & 0o111:
+            program = f"python {args.file}" if path.suffix == ".py" else args.file
+            raise UsageProblem(
+                f"{args.file[:80]!r} is not an experiment file", hint=f"to run a command: incl run -- {program}"
+            )
+
+
+def read(args: argparse.Namespace, here: Path) -> tuple[ExperimentSpec, Path]:
+    """The spec of file and options, and the folder to pack.
+
+    Raises:
+        InvalidInput, NotFoundError: with file, line and what was meant.
+    """
+    from incl_cli.spec_options import absolute_data, overrides
+    from incl_shared.specfile import Override, SpecDocument, load_document, override, validate
+
+    base = (here / args.file).parent if args.file else here
+    document = load_document(here / args.file) if args.file else SpecDocument("incl run", {})
+    absolute_data(document, base)
+    changes = overrides(args, document, here)
+    if args.after:
+        changes.append(Override(("command",), args.after, "the command after --"))
+    if "project" not in document.values and args.project is None:
+        changes.append(Override(("project",), _usual_project(), "the context"))
+    spec = validate(override(document, changes))
+    if args.workdir is not None:
+        return spec, here / Path(args.workdir).expanduser()
+    return spec, base / spec.workdir if spec.workdir else base
+
+
+def _usual_project() -> str:
+    import os
+
+    from incl_cli.context import load_context
+    from incl_shared.errors import InclError
+
+    try:
+        return load_context().project
+    except InclError:
+        return os.environ.get("INCL_PROJECT", "default")
+
+
+async def _submit(args: argparse.Namespace, session: Session, spec: ExperimentSpec, preparation: Preparation) -> int:
+    import asyncio
+
+    from incl_cli.submit import Plan, prepare, send
+    from incl_shared.ids import new_id
+
+    plan = Plan(_identifier(args.id) or new_id(), spec, ("run", *session.words))
+    if args.dry_run:
+        return await _dry_run(session, plan, preparation)
+    connecting = asyncio.ensure_future(_checked(session, spec))
+    try:
+        await prepare(plan, preparation, session.out)
+        platform = await connecting
+    finally:
+        if not connecting.done():
+            connecting.cancel()
+        await asyncio.gather(connecting, return_exceptions=True)
+    await send(platform, plan, session.out)
+    return await end(args, session, platform, plan)
+
+
+async def _checked(session: Session, spec: ExperimentSpec) -> Any:
+    from incl_cli.submit import check
+
+    platform = await session.platform(spec.project)
+    await check(platform, spec)
+    return platform
+
+
+def _identifier(given: str | None) -> str | None:
+    from incl_shared.ids import is_id
+
+    if given is not None and not is_id(given):
+        raise UsageProblem(f"--id {given[:60]!r} is not an id", hint="26 letters and digits, as `incl run` prints them")
+    return given
+
+
+async def _dry_run(session: Session, plan: Any, preparation: Preparation) -> int:
+    from incl_cli.submit import prepare
+    from incl_shared.errors import UnavailableError
+
+    out = session.out
+    await prepare(plan, preparation, out)
+    checked = True
+    try:
+        await _checked(session, plan.spec)
+    except UnavailableError as error:
+        checked = False
+        out.note(f"warning: {error.message}: not checked whether it can run", "yellow")
+    spec = plan.spec.model_dump(mode="json", exclude_defaults=True)
+    if out.as_json:
+        out.json({"spec": spec, "code": plan.code, "checked": checked})
+        return 0
+    import yaml
+
+    out.line(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True).rstrip())
+    out.note("nothing was submitted (--dry-run)" + ("; it can run here" if checked else ""), "dim")
+    return 0
+
+
+async def end(args: argparse.Namespace, session: Session, platform: Any, plan: Any) -> int:
+    """After the submission: follow it, or print the id."""
+    out = session.out
+    if args.detach:
+        if args.json:
+            out.json({"id": plan.experiment, "name": plan.spec.name, "state": "submitted"})
+        else:
+            out.line(plan.experiment)
+        return 0
+    from incl_cli.follow import follow_to_end
+
+    return await follow_to_end(platform, plan.experiment, out, events=args.follow and args.json)

@@ -1,0 +1,127 @@
+"""The last words of a followed experiment, and their JSON form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from incl_cli.look import STATE_STYLES
+from incl_cli.output import Output, paint
+from incl_cli.text import Cell, Column, duration, number, plural, size, table
+
+if TYPE_CHECKING:
+    from incl_shared.queries.tracker import ExperimentView, MetricSummary
+
+_MOST_METRICS, _MOST_FILES = 12, 6
+KEPT = ("output", "checkpoint", "media")
+
+
+def as_json(view: ExperimentView) -> dict[str, Any]:
+    """The stable fields of an experiment that ended: see docs/cli.md."""
+    row = view.row
+    codes = [rank.exit_code for rank in view.attempts[-1].ranks if rank.exit_code] if view.attempts else []
+    return {
+        "id": row.id,
+        "name": row.name,
+        "project": row.project,
+        "state": row.state.value,
+        "reason": row.reason.value if row.reason else None,
+        "exit_code": codes[0] if codes else (0 if row.state.value == "finished" else None),
+        "message": view.message,
+        "hint": view.hint,
+        "attempts": row.attempts,
+        "duration_s": took(view),
+        "metrics": {metric.name: metric.last for metric in view.metrics},
+        "best": {metric.name: metric.best for metric in view.metrics if metric.best is not None},
+        "points": view.points,
+        "lines": view.lines,
+        "gaps": view.gaps,
+        "settled": view.settled,
+        "outputs": [
+            {"path": item.path, "kind": item.kind, "size": item.size, "sha256": item.sha256}
+            for item in view.artifacts
+            if item.kind in KEPT
+        ],
+    }
+
+
+def took(view: ExperimentView) -> float | None:
+    """Seconds from the start of the first process to the end, or none."""
+    row = view.row
+    return max(0.0, row.ended - row.started) if row.started is not None and row.ended is not None else None
+
+
+def print_summary(out: Output, view: ExperimentView) -> None:
+    """State, metrics, counts, outputs and the next commands; on stderr."""
+    from incl_shared.ids import short
+
+    state = view.row.state.value
+    ran = took(view)
+    head = paint(state, f"bold {STATE_STYLES.get(state, '')}".strip() if out.color_err else "")
+    stages = [f"{stage.name} {duration(stage.end - stage.start)}" for stage in view.stages if stage.end is not None]
+    words = [f"{head} {view.row.name}" + (f" in {duration(ran)}" if ran is not None else "")]
+    if stages:
+        words.append(paint(f"({', '.join(stages)})", "dim" if out.color_err else ""))
+    out.err.write("\n" + " ".join(words) + "\n")
+    if view.message and state != "finished":
+        out.note(f"  {view.message}", "red" if state == "failed" else "")
+    if view.hint and state != "finished":
+        out.note(f"  hint: {view.hint}", "cyan")
+    for line in metric_lines(_Err(out), list(view.metrics)[:_MOST_METRICS]):
+        out.note(line)
+    if len(view.metrics) > _MOST_METRICS:
+        out.note(f"  … and {len(view.metrics) - _MOST_METRICS} more metrics", "dim")
+    out.note(counts(view))
+    files = [item for item in view.artifacts if item.kind in KEPT]
+    for item in files[:_MOST_FILES]:
+        out.note(f"  {item.path}  {size(item.size)}")
+    if len(files) > _MOST_FILES:
+        out.note(f"  … and {len(files) - _MOST_FILES} more", "dim")
+    name = short(view.row.id)
+    following = [f"incl show {name}"]
+    following += [f"incl metrics {name}"] if view.metrics else []
+    following += [f"incl download {name}"] if files else []
+    following += [f"incl logs {name} --tail 50"] if state == "failed" else []
+    out.note(f"next: {' · '.join(following)}", "dim")
+
+
+def counts(view: ExperimentView) -> str:
+    """'412 points, 0 gaps, 38 lines, 3 outputs (1.2 MB)'."""
+    files = [item for item in view.artifacts if item.kind in KEPT]
+    stored = "" if view.settled or not view.attempts else " (still storing)"
+    kept = f", {plural(len(files), 'output')} ({size(sum(item.size for item in files))})" if files else ""
+    return f"{plural(view.points, 'point')}, {plural(view.gaps, 'gap')}, {plural(view.lines, 'line')}{kept}{stored}"
+
+
+def metric_lines(out: Output, metrics: list[MetricSummary]) -> list[str]:
+    """A table of metrics."""
+    rows = [
+        [
+            Cell(metric.name, "bold"),
+            number(metric.last),
+            number(metric.best) if metric.best is not None else "",
+            str(metric.best_step) if metric.best_step is not None else "",
+            metric.goal or "",
+            number(metric.minimum),
+            number(metric.maximum),
+            f"{metric.points:,}",
+        ]
+        for metric in metrics
+    ]
+    columns = [
+        Column("metric", flexible=True, least=12),
+        Column("last", right=True),
+        Column("best", right=True),
+        Column("at step", right=True),
+        Column("goal"),
+        Column("min", right=True),
+        Column("max", right=True),
+        Column("points", right=True),
+    ]
+    return table(out, columns, rows, indent="  ") if rows else []
+
+
+class _Err(Output):
+    """The same output, seen from stderr: its width and its colours."""
+
+    def __init__(self, out: Output) -> None:
+        super().__init__(out.err, out.err, color=out.color_err)
