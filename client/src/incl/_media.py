@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import struct
 from typing import Any, List, Optional, Sequence, Tuple
@@ -122,8 +123,7 @@ def table(data: Any, columns: Optional[Sequence[Any]]) -> str:
     if hasattr(data, "write_csv"):
         return str(data.write_csv())
     if isinstance(data, dict):
-        lists = [list(values) for values in data.values()]
-        return csv_text(list(data), list(zip(*lists)))  # noqa: B905 (strict= is younger than Python 3.9)
+        return csv_text(list(data), list(itertools.zip_longest(*data.values())))
     rows: List[Any] = list(data)
     if rows and all(isinstance(row, dict) for row in rows):
         names = list(columns) if columns is not None else list(dict.fromkeys(key for row in rows for key in row))
