@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
-from incl_local.place import SERVICE_NAMES, Place
+from incl_local.place import NODE, SERVICE_NAMES, Place
 
 
 class App(Protocol):
@@ -21,7 +22,7 @@ class App(Protocol):
 
 
 def preload() -> None:
-    """Import every service (1.5 s of the start), so that this can happen while the bus starts."""
+    """Import every service (most of the time of a start), so that this can happen while the bus starts."""
     for name in SERVICE_NAMES:
         importlib.import_module(f"incl_{name}.app")
 
@@ -35,8 +36,53 @@ def build(name: str, place: Place) -> App:
     return _BUILDERS[name](place)
 
 
+def _common(name: str, place: Place) -> dict[str, Any]:
+    return {"database_url": place.layout.database(name), "bus": place.bus(name)}
+
+
 def _provisioner(place: Place) -> App:
     from incl_provisioner.app import create_app
     from incl_provisioner.settings import ProvisionerSettings
 
     return create_app(ProvisionerSettings(**_common("provisioner", place)))
+
+
+def _tracker(place: Place) -> App:
+    from incl_tracker.app import create_app
+    from incl_tracker.settings import TrackerSettings
+
+    return create_app(TrackerSettings(**_common("tracker", place)))
+
+
+def _registry(place: Place) -> App:
+    from incl_registry.app import create_app
+    from incl_registry.settings import RegistrySettings
+
+    folder = place.layout.artifacts
+    return create_app(RegistrySettings(**_common("registry", place), data=folder, port=place.ports["registry"]))
+
+
+def _gateway(place: Place) -> App:
+    from incl_gateway.app import create_app
+    from incl_gateway.settings import GatewaySettings
+
+    return create_app(
+        GatewaySettings(**_common("gateway", place), keys_dir=place.layout.nats / "keys", port=place.ports["gateway"])
+    )
+
+
+def _agent(place: Place) -> App:
+    from incl_agent.app import create_app
+    from incl_agent.settings import AgentSettings
+
+    hidden = (place.layout.creds, place.layout.nats, place.layout.keys, place.layout.root / "db")
+    return create_app(AgentSettings(node=NODE, data_dir=place.layout.agent, bus=place.bus("agent"), hidden=hidden))
+
+
+_BUILDERS: dict[str, Callable[[Place], App]] = {
+    "provisioner": _provisioner,
+    "tracker": _tracker,
+    "registry": _registry,
+    "gateway": _gateway,
+    "agent": _agent,
+}

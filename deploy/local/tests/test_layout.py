@@ -1,0 +1,66 @@
+"""Where things lie, the lock, and the ports."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from incl_local.layout import PORT_NAMES, Layout, is_free
+from incl_shared.errors import ConflictError, InvalidInput
+
+
+def test_everything_is_for_its_owner_alone(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "a place")
+    layout.prepare()
+    assert [p for p in (layout.root, *layout.root.iterdir()) if p.stat().st_mode & 0o077] == []
+
+
+def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidInput) as caught:
+        Layout(tmp_path / "file" / "data").prepare()
+    assert str(tmp_path / "file") in caught.value.message + caught.value.cause
+    assert "--data" in caught.value.hint
+
+
+def test_only_one_platform_holds_a_folder(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    with layout.locked():
+        with pytest.raises(ConflictError), layout.locked():
+            pass
+    with layout.locked():
+        pass
+
+
+def test_ports_are_kept_and_differ(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    first = layout.ports({})
+    assert set(first) == set(PORT_NAMES)
+    assert len(set(first.values())) == len(PORT_NAMES)
+    assert layout.ports({}) == first
+
+
+def test_a_port_that_is_taken_is_left_unless_it_was_asked_for(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    kept = layout.ports({})["bus"]
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", kept))
+        other.listen()
+        assert not is_free(kept)
+        assert layout.ports({})["bus"] != kept
+        with pytest.raises(ConflictError) as caught:
+            layout.ports({"bus": kept})
+    assert str(kept) in caught.value.message
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(InvalidInput):
+            Layout(tmp_path / "data").prepare()
+    finally:
+        tmp_path.chmod(0o700)
