@@ -1,0 +1,233 @@
+"""The composition root: builds the agent, starts and stops it. Also `python -m incl_agent`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import os
+import uuid
+from pathlib import Path
+
+import psutil
+
+from incl_agent.blobs import BlobCache
+from incl_agent.control import ControlWatcher
+from incl_agent.environment import base_environment
+from incl_agent.gpus import Gpus
+from incl_agent.journal import Journal
+from incl_agent.manager import JobManager
+from incl_agent.node import Node
+from incl_agent.process import compile_shim
+from incl_agent.reporter import Reporter
+from incl_agent.runtimes import Runtime
+from incl_agent.runtimes.bubblewrap import BubblewrapRuntime
+from incl_agent.runtimes.containers import ContainerRuntime
+from incl_agent.runtimes.host import HostRuntime
+from incl_agent.sampling import Sampler
+from incl_agent.sdk import place_sdk
+from incl_agent.settings import AgentSettings, usable_cores
+from incl_agent.telemetry import ShippedTelemetry
+from incl_shared.auth.names import Role, inbox_prefix
+from incl_shared.bus.client import BusClient
+from incl_shared.clock import SystemClock
+from incl_shared.errors import ConflictError
+from incl_shared.machine import machine_hash
+from incl_shared.reports import NodeHello
+
+_log = logging.getLogger("incl.agent")
+_CONNECT_S = 30.0
+_CONTAINER_TOOLS = ("podman", "docker")
+
+
+class Agent:
+    """One agent. `start` returns once it follows its wanted state; `stop` leaves the jobs running."""
+
+    def __init__(self, settings: AgentSettings) -> None:
+        self.settings = settings
+        self._tasks: list[asyncio.Task[None]] = []
+        self._lock = -1
+        self._client: BusClient | None = None
+        self._journal: Journal | None = None
+        self._reporter: Reporter | None = None
+        self._control: ControlWatcher | None = None
+        self.gpus = Gpus()
+        self.sampler = Sampler(settings.sample_s, self.gpus)
+        self.manager: JobManager | None = None
+        self.node: Node | None = None
+
+    async def start(self) -> None:
+        """Connect, take up the jobs of an earlier agent, say hello, follow the wanted state.
+
+        Raises:
+            ConflictError: another agent uses the same data folder.
+            UnavailableError, DeniedError: the bus cannot be reached, or refuses the node's credential.
+        """
+        settings = self.settings
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = lock_folder(settings.data_dir)
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        settings = self.settings
+        bus = settings.bus
+        if bus.inbox_prefix == "_INBOX":
+            bus = bus.model_copy(update={"inbox_prefix": inbox_prefix(Role.NODE, settings.node)})
+        self._client = client = await BusClient.connect(bus, timeout=_CONNECT_S, patient=True)
+        self._journal = journal = Journal(settings.data_dir / "journal.db", settings.node)
+        await journal.open()
+        self._reporter = reporter = Reporter(client, journal, settings.node)
+        self.node = node = await self._make_node(client, reporter)
+        self.manager = manager = JobManager(node)
+        await manager.recover()
+        self._control = ControlWatcher(client, journal, settings.node, settings.poll_s, manager.apply)
+        manager.generation = lambda: self._control.generation if self._control is not None else 0
+        await self._hello()
+        self._run(reporter.send_all(), "reports")
+        self._run(self._control.run(), "control")
+        self._run(reporter.heartbeats(settings.heartbeat_s, manager.heartbeat), "heartbeats")
+        self._run(self.sampler.run(), "samples")
+        self._run(self._probe_containers(), "containers")
+
+    async def stop(self) -> None:
+        """Let go of everything. The jobs go on under their shims."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self.manager is not None:
+            await self.manager.stop()
+        if self._journal is not None:
+            await self._journal.close()
+        if self._client is not None:
+            await self._client.close()
+        self._client = self._journal = self.manager = None
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def health(self) -> dict[str, object]:
+        """For the platform's status: whether it is connected, how many jobs it holds, what failed how often."""
+        manager, client, control = self.manager, self._client, self._control
+        return {
+            "connected": client is not None and client.connected,
+            "jobs": 0 if manager is None else manager.running,
+            "generation": -1 if control is None else control.generation,
+            "failures": (0 if manager is None else manager.failures) + self.sampler.failures,
+            "runtimes": [] if self.node is None else sorted(self.node.runtimes),
+        }
+
+    async def _make_node(self, client: BusClient, reporter: Reporter) -> Node:
+        settings, clock = self.settings, SystemClock()
+        sandbox = BubblewrapRuntime()
+        sdk, shim, gpus, sandboxed = await asyncio.gather(
+            asyncio.to_thread(place_sdk, settings.data_dir),
+            asyncio.to_thread(compile_shim, settings.data_dir),
+            asyncio.to_thread(self.gpus.count),
+            sandbox.available(),
+        )
+        runtimes: dict[str, Runtime] = {"host": HostRuntime()}
+        if sandboxed:
+            runtimes[sandbox.name] = sandbox
+        creds = settings.bus.creds
+        return Node(
+            settings=settings,
+            client=client,
+            reporter=reporter,
+            cache=BlobCache(settings.cache_dir, settings.cache_bytes),
+            sampler=self.sampler,
+            runtimes=runtimes,
+            probed=asyncio.Event(),
+            telemetry=lambda life: ShippedTelemetry(life, clock),
+            machine=machine_hash(),
+            sdk=sdk,
+            shim=shim,
+            gpus=gpus,
+            base_environment=base_environment(os.environ, settings.pass_env),
+            hidden=tuple(dict.fromkeys((settings.data_dir, *settings.hidden, *([creds.parent] if creds else ())))),
+        )
+
+    async def _probe_containers(self) -> None:
+        """Whether podman or docker works here: asked beside everything else, as it may take seconds."""
+        node = self.node
+        if node is None:
+            return
+        wanted = self.settings.container_tool
+        try:
+            for tool in (wanted,) if wanted else _CONTAINER_TOOLS:
+                runtime = ContainerRuntime(tool, self.settings.data_dir)
+                if await runtime.available():
+                    node.runtimes[tool] = runtime
+        finally:
+            node.probed.set()
+        if len(node.runtimes) > 1:
+            await self._hello()
+
+    async def _hello(self) -> None:
+        node, settings, manager = self.node, self.settings, self.manager
+        if node is None or self._reporter is None or manager is None:
+            return
+        memory = settings.memory if settings.memory is not None else memory_limit()
+        hello = NodeHello(
+            cpu=settings.cpu if settings.cpu is not None else usable_cores(),
+            memory=memory,
+            gpus=node.gpus,
+            gpu_name=self.gpus.name,
+            address=settings.address,
+            runtimes=tuple(sorted(node.runtimes)),
+            machine=node.machine,
+            agent_version=importlib.metadata.version("incl-agent"),
+            jobs=manager.jobs,
+        )
+        await self._reporter.say(f"node:hello:{uuid.uuid4().hex}", hello)
+
+    def _run(self, work: object, name: str) -> None:
+        self._tasks.append(asyncio.create_task(work, name=f"agent {name}"))  # type: ignore[arg-type]
+
+
+def create_app(settings: AgentSettings | None = None) -> Agent:
+    """An agent that is not started yet; settings from the environment unless given."""
+    return Agent(settings or AgentSettings())
+
+
+def lock_folder(folder: Path) -> int:
+    """Hold a data folder for this process; the descriptor holds it until it is closed.
+
+    Raises:
+        ConflictError: another agent has it.
+    """
+    import fcntl
+
+    descriptor = os.open(folder / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise ConflictError(
+            f"another agent uses {folder}", cause=error.strerror or "", hint="see: incl status"
+        ) from error
+    return descriptor
+
+
+def memory_limit() -> int:
+    """Bytes that jobs may use here: the machine's, bounded by the cgroup's limit."""
+    limit = int(psutil.virtual_memory().total)
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            limit = min(limit, int(Path(name).read_text(encoding="ascii")))
+    return limit
+
+
+async def serve(settings: AgentSettings | None = None) -> None:
+    """Run an agent until the task is cancelled."""
+    agent = create_app(settings)
+    await agent.start()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await agent.stop()

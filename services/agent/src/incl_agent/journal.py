@@ -1,0 +1,190 @@
+"""The node's journal of reports: numbered from 1 without holes, said once each, across restarts of the agent.
+
+SQLite in one thread of its own. Reports that come together are committed together (one sync), and a report with a key
+that was journaled before is not journaled again: a job that is picked up after a crash simply says all of its life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from incl_shared.reports import AnyReport, Report
+
+T = TypeVar("T")
+_log = logging.getLogger("incl.agent")
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS reports (
+    seq INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, payload BLOB, sent INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS unsent ON reports (seq) WHERE sent = 0;
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A journaled report as it goes onto the bus."""
+
+    seq: int
+    message_id: str
+    payload: bytes
+
+
+class Journal:
+    """All methods are called in the event loop; the file is touched in the journal's thread only."""
+
+    def __init__(self, path: Path, node: str, now: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._node = node
+        self._now = now
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._pending: list[tuple[str, AnyReport, float, asyncio.Future[None]]] = []
+        self._committing: asyncio.Task[None] | None = None
+        self._connection: sqlite3.Connection | None = None
+        self.name = ""
+        self.fresh = asyncio.Event()
+        """Set when there is something to send."""
+
+    async def open(self) -> None:
+        """Open the file, or begin a new one with a new name."""
+        await self._run(self._open)
+        self.fresh.set()
+
+    async def close(self) -> None:
+        """Commit what is pending and close."""
+        while self._committing is not None and not self._committing.done():
+            await asyncio.wait([self._committing])
+        await self._run(self._close)
+        self._thread.shutdown()
+
+    def append(self, key: str, body: AnyReport) -> asyncio.Future[None]:
+        """Journal a report, in the order of the calls; the future is done once it is on disk.
+
+        Another report with the same key is ignored.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.add_done_callback(_note)
+        self._pending.append((key, body, self._now(), done))
+        if self._committing is None or self._committing.done():
+            self._committing = asyncio.create_task(self._commit_all())
+        return done
+
+    async def unsent(self, limit: int = 100) -> list[Entry]:
+        """The oldest reports that were not confirmed yet."""
+        return await self._run(lambda: self._unsent(limit))
+
+    async def confirm(self, seqs: list[int]) -> None:
+        """These are stored by the bus."""
+        await self._run(lambda: self._confirm(seqs))
+
+    async def forget(self, prefix: str) -> None:
+        """Drop the keys of a job whose folder is gone."""
+        await self._run(lambda: self._forget(prefix))
+
+    async def get(self, name: str) -> str | None:
+        """A value kept beside the reports (the last generation seen)."""
+        return await self._run(lambda: self._get(name))
+
+    async def put(self, name: str, value: str) -> None:
+        """Keep a value beside the reports."""
+        await self._run(lambda: self._put(name, value))
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def _commit_all(self) -> None:
+        while self._pending:
+            batch, self._pending = self._pending, []
+            try:
+                await self._run(partial(self._insert, [item[:3] for item in batch]))
+            except sqlite3.Error as error:
+                for *_, done in batch:
+                    if not done.done():
+                        done.set_exception(error)
+                continue
+            self.fresh.set()
+            for *_, done in batch:
+                if not done.done():
+                    done.set_result(None)
+
+    # in the journal's thread
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise sqlite3.ProgrammingError("the journal is closed")
+        return self._connection
+
+    def _open(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+        self._connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
+        name = self._get("journal")
+        if name is None:
+            name = uuid.uuid4().hex
+            self._put("journal", name)
+        self.name = name
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _insert(self, items: list[tuple[str, AnyReport, float]]) -> None:
+        with _Transaction(self._db):
+            seq = int(self._get("seq") or 0)
+            for key, body, moment in items:
+                if self._db.execute("SELECT 1 FROM reports WHERE key = ?", (key,)).fetchone():
+                    continue
+                seq += 1
+                report = Report(node=self._node, journal=self.name, seq=seq, time=moment, body=body)
+                self._db.execute(
+                    "INSERT INTO reports VALUES (?, ?, ?, 0)", (seq, key, report.model_dump_json().encode())
+                )
+            self._put("seq", str(seq))
+
+    def _unsent(self, limit: int) -> list[Entry]:
+        rows = self._db.execute("SELECT seq, payload FROM reports WHERE sent = 0 ORDER BY seq LIMIT ?", (limit,))
+        return [Entry(seq, f"{self._node}:{self.name}:{seq}", payload) for seq, payload in rows]
+
+    def _confirm(self, seqs: list[int]) -> None:
+        with _Transaction(self._db):
+            self._db.executemany("UPDATE reports SET sent = 1, payload = NULL WHERE seq = ?", [(seq,) for seq in seqs])
+            self._db.execute("DELETE FROM reports WHERE sent = 1 AND key LIKE 'node:%'")
+
+    def _forget(self, prefix: str) -> None:
+        self._db.execute("DELETE FROM reports WHERE sent = 1 AND substr(key, 1, ?) = ?", (len(prefix), prefix))
+
+    def _get(self, name: str) -> str | None:
+        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def _put(self, name: str, value: str) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+
+def _note(done: asyncio.Future[None]) -> None:
+    if not done.cancelled() and (error := done.exception()) is not None:
+        _log.error("a report could not be journaled: %s", error)
+
+
+class _Transaction:
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._connection.execute("COMMIT" if kind is None else "ROLLBACK")

@@ -1,0 +1,170 @@
+"""The jobs of this node: what is wanted against what is there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from incl_agent.jobfiles import JobFiles
+from incl_agent.life import JobLife
+from incl_agent.node import Node
+from incl_shared.control import JobWanted, NodeWanted, Wanted
+from incl_shared.errors import InclError
+from incl_shared.events.experiments import RankTimes
+from incl_shared.ids import parse_job_id
+from incl_shared.reports import JobEnded, NodeHeartbeat
+from incl_shared.states import EndReason
+
+_log = logging.getLogger("incl.agent")
+_FIRST_RETRY_S = 1.0
+_LAST_RETRY_S = 30.0
+_JOB = re.compile(r"^[0-9a-z]{26}-\d+-\d+$")
+
+
+@dataclass
+class _Held:
+    life: JobLife
+    task: asyncio.Task[None]
+    unwanted: asyncio.Task[None] | None = None
+
+
+class JobManager:
+    """Starts a task for each job, tells it of newer wishes, and clears away what is not wanted any more."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._held: dict[str, _Held] = {}
+        self.generation: Callable[[], int] = lambda: 0
+        self.failures = 0
+
+    @property
+    def jobs(self) -> tuple[str, ...]:
+        """Ids of the jobs that this node holds, ended ones included until they are cleared away."""
+        return tuple(sorted(self._held))
+
+    @property
+    def running(self) -> int:
+        """Jobs whose task is at work."""
+        return sum(1 for held in self._held.values() if not held.task.done())
+
+    def heartbeat(self) -> NodeHeartbeat:
+        """What the node says of itself every few seconds."""
+        self._node.reap()
+        return NodeHeartbeat(jobs=self.jobs, generation=max(0, self.generation()))
+
+    async def recover(self) -> None:
+        """Take up what an earlier agent of this folder had."""
+        found = await asyncio.to_thread(self._find)
+        for files, wanted in found:
+            self._hold(files, wanted)
+        if found:
+            _log.info("took up %d jobs", len(found))
+
+    def _find(self) -> list[tuple[JobFiles, JobWanted]]:
+        root, found = self._node.settings.jobs_dir, []
+        root.mkdir(parents=True, exist_ok=True)
+        for path in sorted(root.iterdir()):
+            files = JobFiles(path)
+            wanted = files.load_wanted() if _is_job(path.name) else None
+            if wanted is not None:
+                found.append((files, wanted))
+            elif _is_job(path.name):
+                files.remove()
+        return found
+
+    async def apply(self, wanted: NodeWanted) -> None:
+        """Bring the jobs to a newer wanted state. The list is complete."""
+        listed = {job.job for job in wanted.jobs}
+        for job in wanted.jobs:
+            held = self._held.get(job.job)
+            if held is not None:
+                held.life.want(job)
+            elif job.wanted is Wanted.STOP:
+                self._never_started(job)
+            else:
+                files = JobFiles(self._node.settings.jobs_dir / job.job)
+                files.create(job)
+                self._hold(files, job)
+        for name, held in self._held.items():
+            if name not in listed and held.unwanted is None:
+                held.unwanted = asyncio.create_task(self._clear(name, held))
+
+    async def stop(self) -> None:
+        """Let go of all jobs. Their shims go on; the next agent finds them."""
+        tasks = [task for held in self._held.values() for task in (held.task, held.unwanted) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _hold(self, files: JobFiles, wanted: JobWanted) -> None:
+        life = JobLife(self._node, files, wanted)
+        self._held[wanted.job] = _Held(life, asyncio.create_task(self._keep_alive(life), name=f"job {wanted.job}"))
+
+    async def _keep_alive(self, life: JobLife) -> None:
+        """Run a job's life; should it break on a fault of ours, take it up again, later each time."""
+        delay = _FIRST_RETRY_S
+        while True:
+            try:
+                await life.run()
+            except Exception:  # noqa: BLE001 - the edge of the loop
+                self.failures += 1
+                _log.exception("job %s: its task broke and is begun again", life.job)
+            else:
+                return
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _LAST_RETRY_S)
+            fresh = JobLife(self._node, life.files, life.wanted)
+            if life.stop_wanted:
+                fresh.stop()
+            held = self._held.get(life.job)
+            if held is not None:
+                held.life = fresh
+            life = fresh
+
+    def _never_started(self, job: JobWanted) -> None:
+        """A stop for a job that was never here: say so, as somebody waits for its end."""
+        self._node.reporter.say(
+            f"{job.job}:ended",
+            JobEnded(
+                experiment=job.experiment,
+                attempt=job.attempt,
+                rank=job.rank,
+                times=RankTimes(rank=job.rank),
+                reason=EndReason.STOPPED,
+                message="stopped before it started",
+            ),
+        )
+
+    async def _clear(self, name: str, held: _Held) -> None:
+        """Not wanted any more: end it, give its telemetry a moment, and remove its folder."""
+        held.life.stop()
+        over = asyncio.create_task(held.life.over.wait())
+        try:
+            await asyncio.wait({held.task, over}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({held.task}, timeout=self._node.settings.leave_s)
+        finally:
+            over.cancel()
+        if not held.task.done():
+            _log.warning("job %s is not wanted, and what it left cannot be stored: it is removed", name)
+            held.task.cancel()
+            await asyncio.gather(held.task, return_exceptions=True)
+        try:
+            await asyncio.to_thread(held.life.files.remove)
+            await self._node.reporter.forget(name)
+        except (OSError, InclError) as error:
+            self.failures += 1
+            _log.warning("job %s cannot be removed: %s", name, error)
+        self._held.pop(name, None)
+
+
+def _is_job(name: str) -> bool:
+    if _JOB.match(name) is None:
+        return False
+    try:
+        parse_job_id(name)
+    except ValueError:
+        return False
+    return True

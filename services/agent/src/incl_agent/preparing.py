@@ -1,0 +1,210 @@
+"""Everything before the command: code, checkpoint, data, image, secrets; and the launch that comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from incl_agent.blobs import JobStore
+from incl_agent.environment import Paths, build_environment, default_rendezvous, hostfile_text
+from incl_agent.runtimes import Launch, Plan, Prepared, RuntimeFailure
+from incl_agent.uploading import DIRECTORY_ENDING
+from incl_shared.archive.unpack import unpack
+from incl_shared.control import CheckpointRef
+from incl_shared.errors import DeniedError, InclError, IntegrityError, InvalidInput, NotFoundError
+from incl_shared.queries.gateway import ReadSecrets
+from incl_shared.states import EndReason
+
+if TYPE_CHECKING:
+    from incl_agent.life import JobLife
+    from incl_agent.node import Node
+
+T = TypeVar("T")
+_NEVER = (InvalidInput, NotFoundError, DeniedError, IntegrityError)
+_FIRST_RETRY_S = 0.2
+_LAST_RETRY_S = 10.0
+
+
+class Preparation:
+    """Prepares one job. All of it can be done again."""
+
+    def __init__(self, node: Node, life: JobLife) -> None:
+        self._node = node
+        self._life = life
+        self._files = life.files
+        self._spec = life.wanted.spec
+        self._store: JobStore = life.uploads.store
+
+    async def fetch(self) -> None:
+        """Code, checkpoint, data and image, side by side; then a free port.
+
+        Raises:
+            RuntimeFailure: the runtime or the machine cannot honour the job.
+            InclError: something cannot be fetched.
+        """
+        await asyncio.to_thread(self._link_data)
+        prepared, _, _ = await gather(self._image(), self._code(), self._checkpoint())
+        state = self._life.state
+        state.image, state.digest = prepared.image, prepared.digest
+        state.port = free_port(self._life.wanted.address)
+
+    async def launch(self) -> Launch:
+        """What the shim is to start. Secrets are asked for now, and go nowhere but into it."""
+        wanted, spec, state = self._life.wanted, self._spec, self._life.state
+        runtime = self._node.runtimes[state.runtime]
+        secrets = await self._retry(self._secrets) if spec.secrets else {}
+        meeting = wanted.rendezvous or default_rendezvous(wanted, state.port or free_port(wanted.address))
+        self._files.hostfile.write_text(hostfile_text(wanted, meeting), encoding="ascii")
+        env = build_environment(
+            wanted,
+            meeting,
+            self._paths(),
+            base=self._node.base_environment,
+            same_machine=bool(spec.submitter.machine) and spec.submitter.machine == self._node.machine,
+            node_has_gpus=self._node.gpus > 0,
+            secrets=secrets,
+        )
+        plan = Plan(
+            name=wanted.job,
+            argv=spec.command,
+            env=env,
+            cwd=self._files.work,
+            writable=(self._files.work, self._files.outputs, self._files.spool),
+            readable=(
+                self._files.data,
+                *(path for path in (self._files.checkpoint,) if path.is_dir()),
+                self._files.hostfile,
+                self._node.sdk,
+                *(Path(mount.source) for mount in spec.data),
+            ),
+            hidden=self._node.hidden,
+            private=frozenset(secrets),
+            image=spec.image,
+            cpu=spec.cpu,
+            memory=spec.memory,
+            gpus=spec.gpus,
+            grace_s=spec.grace_s,
+            max_duration_s=spec.max_duration_s,
+        )
+        return runtime.launch(plan, Prepared(state.image, state.digest))
+
+    def _paths(self) -> Paths:
+        files, checkpoint = self._files, None
+        if self._life.wanted.checkpoint is not None:
+            checkpoint = files.checkpoint / _checkpoint_name(self._life.wanted.checkpoint)
+        return Paths(files.work, files.outputs, files.data, files.spool, files.hostfile, self._node.sdk, checkpoint)
+
+    async def _secrets(self) -> dict[str, str]:
+        answer = await self._life.link.ask(ReadSecrets(names=self._spec.secrets))
+        missing = [name for name in self._spec.secrets if name not in answer.values]
+        if missing:
+            raise NotFoundError(
+                f"there is no secret {missing[0]} in the project {self._life.wanted.project}",
+                hint=f"store it: incl secret set {missing[0]}",
+            )
+        return {name: answer.values[name] for name in self._spec.secrets}
+
+    async def _image(self) -> Prepared:
+        self._life.state.runtime = await self._node.runtime_for(self._spec)
+        return await self._node.runtimes[self._life.state.runtime].prepare(self._spec.image)
+
+    async def _code(self) -> None:
+        """The working directory, unpacked anew from the node's cache."""
+        code, work = self._spec.code, self._files.work
+        if code is None:
+            work.mkdir(exist_ok=True)
+            return
+        for last in (False, True):
+            archive = await self._blob(code.sha256)
+            await asyncio.to_thread(_clear, work)
+            try:
+                await asyncio.to_thread(unpack, archive, work, sha256=code.sha256)
+                return
+            except IntegrityError:
+                self._node.cache.forget(code.sha256)
+                if last:
+                    raise
+
+    async def _checkpoint(self) -> None:
+        wanted = self._life.wanted.checkpoint
+        if wanted is None:
+            return
+        blob = await self._blob(wanted.sha256)
+        target = self._files.checkpoint / _checkpoint_name(wanted)
+        await asyncio.to_thread(_clear, self._files.checkpoint)
+        target.parent.mkdir(parents=True)
+        if wanted.path.endswith(DIRECTORY_ENDING):
+            await asyncio.to_thread(unpack, blob, target, sha256=wanted.sha256)
+        else:
+            await asyncio.to_thread(shutil.copyfile, blob, target)
+
+    async def _blob(self, sha256: str) -> Path:
+        return await self._node.cache.get(sha256, lambda path: self._retry(lambda: self._store.download(sha256, path)))
+
+    async def _retry(self, work: Callable[[], Awaitable[T]]) -> T:
+        deadline, delay = time.monotonic() + self._node.settings.retry_limit_s, _FIRST_RETRY_S
+        while True:
+            try:
+                return await work()
+            except _NEVER:
+                raise
+            except InclError:
+                if time.monotonic() + delay > deadline:
+                    raise
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _LAST_RETRY_S)
+
+    def _link_data(self) -> None:
+        """Each data folder as a link below INCL_DATA_DIR."""
+        for mount in self._spec.data:
+            source, target = Path(mount.source), self._files.data / mount.target
+            if not source.is_absolute() or not source.exists():
+                raise RuntimeFailure(
+                    EndReason.UNSUPPORTED,
+                    f"the data {mount.source} is not on the machine {self._node.settings.node}",
+                    "data.source is an absolute path on the machine that runs the job",
+                )
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            target.symlink_to(source)
+
+
+async def gather(*work: Coroutine[Any, Any, Any]) -> list[Any]:
+    """All results; the first error cancels the others, and is raised as it is."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def free_port(address: str) -> int:
+    """A TCP port that nobody listens on now. Whoever binds it next has it: ask late, use soon."""
+    for where in (address, "127.0.0.1"):
+        try:
+            with socket.socket(socket.AF_INET6 if ":" in where else socket.AF_INET) as probe:
+                probe.bind((where, 0))
+                return int(probe.getsockname()[1])
+        except OSError:
+            continue
+    raise InclError("there is no free port on this machine")
+
+
+def _checkpoint_name(wanted: CheckpointRef) -> str:
+    """The file's own name, without any way out of its folder."""
+    name = Path(wanted.path.removesuffix(DIRECTORY_ENDING)).name
+    return f"{wanted.step or 0}/{name or 'checkpoint'}"
+
+
+def _clear(folder: Path) -> None:
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)

@@ -1,0 +1,207 @@
+"""What a job leaves: checkpoints and media as they come, outputs at the end, all into the artifact store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from incl_agent.blobs import JobStore
+from incl_agent.outputs import Found, collect
+from incl_shared.archive.pack import pack
+from incl_shared.errors import DeniedError, InclError, InvalidInput
+from incl_shared.queries.registry import Entry
+from incl_shared.spec import CheckpointPolicy
+from incl_shared.telemetry.spool import SpooledFile, spooled_files
+
+if TYPE_CHECKING:
+    from incl_agent.life import JobLife
+    from incl_agent.node import Node
+
+_log = logging.getLogger("incl.agent")
+_FIRST_RETRY_S = 0.5
+_LAST_RETRY_S = 15.0
+_AT_ONCE = 4
+_MAX_CHECKPOINT = 1 << 43
+DIRECTORY_ENDING = ".incl-dir.tar.zst"
+"""A checkpoint that is a directory is stored as one archive under its name with this ending."""
+
+
+class Uploads:
+    """The uploads of one job. What was committed is noted in the job's folder, so that a restart does not repeat it."""
+
+    def __init__(self, node: Node, life: JobLife) -> None:
+        self._life = life
+        self._limit_s = node.settings.retry_limit_s
+        self._store = JobStore(life.link, life.wanted, min(60.0, self._limit_s))
+        self._queue: list[SpooledFile] = []
+        self._known: set[str] = set()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._done_file = life.files.root / "uploaded.txt"
+
+    @property
+    def store(self) -> JobStore:
+        """The job's door to the artifact store."""
+        return self._store
+
+    def start(self) -> None:
+        """Upload what waits and what will be offered, in the background."""
+        if self._task is None:
+            if self._done_file.exists():
+                self._known.update(self._done_file.read_text(encoding="utf-8").split())
+            self._task = asyncio.create_task(self._upload_offered())
+
+    def offer(self, file: SpooledFile) -> None:
+        """A record spoke of a file."""
+        key = f"{file.writer}:{file.sequence}"
+        if key not in self._known:
+            self._known.add(key)
+            self._queue.append(file)
+            self._wake.set()
+
+    async def stop(self) -> None:
+        """Leave the rest to the next agent."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self._store.close()
+
+    async def finish(self) -> list[str]:
+        """Everything that is left: what the spool still names, then the outputs.
+
+        Returns:
+            What was left out, each with its reason.
+
+        Raises:
+            InclError: it could not be stored, however often it was tried.
+        """
+        for file in await asyncio.to_thread(spooled_files, self._life.files.spool):
+            self.offer(file)
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await self._persist(self._drain)
+        files, spec = self._life.files, self._life.wanted.spec
+        collected = await asyncio.to_thread(collect, files.outputs, files.work, spec.outputs)
+        for skipped in collected.skipped:
+            _log.warning("job %s: output left out: %s", self._life.job, skipped)
+        if collected.files:
+            await self._persist(lambda: self._outputs(collected.files))
+        return collected.skipped
+
+    async def _upload_offered(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._persist(self._drain)
+            except InclError as error:
+                _log.warning("job %s: checkpoints or media wait: %s", self._life.job, error)
+
+    async def _persist(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Try until it works, the time is over, or it can never work."""
+        deadline, delay = time.monotonic() + self._limit_s, _FIRST_RETRY_S
+        while True:
+            try:
+                return await work()
+            except InclError as error:
+                hopeless = isinstance(error, InvalidInput | DeniedError)
+                if hopeless or time.monotonic() + delay > deadline:
+                    raise
+                _log.info("job %s: storing is tried again: %s", self._life.job, error)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _LAST_RETRY_S)
+
+    async def _drain(self) -> None:
+        while self._queue:
+            file = self._queue[0]
+            if not self._passed_over(file):
+                await self._spooled(file)
+            self._queue.remove(file)
+            with self._done_file.open("a", encoding="utf-8") as done:
+                done.write(f"{file.writer}:{file.sequence}\n")
+
+    def _passed_over(self, file: SpooledFile) -> bool:
+        """Checkpoints that the policy does not keep."""
+        policy = self._life.wanted.spec.keep_checkpoints
+        if file.record.get("k") != "c" or policy in (CheckpointPolicy.ALL, CheckpointPolicy.BEST):
+            return False
+        newer = any(other.record.get("k") == "c" and other.writer == file.writer for other in self._queue[1:])
+        return policy is CheckpointPolicy.NONE or newer
+
+    async def _spooled(self, file: SpooledFile) -> None:
+        record, path = file.record, file.path
+        if not path.exists():
+            return
+        name, packed = _spooled_name(record, path), None
+        if path.is_dir():
+            packed = self._life.files.root / f".{file.writer}-{file.sequence}.tar.zst"
+            await asyncio.to_thread(pack, path, packed, max_bytes=_MAX_CHECKPOINT, level=1)
+            name += DIRECTORY_ENDING
+        try:
+            blob = await self._store.upload(packed or path)
+        finally:
+            if packed is not None:
+                packed.unlink(missing_ok=True)
+        kind = "checkpoint" if record.get("k") == "c" else "media"
+        step = record.get("s")
+        await self._store.commit(
+            [self._entry(kind, name, blob.sha256, blob.size, step=step if isinstance(step, int) else None)]
+        )
+        if kind == "media":
+            await asyncio.to_thread(_discard, path, self._life.files.spool)
+
+    async def _outputs(self, found: list[Found]) -> None:
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(file: Found) -> Entry:
+            async with gate:
+                blob = await self._store.upload(file.file)
+            return self._entry("output", file.path, blob.sha256, blob.size, mode=file.mode)
+
+        tasks = [asyncio.create_task(one(file)) for file in found]
+        try:
+            entries = [await task for task in tasks]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await self._store.commit(entries)
+
+    def _entry(
+        self, kind: str, path: str, sha256: str, size: int, *, step: int | None = None, mode: int = 0o644
+    ) -> Entry:
+        wanted = self._life.wanted
+        return Entry(
+            attempt=wanted.attempt,
+            rank=wanted.rank,
+            kind=kind,
+            path=path,
+            sha256=sha256,
+            size=size,
+            step=step,
+            mode=mode,
+        )
+
+
+def _spooled_name(record: dict[str, Any], path: Path) -> str:
+    """The path under which a checkpoint or a medium is listed."""
+    if record.get("k") == "c":
+        name = str(record.get("path") or path.name)
+    else:
+        name = f"{record.get('key', 'media')}/{record.get('s', 0)}/{record.get('name') or path.name}"
+    parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+    return "/".join(parts)[:2000] or path.name
+
+
+def _discard(path: Path, spool: Path) -> None:
+    """A medium that is stored is not needed in the spool; its own folder goes with it."""
+    if path.parent.parent == spool / "files":
+        shutil.rmtree(path.parent, ignore_errors=True)
