@@ -20,6 +20,8 @@ from incl_shared.ids import TOKEN_PATTERN
 READ_BYTES = 1 << 20
 """A line longer than this is no record."""
 ENDING = ".jsonl"
+DIRECTORY_ENDING = ".incl-dir.tar.zst"
+"""A checkpoint that is a directory is stored as one archive, under its name with this ending."""
 _HEAD = 128
 _TOKEN = re.compile(TOKEN_PATTERN)
 _INT64 = 2**63
@@ -203,6 +205,17 @@ class SpooledFile:
     sequence: int
     record: dict[str, Any]
     path: Path
+
+    @property
+    def listed_as(self) -> str:
+        """The path under which it is listed among the files of the experiment; never leads out of it."""
+        record = self.record
+        if record["k"] == "c":
+            name = str(record.get("path") or self.path.name)
+        else:
+            name = f"{record.get('key', 'media')}/{record.get('s', 0)}/{record.get('name') or self.path.name}"
+        parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+        return "/".join(parts)[:2000] or self.path.name
 
 
 def spooled_files(directory: Path) -> list[SpooledFile]:

@@ -1,0 +1,146 @@
+"""The directory of a run made by incl.init(): what it says of itself, and whether its process still lives."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from incl_shared.errors import ConflictError, InvalidInput, NotFoundError
+from incl_shared.ids import is_id
+from incl_shared.states import FINAL_STATES, ExperimentState
+
+UNSAID = "the process ended without a word (killed, or its machine went down)"
+
+
+@dataclass(frozen=True)
+class End:
+    """How a run ended."""
+
+    state: ExperimentState
+    message: str
+    ended: float
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """`<dir>/runs/<id>/`: meta.json, spool/, outputs/, end.json, and ship/ with what the shipper remembers."""
+
+    path: Path
+    meta: dict[str, Any]
+
+    @staticmethod
+    def open(path: Path) -> RunDirectory:
+        """Read what a run says of itself.
+
+        Raises:
+            NotFoundError: it is no run's directory.
+            InvalidInput: its meta.json is damaged.
+        """
+        try:
+            meta = json.loads((path / "meta.json").read_bytes())
+        except OSError as error:
+            raise NotFoundError(
+                f"{path} is not the directory of a run", cause=error.strerror or "", hint="incl sync .incl"
+            ) from error
+        except ValueError as error:
+            raise InvalidInput(f"{path / 'meta.json'} is damaged", cause=str(error)) from error
+        if not isinstance(meta, dict) or not is_id(str(meta.get("id"))) or not isinstance(meta.get("started"), float):
+            raise InvalidInput(f"{path / 'meta.json'} is damaged", cause="id and started are needed")
+        return RunDirectory(path, meta)
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return str(self.meta["id"])
+
+    @property
+    def spool(self) -> Path:
+        """Where the SDK writes."""
+        return self.path / "spool"
+
+    @property
+    def notes(self) -> Path:
+        """What the shipper remembers."""
+        return self.path / "ship"
+
+    @property
+    def shipped(self) -> bool:
+        """Whether all of it is on a platform."""
+        return (self.notes / "done.json").exists()
+
+    def alive(self) -> bool:
+        """Whether the process that made the run is there, and is not another one with its number."""
+        pid = self.meta.get("pid")
+        if type(pid) is not int or pid <= 0:
+            return False
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return self.meta.get("pid_started") in (None, _started(pid))
+
+    def end(self) -> End | None:
+        """How it ended; None: it runs still."""
+        try:
+            said = json.loads((self.path / "end.json").read_bytes())
+            state = ExperimentState(said["state"])
+            end = End(state if state in FINAL_STATES else ExperimentState.FAILED, str(said["message"]), said["ended"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None if self.alive() else End(ExperimentState.FAILED, UNSAID, self._last_sign())
+        return end
+
+    def _last_sign(self) -> float:
+        stamps = [entry.stat().st_mtime for entry in self.spool.glob("*.jsonl")]
+        return max([float(self.meta["started"]), *stamps])
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only shipper of this run.
+
+        Raises:
+            ConflictError: another one ships it.
+        """
+        self.notes.mkdir(exist_ok=True)
+        with (self.notes / "lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ConflictError(
+                    f"the run in {self.path} is being shipped already", hint=f"see {self.path / 'ship.log'}"
+                ) from error
+            yield
+
+
+def _started(pid: int) -> str | None:
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19].decode()
+    except (OSError, IndexError):
+        return None
+
+
+def find_runs(paths: Iterable[Path]) -> list[RunDirectory]:
+    """The runs that paths name: a run's directory, a directory of runs, or one that has `runs` or `.incl/runs` in it.
+
+    Raises:
+        NotFoundError: there is none at one of them.
+    """
+    found: dict[Path, RunDirectory] = {}
+    for path in paths:
+        if (path / "meta.json").exists():
+            runs = [path]
+        else:
+            parents = [path, path / "runs", path / ".incl" / "runs"]
+            runs = sorted(meta.parent for parent in parents for meta in parent.glob("*/meta.json"))
+        if not runs:
+            raise NotFoundError(f"there is no run in {path}", hint="incl sync DIRECTORY, such as .incl")
+        for run in runs:
+            found[run.resolve()] = RunDirectory.open(run.resolve())
+    return list(found.values())

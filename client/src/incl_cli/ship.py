@@ -1,0 +1,274 @@
+"""Ships a run made by incl.init(): beside the script (`python -m incl_cli.ship <run>`), or later (`incl sync`)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shlex
+import stat
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from incl_cli.context import Context, load_context
+from incl_cli.provenance import git_state
+from incl_cli.rundir import End, RunDirectory, find_runs
+from incl_cli.ship_link import ATTEMPT, RANK, BusLink, Link
+from incl_shared import subjects
+from incl_shared.archive.pack import pack
+from incl_shared.errors import ConflictError, DeniedError, InclError, InvalidInput, UnavailableError
+from incl_shared.events import Provenance, RunEnded, RunStarted
+from incl_shared.ids import job_id
+from incl_shared.queries.registry import Entry
+from incl_shared.telemetry import MetricSource, Shipper, SpooledFile, spooled_files
+from incl_shared.telemetry.spool import DIRECTORY_ENDING
+
+_log = logging.getLogger("incl.ship")
+
+_WATCH_S = 0.25
+_UPLOAD_EVERY_S = 2.0
+_FLUSH_S = 60.0
+_PATIENCE_S = 600.0
+"""How long after its run's end a shipper waits for a platform that is away; afterwards it is `incl sync`'s."""
+_MAX_DIRECTORY = 1 << 43
+
+Begin = Callable[[Context, RunStarted], Awaitable[Link]]
+
+
+def started(run: RunDirectory) -> RunStarted:
+    """The event that a run begins with."""
+    meta = run.meta
+    folder = Path(str(meta.get("directory", "")))
+    git = git_state(folder) if folder.is_dir() else None
+    provenance = Provenance(
+        command_line=shlex.join([str(word) for word in meta.get("command", [])])[:10_000],
+        python=str(meta.get("python", "")),
+        git_commit=git.commit if git else None,
+        git_branch=git.branch if git else None,
+        git_remote=git.remote if git else None,
+        git_dirty=git.dirty if git else False,
+    )
+    config = meta.get("config") or {}
+    return RunStarted(
+        experiment=run.id,
+        name=meta.get("name") or None,
+        config={name: value if isinstance(value, str) else json.dumps(value) for name, value in config.items()},
+        tags=tuple(str(tag) for tag in meta.get("tags", ()) if tag),
+        started=float(meta["started"]),
+        provenance=provenance,
+    )
+
+
+class RunShipper:
+    """One run to one platform. Everything may be repeated: after a crash it goes on where it was."""
+
+    def __init__(self, run: RunDirectory, link: Link, project: str) -> None:
+        self._run = run
+        self._link = link
+        run.notes.mkdir(exist_ok=True)
+        self._source = MetricSource(run.spool, run.notes / "metrics.json")
+        self.metrics = Shipper(
+            self._source,
+            link.publish_confirmed,
+            subject=subjects.metrics(project, run.id, ATTEMPT, RANK),
+            job=job_id(run.id, ATTEMPT, RANK),
+        )
+        self._uploaded_file = run.notes / "uploaded.txt"
+        self._uploaded = set(self._uploaded_file.read_text().split()) if self._uploaded_file.exists() else set()
+
+    async def ship(self, *, follow: bool) -> End | None:
+        """Ship until the run has ended (follow), or what there is by now.
+
+        Returns:
+            How the run ended; None: it goes on.
+        Raises:
+            InclError: it cannot be shipped; what is left stays on the disk.
+        """
+        self._source.resume(await self._link.watermarks())
+        shipping = asyncio.create_task(self.metrics.run())
+        try:
+            if follow:
+                await self._until_ended()
+        finally:
+            shipping.cancel()
+            with suppress(asyncio.CancelledError):
+                await shipping
+        end = self._run.end()
+        await self._flush(final=end is not None)
+        await self._upload_spooled()
+        if end is not None:
+            await self._upload_outputs()
+            await self._end(end)
+        return end
+
+    async def _until_ended(self) -> None:
+        next_upload = time.monotonic() + _UPLOAD_EVERY_S
+        while self._run.end() is None:
+            await asyncio.sleep(_WATCH_S)
+            if time.monotonic() >= next_upload:
+                with suppress(UnavailableError):
+                    await self._upload_spooled()
+                next_upload = time.monotonic() + _UPLOAD_EVERY_S
+
+    async def _flush(self, *, final: bool) -> None:
+        if not final:
+            while await self.metrics.step():
+                pass
+            return
+        if not await self.metrics.flush(_FLUSH_S):
+            raise UnavailableError(
+                "not all metrics could be sent",
+                cause=self.metrics.shipped.last_error,
+                hint=f"incl sync {self._run.path}",
+            )
+
+    async def _upload_spooled(self) -> None:
+        for file in await asyncio.to_thread(spooled_files, self._run.spool):
+            key = f"{file.writer}:{file.sequence}"
+            if key not in self._uploaded:
+                await self._upload_one(file)
+                self._uploaded.add(key)
+                with self._uploaded_file.open("a") as notes:
+                    notes.write(key + "\n")
+
+    async def _upload_one(self, file: SpooledFile) -> None:
+        path, name, packed = file.path, file.listed_as, None
+        if path.is_dir():
+            packed = self._run.notes / f".{file.writer}-{file.sequence}.tar.zst"
+            await asyncio.to_thread(pack, path, packed, max_bytes=_MAX_DIRECTORY, level=1)
+            path, name = packed, name + DIRECTORY_ENDING
+        try:
+            sha256, size = await self._link.upload(path)
+        except InvalidInput as error:
+            _log.warning("%s is left out: %s", name, error)
+            return
+        finally:
+            if packed is not None:
+                packed.unlink(missing_ok=True)
+        kind = "checkpoint" if file.record["k"] == "c" else "media"
+        step = file.record.get("s")
+        entry = Entry(
+            attempt=ATTEMPT, rank=RANK, kind=kind, path=name, sha256=sha256, size=size,
+            step=step if type(step) is int else None,
+        )  # fmt: skip
+        await self._link.commit([entry])
+
+    async def _upload_outputs(self) -> None:
+        root = self._run.path / "outputs"
+        entries = []
+        for path in sorted(root.rglob("*")):
+            if not path.is_file() or not path.resolve().is_relative_to(root.resolve()):
+                continue
+            try:
+                sha256, size = await self._link.upload(path)
+            except InvalidInput as error:
+                _log.warning("output %s is left out: %s", path, error)
+                continue
+            mode, listed = stat.S_IMODE(path.stat().st_mode), path.relative_to(root).as_posix()
+            entries.append(
+                Entry(attempt=ATTEMPT, rank=RANK, kind="output", path=listed, sha256=sha256, size=size, mode=mode)
+            )
+        if entries:
+            await self._link.commit(entries)
+
+    async def _end(self, end: End) -> None:
+        writers = self.metrics.counts()
+        event = RunEnded(
+            experiment=self._run.id, state=end.state, message=end.message[:2000], ended=end.ended, writers=writers
+        )
+        await self._link.end(event)
+        done = {"records": sum(writer.records for writer in writers), "shipped": time.time()}
+        (self._run.notes / "done.json").write_text(json.dumps(done))
+
+
+async def follow(run: RunDirectory, *, begin: Begin = BusLink.begin) -> None:
+    """Ship a run while it goes on, until it has ended and all of it is there. Waits for a platform that is away.
+
+    Raises:
+        InclError: nothing more can be done now; `incl sync` goes on later.
+    """
+    give_up, delay = float("inf"), 0.2
+    with run.held():
+        while not run.shipped:
+            try:
+                await _ship(run, begin=begin, follow=True)
+            except (UnavailableError, TimeoutError, OSError) as error:
+                if run.end() is not None:
+                    give_up = min(give_up, time.monotonic() + _PATIENCE_S)
+                if time.monotonic() > give_up or not run.path.exists():
+                    raise
+                _log.warning("the platform cannot be reached, waiting: %s", error)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 30.0)
+
+
+async def _ship(run: RunDirectory, *, begin: Begin, follow: bool) -> End | None:
+    context = load_context(project=run.meta.get("project"))
+    link = await begin(context, await asyncio.to_thread(started, run))
+    try:
+        return await RunShipper(run, link, context.project).ship(follow=follow)
+    finally:
+        await link.close()
+
+
+async def sync(
+    paths: Sequence[Path], *, begin: Begin = BusLink.begin, say: Callable[[str], None] = lambda _: None
+) -> list[RunDirectory]:
+    """`incl sync`: ship all runs in these paths that are not shipped yet. say: told a line for each.
+
+    Returns:
+        The runs that were shipped now.
+    Raises:
+        NotFoundError: there is no run in one of the paths.
+        InclError: what one of them could not be shipped for; the others are shipped all the same.
+    """
+    shipped: list[RunDirectory] = []
+    failed: InclError | None = None
+    for run in find_runs(paths):
+        if run.shipped:
+            say(f"{run.id}: shipped already")
+            continue
+        try:
+            with run.held():
+                end = await _ship(run, begin=begin, follow=False)
+        except ConflictError as error:
+            say(f"{run.id}: {error.message}")
+            continue
+        except InclError as error:
+            say(f"{run.id}: {error.message}")
+            failed = failed or error
+            if isinstance(error, UnavailableError | DeniedError):
+                break
+            continue
+        shipped.append(run)
+        say(f"{run.id}: {end.state.value}" if end else f"{run.id}: shipped so far; it runs still")
+    if failed is not None:
+        raise failed
+    return shipped
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command `python -m incl_cli.ship <run directory>`, started by incl.init()."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m incl_cli.ship RUN_DIRECTORY\n")
+        return 2
+    path = Path(arguments[0]).resolve()
+    os.chdir("/")
+    try:
+        asyncio.run(follow(RunDirectory.open(path)))
+    except InclError as error:
+        _log.error("%s%s", error.message, f" ({error.cause})" if error.cause else "")
+        return error.exit_code
+    except (OSError, TimeoutError) as error:
+        _log.error("%s", error)
+        return 7
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
