@@ -83,6 +83,7 @@ TRACKER_REQUESTS = Durable(REQUESTS, "tracker", ("incl.request.*.*.run.*", "incl
 TRACKER_EVENTS = Durable(EVENTS, "tracker", ("incl.event.*.experiment.*", "incl.event.*.artifact.*"))
 TRACKER_METRICS = Durable(METRICS, "tracker", ("incl.metrics.>",), ack_wait=60.0, max_ack_pending=4000, batch=200)
 TRACKER_LOGS = Durable(LOGS, "tracker", ("incl.logs.>",), ack_wait=60.0, max_ack_pending=4000, batch=200)
+REGISTRY_EVENTS = Durable(EVENTS, "registry", ("incl.event.*.experiment.*",))
 DURABLES = (
     PROVISIONER_REQUESTS,
     PROVISIONER_REPORTS,
@@ -91,6 +92,7 @@ DURABLES = (
     TRACKER_EVENTS,
     TRACKER_METRICS,
     TRACKER_LOGS,
+    REGISTRY_EVENTS,
 )
 
 
@@ -109,7 +111,9 @@ def streams(limits: Limits | None = None, replicas: int = 1) -> tuple[api.Stream
             name=EVENTS, subjects=["incl.event.>"], max_age=limits.events_age_s, max_bytes=limits.events_bytes,
             discard=api.DiscardPolicy.OLD, deny_delete=True, deny_purge=True,
         ),
-        base.evolve(name=REPORTS, subjects=["incl.report.*"], retention=queue, max_age=7 * DAY, max_bytes=_REPORTS_BYTES),
+        base.evolve(
+            name=REPORTS, subjects=["incl.report.*"], retention=queue, max_age=7 * DAY, max_bytes=_REPORTS_BYTES,
+        ),
         base.evolve(name=METRICS, subjects=["incl.metrics.>"], max_bytes=limits.metrics_bytes, **full),
         base.evolve(name=LOGS, subjects=["incl.logs.>"], max_bytes=limits.logs_bytes, **full),
         base.evolve(

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from incl_shared.ids import Id, Sha256
 from incl_shared.queries.base import Answer, Query
+from incl_shared.spec import CheckpointPolicy
 
 
 class Grant(Answer):
@@ -66,6 +67,9 @@ class CommitArtifacts(Query[Committed]):
 
     experiment: Id
     entries: tuple[Entry, ...] = Field(max_length=2000)
+    keep: CheckpointPolicy | None = Field(
+        None, description="latest: checkpoints older than the newest one of every rank leave the list."
+    )
 
 
 class ArtifactPage(Answer):
@@ -76,7 +80,7 @@ class ArtifactPage(Answer):
 
 
 class ListArtifacts(Query[ArtifactPage]):
-    """The files of an experiment, newest attempt first, then by path."""
+    """The files of an experiment, newest attempt first, then newest step, then by path."""
 
     service: ClassVar[str] = "registry"
     name: ClassVar[str] = "artifacts"

@@ -1,0 +1,96 @@
+"""The composition root of the registry: the artifact store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from incl_registry.blobs import BlobStore, FolderBlobs
+from incl_registry.grants import load_key
+from incl_registry.handlers import Handlers
+from incl_registry.http import BlobDoor, DoorLimits
+from incl_registry.server import HttpServer
+from incl_registry.settings import RegistrySettings
+from incl_registry.sweep import sweep
+from incl_shared.bus.runtime import Bus
+from incl_shared.bus.topology import REGISTRY_EVENTS
+from incl_shared.clock import Clock, SystemClock
+from incl_shared.db import Database, migrate
+
+_log = logging.getLogger("incl.registry")
+
+
+class RegistryApp:
+    """The running service. `start` once, `stop` once."""
+
+    def __init__(self, settings: RegistrySettings, clock: Clock) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.database = Database(settings.database_url, clock=clock)
+        self.bus = Bus(settings.bus, service="registry", database=self.database, clock=clock)
+        self.sweep_failures = 0
+        self._http: HttpServer | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where others reach the HTTP door."""
+        if self.settings.public_url is not None:
+            return self.settings.public_url.rstrip("/")
+        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
+        return f"http://{host}:{self._http.port if self._http is not None else self.settings.port}"
+
+    async def start(self) -> None:
+        """Open the folder and the database, listen, and join the bus.
+
+        Raises:
+            InclError: whatever is not there, with the next step.
+        """
+        blobs = await asyncio.to_thread(FolderBlobs, self.settings.data)
+        key = await asyncio.to_thread(load_key, self.settings.data / "grants.key")
+        await asyncio.to_thread(migrate, self.settings.database_url, "incl_registry")
+        try:
+            await self.database.start()
+            await self._serve(blobs, key)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _serve(self, blobs: BlobStore, key: bytes) -> None:
+        handlers = Handlers(
+            self.database, blobs, self.clock, key=key, ttl_s=self.settings.grant_ttl_s, url=lambda: self.url
+        )
+        limits = DoorLimits(self.settings.min_free, self.settings.max_blob, self.settings.idle_s)
+        door = BlobDoor(self.database, blobs, self.clock, key, limits)
+        self._http = HttpServer(door.application(), self.settings.host, self.settings.port)
+        await self._http.start()
+        handlers.register(self.bus)
+        self.bus.consume(REGISTRY_EVENTS, handlers.queued)
+        await self.bus.start()
+        self._sweeper = asyncio.create_task(self._sweep(blobs), name="registry-sweep")
+
+    async def stop(self) -> None:
+        """Leave the bus, let requests end, close."""
+        sweeper, self._sweeper = self._sweeper, None
+        if sweeper is not None:
+            sweeper.cancel()
+            await asyncio.gather(sweeper, return_exceptions=True)
+        await self.bus.stop()
+        if self._http is not None:
+            await self._http.stop()
+        await self.database.stop()
+
+    async def _sweep(self, blobs: BlobStore) -> None:
+        while True:
+            await asyncio.sleep(self.settings.sweep_every_s)
+            try:
+                done = await sweep(self.database, blobs, self.clock, grace_s=self.settings.sweep_grace_s, dry_run=False)
+                _log.info("swept %d blobs, %d bytes, %d partial uploads", done.blobs, done.bytes, done.partials)
+            except Exception:  # noqa: BLE001 - the edge of the loop
+                self.sweep_failures += 1
+                _log.exception("the sweep failed; it is tried again later")
+
+
+def create_app(settings: RegistrySettings, clock: Clock | None = None) -> RegistryApp:
+    """Build the service; nothing happens before `start`."""
+    return RegistryApp(settings, clock or SystemClock())

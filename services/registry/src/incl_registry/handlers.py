@@ -1,0 +1,195 @@
+"""Queries and events come in, the rules are asked, rows and events go out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from incl_registry import store
+from incl_registry.access import HIDDEN_KINDS, Claim, check, check_entries, job_of
+from incl_registry.blobs import BlobStore
+from incl_registry.grants import GrantScope, Verb, sign
+from incl_registry.retention import superseded
+from incl_shared.clock import Clock
+from incl_shared.db import Database, Transaction
+from incl_shared.errors import InvalidInput, NotFoundError
+from incl_shared.events import ArtifactStored, ExperimentQueued
+from incl_shared.queries.registry import (
+    ArtifactPage,
+    CommitArtifacts,
+    Committed,
+    DownloadGrant,
+    Entry,
+    Grant,
+    ListArtifacts,
+    UploadGrant,
+)
+from incl_shared.spec import CheckpointPolicy
+from incl_shared.subjects import Asker, parse_event
+
+if TYPE_CHECKING:
+    from incl_shared.bus.delivery import Delivery
+    from incl_shared.bus.runtime import Bus
+
+_log = logging.getLogger("incl.registry")
+_PAGE_BYTES = 180_000
+_ROW_BYTES = 240
+
+
+class Handlers:
+    """What the registry answers.
+
+    Args:
+        url: gives the address of the HTTP door, which is known once it listens.
+        key: signs the grants.
+        ttl_s: how long a grant is good.
+    """
+
+    def __init__(
+        self, database: Database, blobs: BlobStore, clock: Clock, *, key: bytes, ttl_s: float, url: Callable[[], str]
+    ) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._clock = clock
+        self._key = key
+        self._ttl = ttl_s
+        self._url = url
+
+    def register(self, bus: Bus) -> None:
+        """Serve every query."""
+        bus.serve(UploadGrant, self.upload_grant)
+        bus.serve(DownloadGrant, self.download_grant)
+        bus.serve(CommitArtifacts, self.commit)
+        bus.serve(ListArtifacts, self.files)
+
+    async def upload_grant(self, asker: Asker, query: UploadGrant) -> Grant:
+        """A door to put; the first one claims the experiment for the asker's project."""
+
+        def work(tx: Transaction) -> None:
+            self._allow(tx, asker, query.experiment)
+
+        await self._database.write(work)
+        return self._grant(asker, query.experiment, Verb.PUT)
+
+    async def download_grant(self, asker: Asker, query: DownloadGrant) -> Grant:
+        """A door to get."""
+        await self._check_read(asker, query.experiment)
+        return self._grant(asker, query.experiment, Verb.GET)
+
+    async def files(self, asker: Asker, query: ListArtifacts) -> ArtifactPage:
+        """A page of the experiment's files; fewer than asked for when their names are long."""
+        await self._check_read(asker, query.experiment)
+        rows = await self._database.read(
+            lambda connection: store.page(
+                connection,
+                query.experiment,
+                kind=query.kind,
+                attempt=query.attempt,
+                after=query.cursor,
+                limit=query.limit + 1,
+            )
+        )
+        if rows is None:
+            raise InvalidInput("the list has changed at this place", hint="read it again from its beginning")
+        fitting = min(_fitting(rows), query.limit)
+        cursor = rows[fitting - 1].id if fitting < len(rows) else None
+        return ArtifactPage(entries=tuple(row.entry for row in rows[:fitting]), cursor=cursor)
+
+    async def commit(self, asker: Asker, query: CommitArtifacts) -> Committed:
+        """List files. All of them, or none."""
+        check_entries(asker, query.entries)
+        wanted = {entry.sha256 for entry in query.entries}
+        missing = await asyncio.to_thread(lambda: sorted(sha for sha in wanted if self._blobs.size(sha) is None))
+        if missing:
+            raise _not_stored(missing[0])
+        return Committed(new=await self._database.write(lambda tx: self._commit(tx, asker, query)))
+
+    def queued(self, tx: Transaction, delivery: Delivery) -> None:
+        """An experiment was admitted: its code and provenance are its files, whoever uploaded them in its project."""
+        event = delivery.event()
+        if not isinstance(event, ExperimentQueued):
+            return
+        project = parse_event(delivery.subject)[0]
+        store.put_claim(tx.connection, event.experiment, Claim(project, event.user), self._clock.now())
+        claim = store.claim_of(tx.connection, event.experiment)
+        if claim is None or claim.project != project:
+            _log.warning("experiment %s is claimed by another project", event.experiment)
+            return
+        parts = _parts_of(event)
+        listed = store.listed_codes(tx.connection, event.experiment)
+        sizes = store.sizes_of(tx.connection, project, parts.keys())
+        fresh = [
+            Entry(kind=kind, path=path, sha256=sha256, size=sizes[sha256])
+            for sha256, (kind, path) in parts.items()
+            if sha256 in sizes and sha256 not in listed
+        ]
+        self._put(tx, event.experiment, project, tuple(fresh))
+
+    def _commit(self, tx: Transaction, asker: Asker, query: CommitArtifacts) -> int:
+        self._allow(tx, asker, query.experiment)
+        sizes = store.sizes_of(tx.connection, asker.project, {entry.sha256 for entry in query.entries})
+        for entry in query.entries:
+            if entry.sha256 not in sizes:
+                raise _not_stored(entry.sha256)
+            if sizes[entry.sha256] != entry.size:
+                raise InvalidInput(f"{entry.path[:200]!r} has {sizes[entry.sha256]} bytes, not {entry.size}")
+        new = self._put(tx, query.experiment, asker.project, query.entries)
+        if query.keep is CheckpointPolicy.LATEST:
+            old = superseded(store.checkpoints_of(tx.connection, query.experiment))
+            store.drop_entries(tx.connection, old)
+        return new
+
+    def _put(self, tx: Transaction, experiment: str, project: str, listed: tuple[Entry, ...]) -> int:
+        rows = {store.entry_key(entry): entry for entry in listed}
+        known = store.known_entries(tx.connection, experiment, rows.keys())
+        changed = {key: entry for key, entry in rows.items() if known.get(key) != entry.sha256}
+        store.put_entries(tx.connection, experiment, changed, known.keys(), self._clock.now())
+        told = {key: entry for key, entry in changed.items() if entry.kind not in HIDDEN_KINDS}
+        if told:
+            first = store.next_versions(tx.connection, experiment, len(told))
+            for version, (key, entry) in enumerate(told.items(), first):
+                event = ArtifactStored(experiment=experiment, **entry.model_dump(exclude={"mode"}))
+                tx.emit(event, project=project, version=version, cause=(key, entry.sha256))
+        return len(changed)
+
+    def _allow(self, tx: Transaction, asker: Asker, experiment: str) -> None:
+        check(asker, experiment, Verb.PUT, store.claim_of(tx.connection, experiment))
+        user = None if job_of(asker) is not None else asker.user
+        store.put_claim(tx.connection, experiment, Claim(asker.project, user), self._clock.now())
+
+    async def _check_read(self, asker: Asker, experiment: str) -> None:
+        claim = await self._database.read(lambda connection: store.claim_of(connection, experiment))
+        check(asker, experiment, Verb.GET, claim)
+
+    def _grant(self, asker: Asker, experiment: str, verb: Verb) -> Grant:
+        expires = self._clock.now() + self._ttl
+        scope = GrantScope(asker.project, experiment, verb, expires)
+        return Grant(url=self._url(), token=sign(self._key, scope), expires=expires)
+
+
+def _parts_of(event: ExperimentQueued) -> dict[str, tuple[str, str]]:
+    """sha256 -> (kind, path) of what the submission refers to."""
+    parts: dict[str, tuple[str, str]] = {}
+    if event.provenance.diff_sha256 is not None:
+        parts[event.provenance.diff_sha256] = ("provenance", "uncommitted.diff")
+    if event.provenance.packages_sha256 is not None:
+        parts[event.provenance.packages_sha256] = ("provenance", "packages.txt")
+    if event.code is not None:
+        parts[event.code.sha256] = ("code", "code.tar.zst")
+    return parts
+
+
+def _fitting(rows: list[store.Listed]) -> int:
+    """How many of the rows fit into one answer; at least one where there is one."""
+    size = 0
+    for count, row in enumerate(rows):
+        size += _ROW_BYTES + 6 * len(row.entry.path)
+        if size > _PAGE_BYTES and count:
+            return count
+    return len(rows)
+
+
+def _not_stored(sha256: str) -> NotFoundError:
+    return NotFoundError(f"blob {sha256[:12]} is not stored", hint="upload it, then list it again")

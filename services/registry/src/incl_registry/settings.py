@@ -1,0 +1,29 @@
+"""Settings of the registry, from INCL_REGISTRY_…"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from incl_shared.service_settings import ServiceSettings
+
+
+class RegistrySettings(ServiceSettings):
+    """Times in seconds, amounts in bytes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="INCL_REGISTRY_", env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
+
+    data: Path = Field(description="The folder of the blobs, and of the key that signs grants.")
+    host: str = "127.0.0.1"
+    port: int = Field(0, ge=0, le=65_535, description="Of the HTTP door; 0 takes a free one.")
+    public_url: str | None = Field(None, description="How others reach the HTTP door; its own address by default.")
+    grant_ttl_s: float = Field(3600.0, gt=0, description="How long a grant is good.")
+    min_free: int = Field(64 << 20, ge=0, description="Room that uploads leave on the disk.")
+    max_blob: int = Field(1 << 40, gt=0, description="The largest blob that is taken.")
+    idle_s: float = Field(30.0, gt=0, description="An upload that sends nothing for longer is cut; it can go on later.")
+    sweep_every_s: float = Field(3600.0, gt=0, description="How often blobs that nobody refers to are looked for.")
+    sweep_grace_s: float = Field(86_400.0, gt=0, description="How old such a blob must be to be deleted.")

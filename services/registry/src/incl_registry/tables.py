@@ -1,0 +1,64 @@
+"""The registry's tables. Times are seconds since the epoch, sizes are bytes."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from incl_shared.bus.tables import BigId, common_tables
+
+metadata = sa.MetaData()
+common_tables(metadata)
+
+claims = sa.Table(
+    "claims",
+    metadata,
+    sa.Column("experiment", sa.String(26), primary_key=True),
+    sa.Column("project", sa.String(63), nullable=False),
+    sa.Column("user", sa.String(63)),
+    sa.Column("version", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("created", sa.Float, nullable=False),
+)
+"""Whose an experiment is: the first grant says it. `version` counts the events of its artifacts."""
+
+blobs = sa.Table(
+    "blobs",
+    metadata,
+    sa.Column("project", sa.String(63), primary_key=True),
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("stored", sa.Float, nullable=False),
+    sa.Index("blobs_sha256", "sha256"),
+)
+"""Which project has shown that it has these bytes: to know a checksum is not enough to read what it stands for."""
+
+uses = sa.Table(
+    "uses",
+    metadata,
+    sa.Column("experiment", sa.String(26), primary_key=True),
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("used", sa.Float, nullable=False),
+    sa.Index("uses_sha256", "sha256", "used"),
+)
+"""Blobs that were put for an experiment, or found there already by its uploader, with the last time of that."""
+
+entries = sa.Table(
+    "entries",
+    metadata,
+    sa.Column("id", BigId, sa.Identity(), primary_key=True, autoincrement=True),
+    sa.Column("experiment", sa.String(26), nullable=False),
+    sa.Column("key", sa.String(64), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("rank", sa.Integer, nullable=False),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("step", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("mode", sa.Integer, nullable=False),
+    sa.Column("stored", sa.Float, nullable=False),
+    sa.UniqueConstraint("experiment", "key", name="entries_key"),
+    sa.Index("entries_order", "experiment", "kind", "attempt"),
+    sa.Index("entries_sha256", "sha256"),
+    sqlite_autoincrement=True,
+)
+"""The files of experiments. `key` is the checksum of (attempt, rank, kind, path, step); step is -1 for none."""
