@@ -13,7 +13,7 @@ from incl_cli.output import Output
 from incl_cli.platform import Blob, Progress, Wanted
 from incl_shared import subjects
 from incl_shared.bus.client import BusClient
-from incl_shared.errors import UnavailableError
+from incl_shared.errors import NotFoundError, UnavailableError
 from incl_shared.queries.base import AnswerT, Query
 from incl_shared.settings import BusSettings
 
@@ -97,10 +97,14 @@ def _put(client: ArtifactClient, blob: Blob, progress: Progress) -> bool:
     from incl_shared import artifacts
 
     new = not client.has(artifacts.Blob(blob.sha256, blob.size))
-    if new and isinstance(blob.source, Path):
-        client.put_file(blob.source, sha256=blob.sha256)
-    elif new and isinstance(blob.source, bytes):
+    if new and blob.source is None:
+        raise NotFoundError(
+            f"the bytes {blob.sha256[:12]} are not in the artifact store any more", hint="incl run packs them again"
+        )
+    if new and isinstance(blob.source, bytes):
         client.put_bytes(blob.source)
+    elif new and isinstance(blob.source, Path):
+        client.put_file(blob.source, sha256=blob.sha256)
     progress(blob.size)
     return new
 

@@ -17,11 +17,11 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Blob:
-    """Bytes that lie in a file, or in memory, with their checksum."""
+    """Bytes that lie in a file, or in memory, or (none) are stored already under another experiment; their checksum."""
 
     sha256: str
     size: int
-    source: Path | bytes
+    source: Path | bytes | None
 
 
 @dataclass(frozen=True)

@@ -34,14 +34,19 @@ def make_screen(out: Output) -> Screen:
 class PlainScreen:
     """Lines as they come, for pipes, files and CI."""
 
-    def __init__(self, out: Output) -> None:
+    def __init__(self, out: Output, *, timestamps: bool = False) -> None:
         self.out = out
+        self._timestamps = timestamps
         self._told: set[tuple[int, str, str]] = set()
         self._nodes = 1
         self._names: tuple[str, ...] = ()
         self._values: dict[str, Any] = {}
         self._last_values = time.monotonic()
         self._current: ExperimentView | None = None
+
+    def prepare(self, view: ExperimentView) -> None:
+        """Know the experiment, but tell nothing of it."""
+        self._nodes = view.row.nodes
 
     def view(self, view: ExperimentView) -> None:
         """Tell of stages that began or ended, and of why it waits."""
@@ -86,6 +91,9 @@ class PlainScreen:
             text = self.out.paint(f"[incl] {text}", "dim")
         if self._nodes > 1:
             text = f"{self.out.paint(f'[{line.rank}]', _RANK_STYLES[line.rank % len(_RANK_STYLES)])} {text}"
+        if self._timestamps:
+            clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(line.time))
+            text = f"{self.out.paint(f'{clock}.{int(line.time % 1 * 1000):03d}', 'dim')} {text}"
         return text
 
     def write(self, text: str) -> None:
@@ -127,8 +135,8 @@ def _as_float(value: object) -> float | None:
 class LiveScreen(PlainScreen):
     """A terminal: lines scroll, and below them stand the stage, its time and the newest metrics."""
 
-    def __init__(self, out: Output) -> None:
-        super().__init__(out)
+    def __init__(self, out: Output, *, timestamps: bool = False) -> None:
+        super().__init__(out, timestamps=timestamps)
         self._live: RichLive | None = None
         self._began = time.time()
 
@@ -202,6 +210,28 @@ class LiveScreen(PlainScreen):
             self._live.stop()
             self._live = None
         super().close()
+
+
+class LogScreen(PlainScreen):
+    """For `incl logs`: the lines and nothing else, as text or as one JSON object each."""
+
+    def __init__(self, out: Output, *, timestamps: bool = False, as_json: bool = False) -> None:
+        super().__init__(out, timestamps=timestamps)
+        self._as_json = as_json
+
+    def view(self, view: ExperimentView) -> None:
+        """Not shown."""
+
+    def lines(self, lines: Sequence[LogLine]) -> None:
+        """The lines."""
+        if not self._as_json:
+            super().lines(lines)
+            return
+        for line in lines:
+            self.out.json_line(line)
+
+    def values(self, values: dict[str, Any], points: int) -> None:
+        """Not shown."""
 
 
 class QuietScreen(PlainScreen):

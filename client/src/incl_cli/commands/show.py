@@ -1,0 +1,193 @@
+"""incl show."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from incl_cli.arguments import common
+
+if TYPE_CHECKING:
+    from incl_cli.output import Output
+    from incl_cli.running import Session
+    from incl_cli.text import Row
+    from incl_shared.queries.tracker import AttemptView, ExperimentView
+
+EXAMPLES = """  incl show @last
+  incl show 3f9k2x7q --json
+  incl show my-experiment --spec > again.yaml"""
+_FILES = 15
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("experiment", nargs="?", default="@last", help="id, the end of one, name, @last (default)")
+    parser.add_argument("--spec", action="store_true", help="the experiment file that makes it again, as YAML")
+    parser.add_argument("--project", help="another project than the usual one")
+    common(parser)
+
+
+async def run(args: argparse.Namespace, session: Session) -> int:
+    """Show."""
+    from incl_cli.look import find
+
+    platform = await session.platform(args.project)
+    view = await find(platform, args.experiment)
+    if args.spec:
+        _print_spec(session.out, view)
+    elif args.json:
+        session.out.json(view)
+    else:
+        _print(session.out, view)
+    return 0
+
+
+def _print_spec(out: Output, view: ExperimentView) -> None:
+    from incl_shared.errors import NotFoundError
+
+    if view.spec is None:
+        raise NotFoundError("this run was made outside the platform: it has no experiment file")
+    spec = view.spec.model_dump(mode="json", exclude_defaults=True)
+    if out.as_json:
+        out.json(spec)
+        return
+    import yaml
+
+    out.line(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True).rstrip())
+
+
+def _print(out: Output, view: ExperimentView) -> None:
+    from incl_cli.summary import counts, metric_lines
+    from incl_cli.waterfall import waterfall
+
+    _head(out, view)
+    if view.stages:
+        _section(out, "Stages", waterfall(out, view.stages))
+    if len(view.attempts) > 1 or any(attempt.message for attempt in view.attempts):
+        _section(out, "Attempts", [line for attempt in view.attempts for line in _attempt(out, attempt)])
+    _section(out, "Metrics", metric_lines(out, list(view.metrics)))
+    _section(out, "Config", _pairs(out, view.config))
+    if view.spec is not None:
+        _section(out, "Environment", _pairs(out, view.spec.env))
+    _section(out, "Files", _files(out, view))
+    out.line()
+    out.line(counts(view))
+
+
+def _head(out: Output, view: ExperimentView) -> None:
+    from incl_cli.look import state_cell
+    from incl_cli.text import age, moment
+
+    row = view.row
+    cell = state_cell(row.state.value, row.reason.value if row.reason else None)
+    out.line(f"{out.paint(row.name, 'bold')}  {out.paint(cell.text, cell.style)}")
+    if row.waiting and row.state.value == "queued":
+        out.line(f"  {out.paint(f'waits: {row.waiting}', 'yellow')}")
+    if view.message and row.state.value not in ("finished", "running"):
+        out.line(f"  {out.paint(view.message, 'red' if row.state.value == 'failed' else '')}")
+    if view.hint:
+        out.line(f"  {out.paint(f'hint: {view.hint}', 'cyan')}")
+    pairs = {
+        "id": row.id,
+        "project": f"{row.project}, by {row.user}",
+        "created": f"{moment(row.created)} ({age(row.created)})",
+        "command": _command(view),
+        "runs on": _needs(view),
+        "git": _git(view),
+        "python": view.provenance.python,
+        "code": _code(view),
+        "again of": view.provenance.rerun_of or "",
+        "tags": ", ".join(row.tags),
+        "notes": view.spec.notes if view.spec else "",
+    }
+    for line in _pairs(out, {name: text for name, text in pairs.items() if text}):
+        out.line(line)
+
+
+def _command(view: ExperimentView) -> str:
+    import shlex
+
+    if view.spec is None:
+        return view.provenance.command_line
+    words = view.spec.command
+    return words[2] if words[:2] == ["sh", "-c"] and len(words) == 3 else shlex.join(words)
+
+
+def _needs(view: ExperimentView) -> str:
+    from incl_cli.text import number, plural, size
+
+    if view.spec is None:
+        return "outside the platform"
+    spec, needs = view.spec, view.spec.resources
+    parts = [plural(spec.nodes, "node"), f"{number(needs.cpu)} cpu"]
+    parts += [size(needs.memory)] if needs.memory else []
+    parts += [plural(needs.gpu, "gpu")] if needs.gpu else []
+    parts += [spec.instance] if spec.instance else []
+    parts += [f"image {spec.image}"] if spec.image else []
+    nodes = sorted({place.node for attempt in view.attempts[-1:] for place in attempt.placements})
+    return ", ".join(parts) + (f"  on {', '.join(nodes[:4])}" if nodes else "")
+
+
+def _git(view: ExperimentView) -> str:
+    origin = view.provenance
+    if not origin.git_commit:
+        return ""
+    branch = f" on {origin.git_branch}" if origin.git_branch else ""
+    changed = " with changes that are not committed" if origin.git_dirty else ""
+    return f"{origin.git_commit[:12]}{branch}{changed}"
+
+
+def _code(view: ExperimentView) -> str:
+    from incl_cli.text import plural, size
+
+    return f"{plural(view.code.files, 'file')}, {size(view.code.size)}, {view.code.sha256[:12]}" if view.code else ""
+
+
+def _attempt(out: Output, attempt: AttemptView) -> list[str]:
+    from incl_cli.text import duration
+
+    reason = attempt.reason.value if attempt.reason else attempt.state.value
+    took = duration(attempt.ended - attempt.started) if attempt.ended and attempt.started else ""
+    style = "" if reason == "completed" else "yellow"
+    lines = [f"  #{attempt.attempt} {out.paint(reason, style)}  {took}  {attempt.message}".rstrip()]
+    for rank in attempt.ranks:
+        if rank.exit_code or rank.signal or (rank.message and rank.message != attempt.message):
+            how = f"signal {rank.signal}" if rank.signal else f"exit code {rank.exit_code}"
+            lines.append(f"     rank {rank.rank} on {rank.node}: {how}  {rank.message}".rstrip())
+    return lines
+
+
+def _pairs(out: Output, pairs: dict[str, str]) -> list[str]:
+    from incl_cli.text import Cell, Column, table
+
+    rows: list[Row] = [(Cell(name, "dim"), " ".join(text.split("\n"))) for name, text in pairs.items()]
+    return table(out, [Column(""), Column("", flexible=True, least=20)], rows, indent="  ") if rows else []
+
+
+def _files(out: Output, view: ExperimentView) -> list[str]:
+    from incl_cli.summary import KEPT
+    from incl_cli.text import Cell, Column, size, table
+
+    kept = [item for item in view.artifacts if item.kind in KEPT]
+    many = len({(item.attempt, item.rank) for item in kept}) > 1
+    rows: list[Row] = [
+        (
+            item.path,
+            Cell(size(item.size), "dim"),
+            Cell(item.kind, "dim"),
+            Cell(f"attempt {item.attempt}, rank {item.rank}" if many else "", "dim"),
+            Cell(f"step {item.step}" if item.step is not None else "", "dim"),
+        )
+        for item in kept[:_FILES]
+    ]
+    columns = [Column("", flexible=True, least=20), Column("", right=True), Column(""), Column(""), Column("")]
+    lines = table(out, columns, rows, indent="  ") if rows else []
+    return lines + ([f"  … and {len(kept) - _FILES} more"] if len(kept) > _FILES else [])
+
+
+def _section(out: Output, title: str, lines: list[str]) -> None:
+    if lines:
+        out.line()
+        out.line(out.paint(title, "bold"))
+        for line in lines:
+            out.line(line)
