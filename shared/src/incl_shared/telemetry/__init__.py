@@ -13,7 +13,7 @@ What the agent needs:
     spooled_files(spool_dir)                           # files that wait for an upload, after a restart
 """
 
-from incl_shared.telemetry.batcher import decode_logs, decode_metrics, trim, unpack
+from incl_shared.telemetry.batcher import decode_logs, decode_metrics, unpack
 from incl_shared.telemetry.shipper import Shipped, Shipper
 from incl_shared.telemetry.sources import Journal, LogSource, MetricSource, Outgoing, Source
 from incl_shared.telemetry.spool import SpooledFile, SpoolReader, spooled_file, spooled_files
@@ -37,6 +37,5 @@ __all__ = [
     "decode_metrics",
     "spooled_file",
     "spooled_files",
-    "trim",
     "unpack",
 ]

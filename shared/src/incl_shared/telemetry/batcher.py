@@ -1,4 +1,4 @@
-"""From spool lines to the columns of a MetricBatch, and a batch cut where a part of it is stored already."""
+"""From spool lines to the columns of a MetricBatch."""
 
 from __future__ import annotations
 
@@ -139,26 +139,3 @@ def decode_logs(payload: bytes) -> LogBatch:
         msgspec.DecodeError: it is none.
     """
     return _logs.decode(payload)
-
-
-def trim(batch: MetricBatch, stored: int) -> MetricBatch | None:
-    """What of a batch comes after record `stored`; None when nothing does."""
-    skip = stored + 1 - batch.first
-    if skip <= 0:
-        return batch
-    if skip >= batch.count:
-        return None
-    columns = [column for column in (_cut(column, skip) for column in batch.columns) if column.steps]
-    extras = [extra for extra in batch.extras if extra.sequence > stored]
-    return MetricBatch(batch.version, batch.writer, stored + 1, batch.count - skip, columns, extras)
-
-
-def _cut(column: Column, skip: int) -> Column:
-    if not column.offsets:
-        at = skip * 8
-        return Column(column.name, column.steps[at:], column.times[at:], column.values[at:])
-    offsets = [offset - skip for offset in unpack("I", column.offsets)]
-    at = sum(1 for offset in offsets if offset < 0)
-    rest = pack("I", offsets[at:])
-    at *= 8
-    return Column(column.name, column.steps[at:], column.times[at:], column.values[at:], rest)

@@ -129,7 +129,7 @@ class Scalars(msgspec.Struct, tag_field="k", tag="m"):
     """An 'm' record."""
 
     t: float
-    s: Annotated[int, msgspec.Meta(ge=-_INT64, lt=_INT64)]
+    s: Annotated[int, msgspec.Meta(ge=-_INT64, le=_INT64 - 1)]
     v: dict[str, float]
 
 

@@ -1,0 +1,184 @@
+"""The reader sees every line of every writer once, in order, whatever is in the files and however it gets there."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from incl_shared.telemetry.spool import (
+    READ_BYTES,
+    Piece,
+    Position,
+    SpoolReader,
+    after,
+    as_extra,
+    drops,
+    scalars,
+    spooled_files,
+)
+
+line_bytes = st.binary(max_size=40).filter(lambda data: b"\n" not in data)
+
+
+def read_all(reader: SpoolReader, writer: str, position: Position, **limits: int) -> tuple[list[Piece], Position]:
+    pieces = []
+    while (piece := reader.read(writer, position, **limits)) is not None:
+        pieces.append(piece)
+        position = after(position, piece)
+    return pieces, position
+
+
+@given(
+    lines=st.lists(line_bytes, max_size=30),
+    cuts=st.lists(st.integers(0, 1200), max_size=20),
+    limit=st.integers(1, 7),
+    restart=st.booleans(),
+)
+@settings(max_examples=150, deadline=None)
+def test_lines_come_once_in_order_however_they_are_written_and_read(
+    lines: list[bytes], cuts: list[int], limit: int, restart: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        data = b"".join(line + b"\n" for line in lines)
+        places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+        reader, position, seen = SpoolReader(Path(folder)), Position(), []
+        with (Path(folder) / "w.jsonl").open("ab", buffering=0) as file:
+            for start, end in zip(places, [*places[1:], len(data)], strict=True):
+                file.write(data[start:end])
+                pieces, position = read_all(reader, "w", position, max_records=limit)
+                seen += [(piece.first + i, line) for piece in pieces for i, line in enumerate(piece.lines)]
+                if restart:
+                    reader = SpoolReader(Path(folder))
+        assert seen == list(enumerate(lines, 1))
+        assert position.sequence == len(lines)
+        for sequence in range(len(lines) + 1):
+            at = reader.seek("w", sequence)
+            assert (at.sequence, at.offset) == (sequence, sum(len(line) + 1 for line in lines[:sequence]))
+
+
+def test_a_last_line_without_newline_waits(tmp_path: Path) -> None:
+    file = tmp_path / "w.jsonl"
+    file.write_bytes(b'{"k":"m"')
+    reader = SpoolReader(tmp_path)
+    assert reader.read("w", Position()) is None
+    assert reader.tail("w", Position()) == 8
+    file.write_bytes(b'{"k":"m"}\nrest')
+    piece = reader.read("w", Position())
+    assert piece is not None
+    assert (piece.lines, piece.offset) == ([b'{"k":"m"}'], 10)
+
+
+def test_only_names_that_can_be_writers_are_writers(tmp_path: Path) -> None:
+    for name in ("good-1.jsonl", "bad.name.jsonl", ".hidden.jsonl", "x.txt", "a b.jsonl"):
+        (tmp_path / name).write_bytes(b"\n")
+    assert SpoolReader(tmp_path).writers() == ["good-1"]
+    assert SpoolReader(tmp_path / "missing").writers() == []
+
+
+def test_an_overlong_line_is_one_record_and_costs_no_memory(tmp_path: Path) -> None:
+    with (tmp_path / "w.jsonl").open("wb") as file:
+        file.write(b"a\n" + b"x" * (3 * READ_BYTES + 5) + b"\nb\n")
+    pieces, position = read_all(SpoolReader(tmp_path), "w", Position())
+    assert [line for piece in pieces for line in piece.lines] == [b"a", b"", b"b"]
+    assert position.sequence == 3
+
+
+def test_an_emptied_file_is_read_from_its_beginning_and_numbers_go_on(tmp_path: Path) -> None:
+    file = tmp_path / "w.jsonl"
+    file.write_bytes(b'{"k":"m","t":1}\n{"k":"m","t":2}\n')
+    reader = SpoolReader(tmp_path)
+    _, position = read_all(reader, "w", Position())
+    file.write_bytes(b"new\n")
+    pieces, position = read_all(reader, "w", position)
+    assert [(piece.first, piece.lines) for piece in pieces] == [(3, [b"new"])]
+    assert position.sequence == 3
+
+
+def test_a_file_cut_in_the_middle_is_not_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "w.jsonl"
+    file.write_bytes(b"one\ntwo\nthree\n")
+    reader = SpoolReader(tmp_path)
+    _, position = read_all(reader, "w", Position())
+    with file.open("r+b") as open_file:
+        open_file.truncate(8)
+    assert reader.read("w", position) is None
+    with file.open("ab") as open_file:
+        open_file.write(b"four\n")
+    pieces, _ = read_all(reader, "w", position)
+    assert [line for piece in pieces for line in piece.lines] == [b"four"]
+
+
+def test_bare_words_are_numbers() -> None:
+    found = scalars(b'{"k":"m","t":1.5,"s":-3,"v":{"a":NaN,"b":-Infinity,"c":Infinity,"d":7,"e":true}}')
+    assert found is not None
+    assert found.s == -3
+    assert math.isnan(found.v["a"])
+    assert (found.v["b"], found.v["c"], found.v["d"], found.v["e"]) == (-math.inf, math.inf, 7.0, 1.0)
+
+
+def test_what_is_no_record_is_none() -> None:
+    big = str(2**70)
+    for line in (b"", b"\x00\xff", b"[1]", b"null", b'{"k":1}', b'{"t":1}', b"[" * 100_000, b'"m"'):
+        assert scalars(line) is None
+        assert as_extra(line) is None
+        assert drops(line) == 0
+    for broken in (
+        b'{"k":"m"}',
+        b'{"k":"m","t":1,"s":1.5,"v":{}}',
+        b'{"k":"m","t":1,"s":1,"v":[]}',
+        b'{"k":"m","t":"x","s":1,"v":{}}',
+        f'{{"k":"m","t":1,"s":{big},"v":{{"a":1}}}}'.encode(),
+    ):
+        assert scalars(broken) is None
+        assert as_extra(broken) is None
+
+
+def test_a_record_glued_to_a_torn_one_is_found() -> None:
+    whole = b'{"k":"m","t":2.0,"s":2,"v":{"loss":0.5}}'
+    found = scalars(b'{"k":"m","t":1.0,"s":1,"v":{"lo' + whole)
+    assert found is not None
+    assert (found.s, found.v) == (2, {"loss": 0.5})
+    assert as_extra(b'{"k":"a","title":"x' + b'{"k":"d","t":1.0,"n":3}') == b'{"k":"d","t":1.0,"n":3}'
+
+
+def test_lone_surrogates_become_text_that_can_travel() -> None:
+    found = scalars(b'{"k":"m","t":1,"s":1,"v":{"a\\ud800":1}}')
+    assert found is not None
+    assert list(found.v) == ["a?"]
+
+
+def test_dropped_records_are_counted_by_the_position(tmp_path: Path) -> None:
+    (tmp_path / "w.jsonl").write_bytes(b'{"k":"d","t":1,"n":4}\nx\n{"k":"d","t":1,"n":-4}\n{"k":"d","t":1,"n":2}\n')
+    _, position = read_all(SpoolReader(tmp_path), "w", Position(), max_records=2)
+    assert (position.sequence, position.dropped) == (4, 6)
+
+
+def test_spooled_files_are_those_inside_that_are_still_there(tmp_path: Path) -> None:
+    spool = tmp_path / "spool dir"
+    inside = spool / "files" / "1-a" / "m.pt"
+    inside.parent.mkdir(parents=True)
+    inside.write_bytes(b"x")
+    outside = tmp_path / "secret"
+    outside.write_bytes(b"x")
+    link = spool / "files" / "link"
+    link.symlink_to(outside)
+    records = [
+        {"k": "c", "t": 1.0, "s": 5, "path": "5/m.pt", "file": str(inside), "metrics": {}},
+        {"k": "f", "t": 1.0, "s": 6, "kind": "text", "key": "../../k", "file": str(inside), "name": "m.txt"},
+        {"k": "c", "t": 1.0, "s": 5, "path": "x", "file": str(outside)},
+        {"k": "c", "t": 1.0, "s": 5, "path": "x", "file": str(link)},
+        {"k": "c", "t": 1.0, "s": 5, "path": "x", "file": str(inside) + "gone"},
+        {"k": "c", "t": 1.0, "s": 5, "path": "x", "file": 7},
+    ]
+    lines = [json.dumps(record, separators=(",", ":")) for record in records]
+    (spool / "w.jsonl").write_text("\n".join([*lines, "garbage", ""]))
+    found = spooled_files(spool)
+    assert [(file.sequence, file.path, file.listed_as) for file in found] == [
+        (1, inside, "5/m.pt"),
+        (2, inside, "k/6/m.txt"),
+    ]
