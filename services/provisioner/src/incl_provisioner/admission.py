@@ -14,8 +14,9 @@ from incl_provisioner.domain.feasibility import Refusal, RefusalKind, demand_of
 from incl_provisioner.domain.placement import Room
 from incl_provisioner.store import Execution
 from incl_provisioner.work import Change, Timer, Work
-from incl_shared.events.experiments import ExperimentQueued, ExperimentStopping, ExperimentSubmitted
+from incl_shared.events.experiments import ExperimentQueued, ExperimentStopping, ExperimentSubmitted, Submitter
 from incl_shared.ids import short
+from incl_shared.spec import ExperimentSpec
 from incl_shared.states import EndReason, ExperimentState
 from incl_shared.subjects import Asker
 
@@ -26,12 +27,13 @@ _WIRE_EXTRA = 2_048
 
 def submit(work: Work, asker: Asker, event: ExperimentSubmitted, backend: Backend) -> None:
     """Admit an experiment, or refuse it with the reason. The same one again changes nothing."""
-    wire, digest = _sizes(event)
+    digest = _digest(event)
     known = store.identity(work.connection, event.experiment)
     if known is not None:
         if known != (asker.project, asker.user, digest):
             _log.warning("experiment %s was submitted again, by another one or with other content", event.experiment)
         return
+    wire = wire_size(event.spec, event.submitter)
     rooms = [node.room() for node in store.load_nodes(work.connection)]
     refusal = _foreign(event, asker) or backend.refusal(event.spec, wire, rooms)
     spec = event.spec.model_copy(update={"project": asker.project})
@@ -121,12 +123,15 @@ def stop(work: Work, asker: Asker, experiment: str, reason: str) -> bool:
     return True
 
 
-def _sizes(event: ExperimentSubmitted) -> tuple[int, str]:
-    """(bytes that the description of one rank takes in its node's wanted list, at most; the digest of what is asked)."""
-    spec = event.spec.model_dump_json().encode()
-    wire = _WIRE_EXTRA + len(spec) + len(event.submitter.model_dump_json())
+def wire_size(spec: ExperimentSpec, submitter: Submitter | None = None) -> int:
+    """Bytes that the description of one rank takes in its node's wanted list, at most."""
+    environment = len(submitter.model_dump_json().encode()) if submitter is not None else 0
+    return _WIRE_EXTRA + len(spec.model_dump_json().encode()) + environment
+
+
+def _digest(event: ExperimentSubmitted) -> str:
     code = event.code.sha256 if event.code is not None else ""
-    return wire, hashlib.sha256(spec + code.encode()).hexdigest()
+    return hashlib.sha256(f"{event.spec.model_dump_json()}{code}".encode()).hexdigest()
 
 
 def _foreign(event: ExperimentSubmitted, asker: Asker) -> Refusal | None:

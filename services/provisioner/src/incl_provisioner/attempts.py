@@ -199,4 +199,4 @@ def finish(
         ),
     )  # fmt: skip
     work.touch(Change.EXPERIMENT, execution.id)
-
+    work.tx.after_commit(work.metrics.finished.labels(state.value).inc)

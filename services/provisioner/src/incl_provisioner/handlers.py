@@ -12,7 +12,7 @@ from incl_provisioner import admission, machines
 from incl_provisioner.attempts import rank_reported
 from incl_provisioner.backends import Backend
 from incl_provisioner.domain.attempt import RankFact
-from incl_provisioner.metrics import own_time
+from incl_provisioner.metrics import ProvisionerMetrics
 from incl_provisioner.settings import ProvisionerSettings
 from incl_provisioner.work import Finish, Work
 from incl_shared.bus.errors import Early, Poison
@@ -31,7 +31,7 @@ from incl_shared.reports import (
 from incl_shared.subjects import parse_event, parse_report, parse_request
 
 if TYPE_CHECKING:
-    from incl_shared.bus.runtime import Delivery
+    from incl_shared.bus.delivery import Delivery
     from incl_shared.db import Transaction
 
 _log = logging.getLogger("incl.provisioner")
@@ -42,14 +42,17 @@ _STOP_PATIENCE = 5
 class Handlers:
     """The consumers of the provisioner. `wake` is called once what they did is committed."""
 
-    def __init__(self, settings: ProvisionerSettings, backend: Backend, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: ProvisionerSettings, backend: Backend, metrics: ProvisionerMetrics, wake: Callable[[], None]
+    ) -> None:
         self._settings = settings
+        self._metrics = metrics
         self._backend = backend
         self._wake = wake
 
     def requests(self, tx: Transaction, delivery: Delivery) -> None:
         """ExperimentSubmitted, StopRequested. Who asks is read from the subject."""
-        with own_time("requests"):
+        with self._metrics.own_time("requests"):
             try:
                 asker, _, identifier = parse_request(delivery.subject)
                 event = delivery.event()
@@ -71,7 +74,7 @@ class Handlers:
 
     def reports(self, tx: Transaction, delivery: Delivery) -> None:
         """What agents say. A node speaks for itself only."""
-        with own_time("reports"):
+        with self._metrics.own_time("reports"):
             try:
                 node = parse_report(delivery.subject)
                 report = Report.model_validate_json(delivery.payload)
@@ -83,7 +86,7 @@ class Handlers:
 
     def events(self, tx: Transaction, delivery: Delivery) -> None:
         """ArtifactStored: checkpoints."""
-        with own_time("events"):
+        with self._metrics.own_time("events"):
             try:
                 project, _, _ = parse_event(delivery.subject)
                 event = delivery.event()
@@ -93,8 +96,7 @@ class Handlers:
                 machines.checkpoint_stored(self._work(tx), project, event)
 
     def _work(self, tx: Transaction) -> Work:
-        tx.after_commit(self._wake)
-        return Work(tx, self._settings, tx.clock.now())
+        return Work(tx, self._settings, self._metrics, tx.clock.now(), wake=self._wake)
 
     def _report(self, work: Work, node: str, report: Report) -> None:
         match report.body:

@@ -66,6 +66,7 @@ def lost(work: Work, node: str, silent_s: float) -> None:
     store.put_node(work.connection, row, new=False)
     work.tx.emit(NodeLost(node=node, silent_s=silent_s), project=SYSTEM_PROJECT, version=row.version)
     work.touch(Change.NODE, node)
+    work.tx.after_commit(work.metrics.nodes_lost.inc)
     for rank in store.ranks_on(work.connection, node):
         give_up(work, rank, EndReason.LOST, f"machine {node} was silent for {silent_s:.0f} s", row.seen)
 

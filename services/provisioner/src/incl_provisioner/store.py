@@ -99,8 +99,18 @@ _MUTABLE = (
     "attempt_stopping", "attempt_checkpoint", "port", "checkpoint", "reason", "ended",
 )  # fmt: skip
 _LOAD = sa.select(*_COLUMNS).where(experiments.c.id == bindparam("key")).with_for_update()
+_PEEK = sa.select(*_COLUMNS).where(experiments.c.id == bindparam("key"))
 _LOAD_MANY = sa.select(*_COLUMNS).where(experiments.c.id.in_(bindparam("keys", expanding=True))).with_for_update()
 _LOAD_LIVE = sa.select(*_COLUMNS).where(_LIVE_EXPERIMENT)
+_QUEUE = (
+    sa.select(*_COLUMNS)
+    .where(_LIVE_EXPERIMENT, experiments.c.state == "queued", experiments.c.project == bindparam("of_project"))
+    .order_by(experiments.c.priority.desc(), experiments.c.created, experiments.c.id)
+    .limit(bindparam("most"))
+)
+_STATES = (
+    sa.select(experiments.c.state, sa.func.count()).where(_LIVE_EXPERIMENT).group_by(experiments.c.state)
+)
 _SAVE = (
     sa.update(experiments)
     .where(experiments.c.id == bindparam("key"))
@@ -129,6 +139,7 @@ _RANKS_NOW = sa.select(ranks).join(
 _RANKS_MANY = _RANKS_NOW.where(ranks.c.experiment.in_(bindparam("keys", expanding=True)))
 _RANKS_LIVE = _RANKS_NOW.where(_LIVE_EXPERIMENT)
 _ON_NODE = sa.select(ranks).where(_LIVE_RANK, ranks.c.node == bindparam("key"))
+_USAGE = sa.select(ranks.c.node, ranks.c.cpu, ranks.c.memory, ranks.c.gpus).where(_LIVE_RANK)
 _COUNTS = (
     sa.select(ranks.c.state, sa.func.count())
     .where(ranks.c.experiment == bindparam("key"), ranks.c.attempt == bindparam("of_attempt"))
@@ -225,7 +236,46 @@ def _execution(row: sa.Row[Any]) -> Execution:
     )  # fmt: skip
 
 
+def peek(connection: sa.Connection, experiment: str) -> Execution | None:
+    """One experiment, as a read sees it."""
+    row = connection.execute(_PEEK, {"key": experiment}).first()
+    return None if row is None else _execution(row)
+
+
+def queue_head(connection: sa.Connection, project: str, most: int) -> list[Execution]:
+    """Those of a project that wait, the first first."""
+    rows = connection.execute(_QUEUE, {"of_project": project, "most": most})
+    return [_execution(row) for row in rows]
+
+
+def state_counts(connection: sa.Connection) -> dict[ExperimentState, int]:
+    """How many live experiments are in each state."""
+    return {ExperimentState(state): count for state, count in connection.execute(_STATES)}
+
+
 # ranks
+
+
+@dataclass(slots=True)
+class Usage:
+    """What is taken on a machine."""
+
+    cpu: int = 0
+    memory: int = 0
+    gpus: int = 0
+    jobs: int = 0
+
+
+def usage(connection: sa.Connection) -> dict[str, Usage]:
+    """What is taken on each machine."""
+    found: dict[str, Usage] = {}
+    for node, cpu, memory, gpus in connection.execute(_USAGE):
+        taken = found.setdefault(node, Usage())
+        taken.cpu += cpu
+        taken.memory += memory
+        taken.gpus += len(gpus.split(",")) if gpus else 0
+        taken.jobs += 1
+    return found
 
 
 def load_rank(connection: sa.Connection, experiment: str, attempt: int, rank: int) -> RankRow | None:

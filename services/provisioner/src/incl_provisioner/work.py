@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -9,6 +10,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict
 
 from incl_provisioner import store
+from incl_provisioner.metrics import ProvisionerMetrics
 from incl_provisioner.settings import ProvisionerSettings
 from incl_provisioner.store import Execution
 from incl_shared.db import Transaction
@@ -50,11 +52,17 @@ class Finish(BaseModel):
 
 @dataclass
 class Work:
-    """What a step needs. `touched`: in the scheduler's own transaction it is told through this set, not by rows."""
+    """What a step needs.
+
+    wake: called once a change for the scheduler is committed. touched: in the scheduler's own transaction it is told
+    through this set, not by rows.
+    """
 
     tx: Transaction
     settings: ProvisionerSettings
+    metrics: ProvisionerMetrics
     now: float
+    wake: Callable[[], None] | None = None
     touched: set[tuple[str, str]] | None = None
 
     @property
@@ -71,5 +79,7 @@ class Work:
         """The scheduler must look at this."""
         if self.touched is None:
             store.changed(self.connection, kind, key)
+            if self.wake is not None:
+                self.tx.after_commit(self.wake)
         else:
             self.touched.add((kind, key))

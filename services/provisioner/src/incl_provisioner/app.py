@@ -1,0 +1,98 @@
+"""The composition root of the provisioner."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+
+from incl_provisioner.backends import Backend
+from incl_provisioner.backends.local import LocalBackend
+from incl_provisioner.domain.quotas import Quotas
+from incl_provisioner.handlers import Handlers
+from incl_provisioner.loop import Reconciler
+from incl_provisioner.metrics import ProvisionerMetrics
+from incl_provisioner.queries import Queries
+from incl_provisioner.settings import ProvisionerSettings
+from incl_shared.bus.pull import SILENCE_S
+from incl_shared.bus.runtime import Bus
+from incl_shared.bus.topology import PROVISIONER_EVENTS, PROVISIONER_REPORTS, PROVISIONER_REQUESTS
+from incl_shared.clock import Clock, SystemClock
+from incl_shared.db import Database, migrate
+from incl_shared.ids import new_id
+from incl_shared.queries.provisioner import CheckFeasible, GetCluster, GetExecution
+
+PACKAGE = "incl_provisioner"
+
+
+class App:
+    """The running service. `start` once, `stop` once."""
+
+    def __init__(
+        self,
+        settings: ProvisionerSettings,
+        *,
+        clock: Clock,
+        backend: Backend | None = None,
+        quotas: Quotas | None = None,
+    ) -> None:
+        self.settings = settings
+        self.metrics = ProvisionerMetrics()
+        self.database = Database(settings.database_url, clock=clock)
+        self.bus = Bus(
+            settings.bus, service="provisioner", database=self.database, clock=clock, registry=self.metrics.registry
+        )
+        backend = backend or LocalBackend()
+        self.reconciler = Reconciler(
+            settings, self.database, self.bus.client, backend, self.metrics, clock=clock, healthy=self._hears,
+            holder=settings.holder or f"{socket.gethostname()}-{os.getpid()}-{new_id()}", quotas=quotas,
+        )  # fmt: skip
+        handlers = Handlers(settings, backend, self.metrics, self.reconciler.wake)
+        self.bus.consume(PROVISIONER_REQUESTS, handlers.requests)
+        self.bus.consume(PROVISIONER_REPORTS, handlers.reports)
+        self.bus.consume(PROVISIONER_EVENTS, handlers.events)
+        queries = Queries(self.database, backend, clock)
+        self.bus.serve(GetCluster, queries.cluster)
+        self.bus.serve(GetExecution, queries.execution)
+        self.bus.serve(CheckFeasible, queries.feasible)
+
+    async def start(self) -> None:
+        """Migrate, open, connect, schedule.
+
+        Raises:
+            InclError: the database or the bus cannot be used.
+        """
+        await asyncio.to_thread(migrate, self.settings.database_url, PACKAGE)
+        try:
+            await self.database.start()
+            await self.bus.start()
+            await self.reconciler.start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Schedule no more, let what is at hand end, close. Jobs go on."""
+        await self.reconciler.stop()
+        await self.bus.stop()
+        await self.database.stop()
+
+    def _hears(self) -> bool:
+        """Whether a machine that speaks is heard: its silence counts only then."""
+        health = self.bus.health()
+        return health.connected and all(
+            consumer.ok and consumer.fetch_age < SILENCE_S for consumer in health.consumers
+        )
+
+
+def create_app(
+    settings: ProvisionerSettings | None = None,
+    *,
+    clock: Clock | None = None,
+    backend: Backend | None = None,
+    quotas: Quotas | None = None,
+) -> App:
+    """Build the service; nothing runs before `start`. Settings come from INCL_PROVISIONER_… unless given."""
+    if settings is None:
+        settings = ProvisionerSettings()  # type: ignore[call-arg]  # from the environment
+    return App(settings, clock=clock or SystemClock(), backend=backend, quotas=quotas)

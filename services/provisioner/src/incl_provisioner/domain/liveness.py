@@ -1,0 +1,49 @@
+"""Which machines have been silent for too long. Time counts only while we could have heard them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class Watch:
+    """Counts the silence of each machine, by a clock that stands while the bus is away or this process is paused.
+
+    longest_s: a step longer than this means that we were paused; it counts as nothing.
+    """
+
+    def __init__(self, lease_s: float, longest_s: float) -> None:
+        self._lease_s = lease_s
+        self._longest_s = longest_s
+        self._clock = 0.0
+        self._last: float | None = None
+        self._healthy = False
+        self._heard: dict[str, tuple[float, float]] = {}
+
+    def tick(self, monotonic: float, *, healthy: bool) -> bool:
+        """Time passes. True: we can hear again after an outage or a pause; every machine has a full lease anew."""
+        step = 0.0 if self._last is None else monotonic - self._last
+        self._last = monotonic
+        if healthy and self._healthy and step <= self._longest_s:
+            self._clock += step
+            return False
+        recovered = healthy
+        self._healthy = healthy
+        if recovered:
+            self._heard = {node: (said, self._clock) for node, (said, _) in self._heard.items()}
+        return recovered
+
+    def heard(self, words: Mapping[str, float]) -> None:
+        """The time of each living machine's last word, as the database has it; a new one begins its lease."""
+        before = self._heard
+        self._heard = {}
+        for node, said in words.items():
+            known = before.get(node)
+            self._heard[node] = known if known is not None and known[0] == said else (said, self._clock)
+
+    def silent(self) -> dict[str, float]:
+        """Machines whose lease is over, with the seconds of their silence."""
+        return {
+            node: self._clock - since
+            for node, (_, since) in self._heard.items()
+            if self._clock - since > self._lease_s
+        }  # fmt: skip

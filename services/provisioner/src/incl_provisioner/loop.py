@@ -1,0 +1,218 @@
+"""The scheduler's loop: one owner at a time by a fenced lease, woken by commits and by time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+
+from incl_provisioner import passes, store
+from incl_provisioner.backends import Backend
+from incl_provisioner.control import ControlBus, Publisher
+from incl_provisioner.domain.liveness import Watch
+from incl_provisioner.domain.quotas import Quotas
+from incl_provisioner.domain.scheduler import Policy
+from incl_provisioner.metrics import ProvisionerMetrics
+from incl_provisioner.model import Model
+from incl_provisioner.passes import Outcome
+from incl_provisioner.settings import ProvisionerSettings
+from incl_provisioner.work import Work
+from incl_shared import leases
+from incl_shared.clock import Clock
+from incl_shared.db import Database, DatabaseUnavailable, Transaction
+from incl_shared.leases import Lease, LeaseLost
+
+_log = logging.getLogger("incl.provisioner")
+LEASE = "scheduler"
+_PAUSED_TICKS = 5
+_NODES_EVERY = 1.0
+
+
+class Reconciler:
+    """Runs the passes. `start`, `wake` whenever something was committed, `stop`."""
+
+    def __init__(
+        self,
+        settings: ProvisionerSettings,
+        database: Database,
+        bus: ControlBus,
+        backend: Backend,
+        metrics: ProvisionerMetrics,
+        *,
+        clock: Clock,
+        healthy: Callable[[], bool],
+        holder: str,
+        quotas: Quotas | None = None,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._bus = bus
+        self._backend = backend
+        self._metrics = metrics
+        self._clock = clock
+        self._healthy = healthy
+        self._holder = holder
+        self._quotas = quotas
+        self._policy = Policy(settings.patience_s, settings.max_passes, settings.aging_s, settings.spread)
+        self._watch = Watch(settings.node_lease_s, max(_PAUSED_TICKS * settings.tick_s, 1.0))
+        self._woken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._lease: Lease | None = None
+        self._publisher: Publisher | None = None
+        self._model: Model | None = None
+        self._nodes_read = 0.0
+        self._due: float | None = None
+        self._notice_credit = 0.0
+        self._noticed_at = 0.0
+
+    async def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(self._run(), name="provisioner-loop")
+
+    async def stop(self) -> None:
+        """End after the pass that runs now, and let another one have the lease at once."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        await self._abdicate()
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            with contextlib.suppress(DatabaseUnavailable):
+                await self._database.write(lambda tx: leases.release(tx, lease))
+
+    def wake(self) -> None:
+        """Something was committed."""
+        self._woken.set()
+
+    @property
+    def owner(self) -> bool:
+        """Whether this one schedules."""
+        return self._lease is not None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits to be looked at or written."""
+        return not self._woken.is_set() and (self._publisher is None or self._publisher.idle)
+
+    async def _run(self) -> None:
+        while True:
+            again = False
+            try:
+                again = await self.step()
+                self._metrics.passes.labels("done").inc()
+            except LeaseLost:
+                self._metrics.passes.labels("lease_lost").inc()
+                _log.warning("another provisioner schedules now")
+                await self._abdicate()
+                self._lease = None
+            except DatabaseUnavailable as error:
+                self._metrics.passes.labels("outage").inc()
+                _log.warning("the scheduler waits for the database: %s", error)
+                self._model = None
+            except Exception:  # noqa: BLE001 - the edge of the loop
+                self._metrics.passes.labels("error").inc()
+                _log.exception("a pass of the scheduler failed")
+                self._model = None
+                await asyncio.sleep(self._settings.tick_s)
+            await self._rest(again=again)
+
+    async def _rest(self, *, again: bool) -> None:
+        await asyncio.sleep(self._settings.coalesce_s)
+        if again:
+            return
+        wait = self._settings.tick_s
+        if self._due is not None and self._lease is not None:
+            wait = min(wait, max(0.0, self._due - self._clock.now()))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), wait)
+
+    async def step(self) -> bool:
+        """One pass, if this one holds the lease. True: there is more to do at once."""
+        self._woken.clear()
+        if self._lease is None and not await self._ascend():
+            self._due = None
+            return False
+        recovered = self._watch.tick(self._clock.monotonic(), healthy=self._healthy())
+        publisher = self._publisher
+        assert publisher is not None
+        if recovered:
+            publisher.doubt()
+        floors, publisher.floors = publisher.floors, {}
+        started = time.perf_counter()
+        outcome = await self._database.write(lambda tx: self._pass(tx, floors, republish=recovered))
+        self._metrics.pass_seconds.observe(time.perf_counter() - started)
+        publisher.order(outcome.orders)
+        self._due = outcome.due
+        return outcome.again
+
+    async def _ascend(self) -> bool:
+        """Try to become the owner."""
+        ttl = self._settings.lease_ttl_s
+        lease = await self._database.write(lambda tx: leases.acquire(tx, LEASE, self._holder, ttl))
+        if lease is None:
+            return False
+        await self._abdicate()
+        self._lease = lease
+        self._publisher = Publisher(self._bus, lease.fence, self._metrics, self.wake)
+        self._publisher.start()
+        return True
+
+    async def _abdicate(self) -> None:
+        publisher, self._publisher = self._publisher, None
+        self._model = None
+        if publisher is not None:
+            await publisher.stop()
+
+    def _pass(self, tx: Transaction, floors: dict[str, int], *, republish: bool) -> Outcome:
+        """In the writer thread. The model is kept only if all went well; see `Model`."""
+        with self._metrics.own_time("reconcile"):
+            self._hold(tx)
+            model, self._model = self._model, None
+            work = Work(tx, self._settings, self._metrics, tx.clock.now(), touched=set())
+            touched = store.take_changes(tx.connection)
+            if model is None:
+                model = Model(self._policy, self._quotas)
+                model.load(tx.connection)
+            else:
+                work.touched = set(touched)
+                self._look_at_nodes(work, model)
+            self._watch.heard(model.seen)
+            budget = self._notices(work.now)
+            outcome = passes.run(
+                work, model, self._backend, silent=self._watch.silent(), floors=floors, republish=republish,
+                notices=budget,
+            )  # fmt: skip
+            self._metrics.queued.set(len(model.scheduler.waiting))
+            self._metrics.running.set(len(model.scheduler.running))
+            tx.after_commit(lambda: self._keep(model))
+            return outcome
+
+    def _keep(self, model: Model) -> None:
+        if self._lease is not None:
+            self._model = model
+
+    def _hold(self, tx: Transaction) -> None:
+        lease, ttl = self._lease, self._settings.lease_ttl_s
+        if lease is None:
+            raise LeaseLost("no lease is held")
+        if lease.expires - tx.clock.now() < ttl / 2:
+            self._lease = leases.renew(tx, lease, ttl)
+        else:
+            leases.check(tx, lease)
+
+    def _look_at_nodes(self, work: Work, model: Model) -> None:
+        if work.now - self._nodes_read >= _NODES_EVERY or work.now < self._nodes_read:
+            self._nodes_read = work.now
+            model.load_nodes(work.connection)
+
+    def _notices(self, now: float) -> int:
+        rate = self._settings.notices_per_s
+        passed = max(0.0, now - self._noticed_at)
+        self._noticed_at = now
+        self._notice_credit = min(float(rate), self._notice_credit + passed * rate)
+        whole = int(self._notice_credit)
+        self._notice_credit -= whole
+        return whole

@@ -1,0 +1,128 @@
+"""What the scheduler's owner holds in memory: the queue, the room, the wanted lists. Made from the database, kept up by
+what changes there, thrown away whenever a transaction did not commit."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+
+from incl_provisioner import store
+from incl_provisioner.domain.quotas import Quotas
+from incl_provisioner.domain.scheduler import Policy, Running, Scheduler, Waiting
+from incl_provisioner.store import Execution, RankRow
+from incl_provisioner.wanted import Fleet, attempt_of, job_spec
+from incl_provisioner.work import Change
+from incl_shared.states import ExperimentState
+
+
+class Model:
+    """Scheduler, wanted lists, generations, and the notices that are due."""
+
+    def __init__(self, policy: Policy, quotas: Quotas | None = None) -> None:
+        self.scheduler = Scheduler(policy, quotas)
+        self.fleet = Fleet()
+        self.generations: dict[str, int] = {}
+        self.seen: dict[str, float] = {}
+        """When each living node was heard last, by the database."""
+        self.notices: list[tuple[float, str]] = []
+        self.said: dict[str, tuple[str, float]] = {}
+        """Experiment -> (the reason said last, seconds until it may be said anew)."""
+
+    def load(self, connection: sa.Connection) -> None:
+        """Everything that is live. Every node's list is to be written anew."""
+        self.load_nodes(connection)
+        executions = store.load_live(connection)
+        active = {each.id for each in executions if each.state is not ExperimentState.QUEUED}
+        self._specs(connection, active)
+        ranks = store.current_ranks(connection)
+        for execution in executions:
+            self._put(execution, ranks.get(execution.id, []))
+        self.fleet.dirty.update(self.generations)
+
+    def load_nodes(self, connection: sa.Connection) -> None:
+        """Every machine."""
+        rows = store.load_nodes(connection)
+        for row in rows:
+            self.scheduler.machine(row.room())
+            self.generations[row.node] = max(row.generation, self.generations.get(row.node, 0))
+        self.seen = {row.node: row.seen for row in rows if row.alive}
+
+    def refresh(self, connection: sa.Connection, touched: Iterable[tuple[str, str]]) -> None:
+        """What changed in the database."""
+        changes = list(touched)
+        nodes = {key for kind, key in changes if kind == Change.NODE}
+        if nodes:
+            self.load_nodes(connection)
+            self.fleet.dirty.update(nodes)
+        ids = {key for kind, key in changes if kind == Change.EXPERIMENT}
+        if not ids:
+            return
+        executions = store.load_many(connection, ids)
+        active = {
+            each.id for each in executions.values() if each.live and each.state is not ExperimentState.QUEUED
+        }
+        self._specs(connection, active)
+        ranks = store.current_ranks(connection, active) if active else {}
+        for experiment in sorted(ids):
+            execution = executions.get(experiment)
+            if execution is None or not execution.live:
+                self.drop(experiment)
+            else:
+                self._put(execution, ranks.get(experiment, []))
+
+    def drop(self, experiment: str) -> None:
+        """It neither waits nor runs."""
+        self.scheduler.dequeue(experiment)
+        self.said.pop(experiment, None)
+        self._vacate(experiment)
+
+    def _vacate(self, experiment: str) -> None:
+        running = self.scheduler.running.get(experiment)
+        if running is not None:
+            self.scheduler.release(experiment, list(running.slots))
+        self.fleet.drop(experiment)
+
+    def _put(self, execution: Execution, rows: list[RankRow]) -> None:
+        if execution.state is ExperimentState.QUEUED:
+            self._vacate(execution.id)
+            self._enqueue(execution)
+            return
+        self.scheduler.dequeue(execution.id)
+        self.said.pop(execution.id, None)
+        live = {row.rank: row.slot for row in rows if row.live}
+        running = self.scheduler.running.get(execution.id)
+        if running is not None and running.attempt == execution.attempt:
+            self.scheduler.release(execution.id, [rank for rank in running.slots if rank not in live])
+        else:
+            self._release(running)
+            if live:
+                self.scheduler.occupy(
+                    Running(
+                        execution.id, execution.attempt, execution.user, execution.project, execution.demand, live
+                    )
+                )
+        self.fleet.put(attempt_of(execution, rows, self.fleet.specs[execution.id]))
+
+    def _release(self, running: Running | None) -> None:
+        if running is not None:
+            self.scheduler.release(running.experiment, list(running.slots))
+
+    def _enqueue(self, execution: Execution) -> None:
+        new = execution.id not in self.scheduler.waiting
+        self.scheduler.enqueue(
+            Waiting(
+                experiment=execution.id, user=execution.user, project=execution.project,
+                priority=execution.priority, since=execution.created, attempt=execution.attempt + 1,
+                demand=execution.demand, not_before=execution.not_before, blocked_since=execution.blocked_since,
+            )
+        )  # fmt: skip
+        if new:
+            self.said[execution.id] = (execution.waiting, 0.0)
+            heapq.heappush(self.notices, (execution.created, execution.id))
+
+    def _specs(self, connection: sa.Connection, ids: Iterable[str]) -> None:
+        missing = [each for each in ids if each not in self.fleet.specs]
+        for experiment, request in store.requests(connection, missing).items():
+            self.fleet.specs[experiment] = job_spec(request)

@@ -1,0 +1,98 @@
+"""What the provisioner answers."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from pydantic import ValidationError
+
+from incl_provisioner import store
+from incl_provisioner.admission import wire_size
+from incl_provisioner.backends import Backend
+from incl_provisioner.domain.feasibility import demand_of
+from incl_shared.clock import Clock
+from incl_shared.db import Database
+from incl_shared.errors import InvalidInput, UnsupportedError
+from incl_shared.queries.base import Answer, Done
+from incl_shared.queries.provisioner import (
+    CheckFeasible,
+    Cluster,
+    ExecutionView,
+    GetCluster,
+    GetExecution,
+    NodeView,
+    QueuedView,
+)
+from incl_shared.spec import ExperimentSpec
+from incl_shared.states import ExperimentState
+from incl_shared.subjects import Asker
+
+_QUEUE_HEAD = 100
+
+
+class Queries:
+    """The handlers of the provisioner's questions."""
+
+    def __init__(self, database: Database, backend: Backend, clock: Clock) -> None:
+        self._database = database
+        self._backend = backend
+        self._clock = clock
+
+    async def cluster(self, asker: Asker, _: GetCluster) -> Cluster:
+        """The machines, how many wait and run, and the head of the asker's project's queue."""
+        now = self._clock.now()
+        return await self._database.read(lambda connection: _cluster(connection, asker.project, now))
+
+    async def execution(self, asker: Asker, query: GetExecution) -> ExecutionView:
+        """How far an experiment of the asker's project is."""
+        found = await self._database.read(lambda connection: store.peek(connection, query.experiment))
+        if found is None or found.project != asker.project:
+            return ExecutionView(experiment=query.experiment, known=False)
+        return ExecutionView(experiment=query.experiment, known=True, state=found.state, attempts=found.attempt)
+
+    async def feasible(self, asker: Asker, query: CheckFeasible) -> Answer:
+        """Nothing to say when it could run here.
+
+        Raises:
+            InvalidInput: it is no experiment, or belongs to another project.
+            UnsupportedError: nothing here can honour it.
+        """
+        try:
+            spec = ExperimentSpec.model_validate(query.spec)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise InvalidInput(f"the experiment is not valid: {where}: {first['msg']}") from error
+        if spec.project != asker.project:
+            raise InvalidInput(
+                f"the experiment says project {spec.project!r}, but you are in {asker.project!r}",
+                hint=f"write project: {asker.project}, or log in to {spec.project}",
+            )
+        nodes = await self._database.read(store.load_nodes)
+        refusal = self._backend.refusal(spec, demand_of(spec, wire_size(spec)).wire, [node.room() for node in nodes])
+        if refusal is not None:
+            raise UnsupportedError(refusal.message, cause=refusal.kind.value, hint=refusal.hint)
+        return Done()
+
+
+def _cluster(connection: sa.Connection, project: str, now: float) -> Cluster:
+    usage = store.usage(connection)
+    counts = store.state_counts(connection)
+    views = []
+    for node in store.load_nodes(connection):
+        used = usage.get(node.node, store.Usage())
+        views.append(
+            NodeView(
+                node=node.node, alive=node.alive, address=node.address, cpu=node.cpu / 1000, cpu_used=used.cpu / 1000,
+                memory=node.memory, memory_used=used.memory, gpus=node.gpus, gpus_used=used.gpus,
+                runtimes=node.runtimes, jobs=used.jobs, seen_s=max(0.0, now - node.seen),
+            )
+        )  # fmt: skip
+    queue = tuple(
+        QueuedView(
+            experiment=each.id, name=each.name, user=each.user, priority=each.priority,
+            waiting_s=max(0.0, now - each.created), reason=each.waiting,
+        )
+        for each in store.queue_head(connection, project, _QUEUE_HEAD)
+    )  # fmt: skip
+    queued = counts.get(ExperimentState.QUEUED, 0)
+    return Cluster(nodes=tuple(views), queue=queue, queued=queued, running=sum(counts.values()) - queued)
