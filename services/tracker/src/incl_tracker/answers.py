@@ -1,0 +1,89 @@
+"""The queries of the tracker. Who asks sees the project of its subject, and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from incl_shared.auth.names import is_job, job_principal
+from incl_shared.clock import Clock
+from incl_shared.errors import DeniedError
+from incl_shared.queries.tracker import (
+    ExperimentPage,
+    ExperimentView,
+    GetExperiment,
+    GetLogs,
+    GetSeries,
+    GetWatermarks,
+    ListExperiments,
+    LogPage,
+    SeriesPage,
+    Watermarks,
+)
+from incl_shared.subjects import Asker
+from incl_tracker import store_search, store_series, store_views
+from incl_tracker.domain.ranges import watermark
+from incl_tracker.store_settlement import stored_of
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from incl_shared.bus.runtime import Bus
+    from incl_shared.db import Database
+
+
+class Answers:
+    """One method a query."""
+
+    def __init__(self, database: Database, clock: Clock, list_limit_s: float) -> None:
+        self._database = database
+        self._clock = clock
+        self._list_limit_s = list_limit_s
+
+    def register(self, bus: Bus) -> None:
+        """Serve them all."""
+        bus.serve(GetExperiment, self.experiment)
+        bus.serve(ListExperiments, self.experiments)
+        bus.serve(GetLogs, self.logs)
+        bus.serve(GetSeries, self.series)
+        bus.serve(GetWatermarks, self.watermarks)
+
+    async def experiment(self, asker: Asker, query: GetExperiment) -> ExperimentView:
+        """All of one experiment but its points and lines."""
+
+        def read(connection: sa.Connection) -> ExperimentView:
+            return store_views.view(connection, store_views.resolve(connection, asker, query.ref))
+
+        return await self._database.read(read)
+
+    async def experiments(self, asker: Asker, query: ListExperiments) -> ExperimentPage:
+        """A page of a list."""
+        now = self._clock.now()
+        return await self._database.read(
+            lambda connection: store_search.search(connection, asker.project, query, now, self._list_limit_s)
+        )
+
+    async def logs(self, asker: Asker, query: GetLogs) -> LogPage:
+        """A page of lines."""
+        return await self._database.read(lambda connection: store_series.logs(connection, asker.project, query))
+
+    async def series(self, asker: Asker, query: GetSeries) -> SeriesPage:
+        """Series for charts."""
+        return await self._database.read(lambda connection: store_series.series(connection, asker.project, query))
+
+    async def watermarks(self, asker: Asker, query: GetWatermarks) -> Watermarks:
+        """For the shipper of this very rank, or the owner of the experiment."""
+        job = job_principal(query.experiment, query.attempt, query.rank)
+        if is_job(asker.user) and asker.user != job:
+            raise DeniedError("a job may only ask for its own watermarks")
+
+        def read(connection: sa.Connection) -> Watermarks:
+            row = store_views.shell_in(connection, asker.project, query.experiment)
+            if row is None:
+                return Watermarks(stored={})
+            if asker.user != job and row["user"] != asker.user:
+                raise DeniedError("only the owner of a run may ask for its watermarks")
+            found = stored_of(connection, query.experiment, query.attempt).get(query.attempt, [])
+            marks = {f"{s.stream}/{s.writer}": watermark(s.ranges) for s in found if s.rank == query.rank}
+            return Watermarks(stored=marks)
+
+        return await self._database.read(read)

@@ -1,0 +1,91 @@
+"""The composition root of the tracker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from incl_shared.bus import topology
+from incl_shared.bus.runtime import Bus
+from incl_shared.clock import Clock, SystemClock
+from incl_shared.db import Database, DatabaseUnavailable, migrate
+from incl_shared.queries.tracker import ExperimentView
+from incl_tracker import store_views
+from incl_tracker.answers import Answers
+from incl_tracker.handlers import Handlers
+from incl_tracker.live import LiveHub
+from incl_tracker.settings import TrackerSettings
+from incl_tracker.settling import settle_due
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+_log = logging.getLogger("incl.tracker")
+
+
+class App:
+    """The tracker: `start` it, `stop` it. It owns the telemetry of all experiments (one partition)."""
+
+    def __init__(self, settings: TrackerSettings, database: Database, bus: Bus, clock: Clock) -> None:
+        self.settings = settings
+        self.database = database
+        self.bus = bus
+        self._clock = clock
+        self.live = LiveHub(bus.publish_live, self._view, clock, settings.live_interval_s)
+        handlers = Handlers(self.live, settings.settle_after_s)
+        bus.consume(topology.TRACKER_EVENTS, handlers.event)
+        bus.consume(topology.TRACKER_REQUESTS, handlers.request)
+        bus.consume_batch(topology.TRACKER_METRICS, handlers.metric_batches)
+        bus.consume_batch(topology.TRACKER_LOGS, handlers.log_batches)
+        Answers(database, clock, settings.list_limit_s).register(bus)
+        self._settling: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Migrate, open, connect, consume."""
+        await asyncio.to_thread(migrate, self.settings.database_url, "incl_tracker")
+        await self.database.start()
+        self.live.start()
+        await self.bus.start()
+        self._settling = asyncio.get_running_loop().create_task(self._settle(), name="tracker-settle")
+
+    async def stop(self) -> None:
+        """End in the opposite order; what is stored has been told."""
+        if self._settling is not None:
+            self._settling.cancel()
+            await asyncio.gather(self._settling, return_exceptions=True)
+            self._settling = None
+        await self.live.stop()
+        await self.bus.stop()
+        await self.database.stop()
+
+    async def _view(self, experiment: str) -> ExperimentView | None:
+        def read(connection: sa.Connection) -> ExperimentView | None:
+            row = store_views.known(connection, experiment)
+            return None if row is None else store_views.view(connection, row)
+
+        try:
+            return await self.database.read(read)
+        except DatabaseUnavailable as error:
+            _log.info("no view for a live message: %s", error.message)
+            return None
+
+    async def _settle(self) -> None:
+        """Settle what was waited for long enough: due rows, looked for again and again."""
+        while True:
+            await asyncio.sleep(self.settings.settle_check_s)
+            try:
+                done = await self.database.write(settle_due)
+            except DatabaseUnavailable as error:
+                _log.warning("settlement waits for the database: %s", error.message)
+                continue
+            for project, experiment in done:
+                self.live.changed(project, experiment)
+
+
+def create_app(settings: TrackerSettings, *, clock: Clock | None = None) -> App:
+    """Build the tracker; nothing runs yet."""
+    clock = clock or SystemClock()
+    database = Database(settings.database_url, clock=clock)
+    bus = Bus(settings.bus, service="tracker", database=database, clock=clock)
+    return App(settings, database, bus, clock)

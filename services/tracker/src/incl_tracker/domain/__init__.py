@@ -1,0 +1,1 @@
+"""The tracker's domain: no I/O, no clock, no bus."""

@@ -1,0 +1,90 @@
+"""Records of a spool that are no scalars: configuration, alerts, dropped records. Files travel by the registry."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from incl_shared.telemetry.wire import Extra
+from incl_tracker.domain.text import clean, clean_name
+
+LEVELS = ("info", "warn", "error")
+MAX_VALUE = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """incl.alert(…). `sequence` is the record's number within its writer."""
+
+    sequence: int
+    title: str
+    text: str
+    level: str
+
+
+@dataclass(slots=True)
+class Said:
+    """What the extras of a batch say. config: name -> (time, text)."""
+
+    config: dict[str, tuple[float, str]] = field(default_factory=dict)
+    alerts: list[Alert] = field(default_factory=list)
+    dropped: int = 0
+    unreadable: int = 0
+
+
+def read_extras(extras: Iterable[Extra]) -> Said:
+    """Read them; one that cannot be read is counted, and costs no other."""
+    said = Said()
+    for extra in extras:
+        try:
+            _read(json.loads(extra.line), extra.sequence, said)
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+            said.unreadable += 1
+    return said
+
+
+def _read(record: dict[str, Any], sequence: int, said: Said) -> None:
+    match record["k"]:
+        case "a":
+            level = record.get("level", "info")
+            said.alerts.append(
+                Alert(
+                    sequence,
+                    clean(str(record["title"]), 500),
+                    clean(str(record.get("text", "")), MAX_VALUE),
+                    level if level in LEVELS else "info",
+                )
+            )
+        case "p":
+            time = float(record["t"])
+            for name, text in flatten(record["v"]).items():
+                if name not in said.config or said.config[name][0] <= time:
+                    said.config[name] = (time, text)
+        case "d":
+            said.dropped += max(0, int(record["n"]))
+
+
+def flatten(values: dict[str, Any]) -> dict[str, str]:
+    """{'model': {'depth': 3}} -> {'model.depth': '3'}; lists become JSON.
+
+    Raises:
+        AttributeError: when it is no dictionary.
+    """
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            flat.update({f"{name}.{inner}": text for inner, text in flatten(value).items()})
+        else:
+            flat[name] = _text(value)
+    return {clean_name(name): clean(text, MAX_VALUE) for name, text in flat.items()}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return repr(value)
+    return json.dumps(value, ensure_ascii=False)

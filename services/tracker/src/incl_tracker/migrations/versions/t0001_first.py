@@ -1,0 +1,294 @@
+"""The first tables of the tracker."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+from incl_shared.bus.tables import create_common_tables, drop_common_tables
+
+revision = "t0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+ID = sa.String(26)
+TOKEN = sa.String(63)
+WORDS = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
+
+def upgrade() -> None:
+    """Make them."""
+    create_common_tables(op)  # type: ignore[arg-type]
+    _artifacts()
+    _attempts()
+    _chunks()
+    _expected()
+    _experiments()
+    _known_metrics()
+    _log_batches()
+    _metrics()
+    _params()
+    _series()
+    _tags()
+    _writers()
+
+
+def downgrade() -> None:
+    """Drop them."""
+    for name in (
+        "artifacts",
+        "attempts",
+        "chunks",
+        "expected",
+        "experiments",
+        "known_metrics",
+        "log_batches",
+        "metrics",
+        "params",
+        "series",
+        "tags",
+        "writers",
+    ):
+        op.drop_table(name)
+    drop_common_tables(op)  # type: ignore[arg-type]
+
+
+def _artifacts() -> None:
+    op.create_table(
+        "artifacts",
+        sa.Column("experiment", ID, nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("rank", sa.Integer(), nullable=False),
+        sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column(
+            "path_key",
+            sa.String(length=64),
+            nullable=False,
+            comment="sha256 of the path: a path may be longer than an index",
+        ),
+        sa.Column("path", WORDS, nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("step", sa.BigInteger(), nullable=True),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("experiment", "attempt", "rank", "kind", "path_key"),
+    )
+
+
+def _attempts() -> None:
+    op.create_table(
+        "attempts",
+        sa.Column("experiment", ID, nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("reason", sa.String(length=16), nullable=True),
+        sa.Column("message", sa.Text(), nullable=False),
+        sa.Column("placements", sa.Text(), nullable=False, comment="JSON: [Placement, …]"),
+        sa.Column("starts", sa.Text(), nullable=False, comment="JSON: [RankTimes, …] at the start"),
+        sa.Column("ends", sa.Text(), nullable=False, comment="JSON: [RankEnd, …]"),
+        sa.Column("waits", sa.Text(), nullable=False, comment="JSON: why it waited before"),
+        sa.Column("queued", sa.Double(), nullable=False),
+        sa.Column("assigned", sa.Double(), nullable=False),
+        sa.Column("started", sa.Double(), nullable=True),
+        sa.Column("ended", sa.Double(), nullable=True),
+        sa.Column(
+            "settle_due",
+            sa.Double(),
+            nullable=True,
+            comment="when to settle with what is there; none: settled, or not ended",
+        ),
+        sa.Column("wait_for_due", sa.Boolean(), nullable=False, comment="a rank never said what it wrote"),
+        sa.Column("settled", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("experiment", "attempt"),
+    )
+    op.create_index("ix_attempts_due", "attempts", ["settle_due"], unique=False)
+
+
+def _chunks() -> None:
+    op.create_table(
+        "chunks",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("experiment", ID, nullable=False),
+        sa.Column("metric", WORDS, nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("rank", sa.Integer(), nullable=False),
+        sa.Column("writer", TOKEN, nullable=False),
+        sa.Column("sealed", sa.Boolean(), nullable=False),
+        sa.Column("codec", sa.SmallInteger(), nullable=False, comment="of the three blobs: 0 plain, 1 zstd"),
+        sa.Column("count", sa.Integer(), nullable=False),
+        sa.Column("first_step", sa.BigInteger(), nullable=False, comment="the least one"),
+        sa.Column("last_step", sa.BigInteger(), nullable=False, comment="the greatest one"),
+        sa.Column("minimum", sa.Double(), nullable=True),
+        sa.Column("maximum", sa.Double(), nullable=True),
+        sa.Column("steps", sa.LargeBinary(), nullable=False, comment="little-endian int64"),
+        sa.Column("times", sa.LargeBinary(), nullable=False, comment="little-endian float64"),
+        sa.Column("data", sa.LargeBinary(), nullable=False, comment="the values: little-endian float64"),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_chunks_series", "chunks", ["experiment", "metric", "rank", "attempt", "writer"], unique=False)
+
+
+def _expected() -> None:
+    op.create_table(
+        "expected",
+        sa.Column("experiment", ID, nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("rank", sa.Integer(), nullable=False),
+        sa.Column(
+            "stream", sa.String(length=8), nullable=False, comment="metrics, logs, or empty: whichever has the writer"
+        ),
+        sa.Column("writer", TOKEN, nullable=False),
+        sa.Column("records", sa.BigInteger(), nullable=False),
+        sa.Column("dropped", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("experiment", "attempt", "rank", "stream", "writer"),
+    )
+
+
+def _experiments() -> None:
+    op.create_table(
+        "experiments",
+        sa.Column("id", ID, nullable=False),
+        sa.Column("reversed", ID, nullable=False, comment="the id from its end, to find it by its last characters"),
+        sa.Column("project", TOKEN, nullable=False),
+        sa.Column("known", sa.Boolean(), nullable=False, comment="false: only telemetry has come so far"),
+        sa.Column("outside", sa.Boolean(), nullable=False),
+        sa.Column("user", TOKEN, nullable=False),
+        sa.Column("name", WORDS, nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("reason", sa.String(length=16), nullable=True),
+        sa.Column("waiting", sa.Text(), nullable=False),
+        sa.Column("waits", sa.Text(), nullable=False, comment="JSON: [[time, reason], …] of the present wait"),
+        sa.Column("queued_at", sa.Double(), nullable=False, comment="when the present wait began"),
+        sa.Column("nodes", sa.Integer(), nullable=False),
+        sa.Column("gpus", sa.Integer(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("tags", sa.Text(), nullable=False, comment="JSON: [tag, …]"),
+        sa.Column("declared", sa.Text(), nullable=False, comment='JSON: {metric: "max" or "min"}'),
+        sa.Column("created", sa.Double(), nullable=False),
+        sa.Column("started", sa.Double(), nullable=True),
+        sa.Column("ended", sa.Double(), nullable=True),
+        sa.Column("version", sa.Integer(), nullable=False, comment="of the provisioner's aggregate; 0: none seen"),
+        sa.Column("revision", sa.Integer(), nullable=False, comment="grows with every change that a view shows"),
+        sa.Column("spec", sa.Text(), nullable=True),
+        sa.Column("code", sa.Text(), nullable=True),
+        sa.Column("provenance", sa.Text(), nullable=False),
+        sa.Column("times", sa.Text(), nullable=True, comment="JSON: ClientTimes"),
+        sa.Column("message", sa.Text(), nullable=False),
+        sa.Column("hint", sa.Text(), nullable=False),
+        sa.Column("points", sa.BigInteger(), nullable=False),
+        sa.Column("lines", sa.BigInteger(), nullable=False, comment="stored so far; the cursor after the last line"),
+        sa.Column("alerts", sa.Integer(), nullable=False, comment="the version of the alert aggregate"),
+        sa.Column("settlements", sa.Integer(), nullable=False, comment="the version of the settlement aggregate"),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_experiments_created", "experiments", ["project", "created", "id"], unique=False)
+    op.create_index("ix_experiments_name", "experiments", ["project", "name"], unique=False)
+    op.create_index("ix_experiments_reversed", "experiments", ["reversed"], unique=False)
+    op.create_index("ix_experiments_user", "experiments", ["project", "user", "created"], unique=False)
+
+
+def _known_metrics() -> None:
+    op.create_table(
+        "known_metrics",
+        sa.Column("project", TOKEN, nullable=False),
+        sa.Column("metric", WORDS, nullable=False),
+        sa.PrimaryKeyConstraint("project", "metric"),
+    )
+
+
+def _log_batches() -> None:
+    op.create_table(
+        "log_batches",
+        sa.Column("experiment", ID, nullable=False),
+        sa.Column("start", sa.BigInteger(), nullable=False, comment="lines of the experiment that are stored before"),
+        sa.Column("count", sa.Integer(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("rank", sa.Integer(), nullable=False),
+        sa.Column("writer", TOKEN, nullable=False),
+        sa.Column("first", sa.BigInteger(), nullable=False, comment="the writer's number of the first line"),
+        sa.Column("first_time", sa.Double(), nullable=False),
+        sa.Column("last_time", sa.Double(), nullable=False),
+        sa.Column(
+            "lines", sa.LargeBinary(), nullable=False, comment="zstd of msgpack of [[time, stream, text, flags], …]"
+        ),
+        sa.PrimaryKeyConstraint("experiment", "start"),
+    )
+
+
+def _metrics() -> None:
+    op.create_table(
+        "metrics",
+        sa.Column("experiment", ID, nullable=False),
+        sa.Column("metric", WORDS, nullable=False),
+        sa.Column("rank", sa.Integer(), nullable=False, comment="the lowest that logged it"),
+        sa.Column("points", sa.BigInteger(), nullable=False),
+        sa.Column("last", sa.Double(), nullable=True, comment="NULL: NaN"),
+        sa.Column("last_step", sa.BigInteger(), nullable=False),
+        sa.Column("last_time", sa.Double(), nullable=False),
+        sa.Column("last_attempt", sa.Integer(), nullable=False),
+        sa.Column("minimum", sa.Double(), nullable=True, comment="NULL: every point is NaN"),
+        sa.Column("min_step", sa.BigInteger(), nullable=True),
+        sa.Column("min_attempt", sa.Integer(), nullable=True),
+        sa.Column("maximum", sa.Double(), nullable=True),
+        sa.Column("max_step", sa.BigInteger(), nullable=True),
+        sa.Column("max_attempt", sa.Integer(), nullable=True),
+        sa.PrimaryKeyConstraint("experiment", "metric"),
+    )
+    op.create_index("ix_metrics_last", "metrics", ["metric", "last", "experiment"], unique=False)
+
+
+def _params() -> None:
+    op.create_table(
+        "params",
+        sa.Column("experiment", ID, nullable=False),
+        sa.Column("kind", sa.String(length=8), nullable=False, comment="config or env"),
+        sa.Column("name", WORDS, nullable=False),
+        sa.Column("text", WORDS, nullable=False),
+        sa.Column("number", sa.Double(), nullable=True, comment="the text as a number, where it is one"),
+        sa.Column("attempt", sa.Integer(), nullable=False, comment="with time: the latest word wins"),
+        sa.Column("time", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("experiment", "kind", "name"),
+    )
+    op.create_index("ix_params_name", "params", ["name", "number"], unique=False)
+
+
+def _series() -> None:
+    op.create_table(
+        "series",
+        sa.Column("experiment", ID, nullable=False),
+        sa.Column("metric", WORDS, nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("rank", sa.Integer(), nullable=False),
+        sa.Column("writer", TOKEN, nullable=False),
+        sa.Column("points", sa.BigInteger(), nullable=False),
+        sa.Column("open_rows", sa.Integer(), nullable=False),
+        sa.Column("open_points", sa.Integer(), nullable=False),
+        sa.Column("first_step", sa.BigInteger(), nullable=False),
+        sa.Column("last_step", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("experiment", "metric", "attempt", "rank", "writer"),
+    )
+
+
+def _tags() -> None:
+    op.create_table(
+        "tags",
+        sa.Column("experiment", ID, nullable=False),
+        sa.Column("tag", WORDS, nullable=False),
+        sa.PrimaryKeyConstraint("experiment", "tag"),
+    )
+    op.create_index("ix_tags_tag", "tags", ["tag", "experiment"], unique=False)
+
+
+def _writers() -> None:
+    op.create_table(
+        "writers",
+        sa.Column("experiment", ID, nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("rank", sa.Integer(), nullable=False),
+        sa.Column("stream", sa.String(length=8), nullable=False, comment="metrics or logs"),
+        sa.Column("writer", TOKEN, nullable=False),
+        sa.Column("ranges", sa.Text(), nullable=False, comment="JSON: [[first, last], …] of the records stored"),
+        sa.Column("dropped", sa.BigInteger(), nullable=False, comment="said by the records themselves"),
+        sa.PrimaryKeyConstraint("experiment", "attempt", "rank", "stream", "writer"),
+    )

@@ -1,0 +1,19 @@
+"""Settings of the tracker, from INCL_TRACKER_…"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from incl_shared.settings import ServiceSettings
+
+
+class TrackerSettings(ServiceSettings):
+    """What the tracker needs to know; times in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="INCL_TRACKER_", env_nested_delimiter="__", frozen=True)
+
+    settle_after_s: float = Field(60.0, gt=0, description="How long missing records are waited for after an end.")
+    settle_check_s: float = Field(1.0, gt=0, description="How often attempts that are due are looked for.")
+    live_interval_s: float = Field(0.1, gt=0, description="At most one live message of a kind and experiment in it.")
+    list_limit_s: float = Field(5.0, gt=0, description="The longest that a list may take.")

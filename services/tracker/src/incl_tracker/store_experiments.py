@@ -1,0 +1,147 @@
+"""Rows of experiments and attempts: writing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from incl_shared.events import ArtifactStored
+from incl_shared.filters import as_number
+from incl_shared.states import ExperimentState
+from incl_tracker import tables as t
+from incl_tracker.domain.text import clean
+from incl_tracker.sql import insert_new, upsert
+
+_TELEMETRY = (t.writers, t.series, t.chunks, t.metrics, t.log_batches, t.artifacts, t.params, t.tags)
+_SHELL: dict[str, Any] = {
+    "known": False,
+    "outside": False,
+    "user": "",
+    "name": "",
+    "state": ExperimentState.QUEUED.value,
+    "waiting": "",
+    "waits": "[]",
+    "nodes": 1,
+    "gpus": 0,
+    "attempts": 0,
+    "tags": "[]",
+    "declared": "{}",
+    "version": 0,
+    "revision": 0,
+    "provenance": "{}",
+    "message": "",
+    "hint": "",
+    "points": 0,
+    "lines": 0,
+    "alerts": 0,
+    "settlements": 0,
+}
+
+
+def find(connection: sa.Connection, experiment: str) -> sa.RowMapping | None:
+    """The row of an experiment, locked for this transaction."""
+    query = sa.select(t.experiments).where(t.experiments.c.id == experiment).with_for_update()
+    return connection.execute(query).mappings().one_or_none()
+
+
+def find_or_make(connection: sa.Connection, experiment: str, project: str, time: float) -> sa.RowMapping:
+    """The row of an experiment; a shell when only something of it has come so far, and not itself."""
+    row = find(connection, experiment)
+    if row is not None:
+        return row
+    shell = _SHELL | {
+        "id": experiment,
+        "reversed": experiment[::-1],
+        "project": project,
+        "created": time,
+        "queued_at": time,
+    }
+    connection.execute(sa.insert(t.experiments).values(shell))
+    query = sa.select(t.experiments).where(t.experiments.c.id == experiment)
+    return connection.execute(query).mappings().one()
+
+
+def evict(connection: sa.Connection, experiment: str) -> None:
+    """Forget what another project wrote under an experiment's id before the experiment itself came."""
+    for table in _TELEMETRY:
+        connection.execute(sa.delete(table).where(table.c.experiment == experiment))
+    values = {"points": 0, "lines": 0}
+    connection.execute(sa.update(t.experiments).where(t.experiments.c.id == experiment).values(values))
+
+
+def update(connection: sa.Connection, experiment: str, values: Mapping[str, Any]) -> None:
+    """Set columns, and count the revision up."""
+    query = sa.update(t.experiments).where(t.experiments.c.id == experiment)
+    connection.execute(query.values(revision=t.experiments.c.revision + 1, **values))
+
+
+def count(connection: sa.Connection, experiment: str, **values: int) -> None:
+    """Set counters that no view's version tells of: points, lines."""
+    connection.execute(sa.update(t.experiments).where(t.experiments.c.id == experiment).values(**values))
+
+
+def next_version(connection: sa.Connection, experiment: str, counter: str) -> int:
+    """Count up `settlements` or `alerts`: the version of that aggregate."""
+    column = t.experiments.c[counter]
+    values = {counter: column + 1, "revision": t.experiments.c.revision + 1}
+    connection.execute(sa.update(t.experiments).where(t.experiments.c.id == experiment).values(values))
+    return int(connection.execute(sa.select(column).where(t.experiments.c.id == experiment)).scalar_one())
+
+
+def insert_attempt(connection: sa.Connection, experiment: str, attempt: int, values: Mapping[str, Any]) -> None:
+    """Add an attempt, unless it is there."""
+    insert_new(connection, t.attempts, [{"experiment": experiment, "attempt": attempt, **values}])
+
+
+def update_attempt(connection: sa.Connection, experiment: str, attempt: int, values: Mapping[str, Any]) -> None:
+    """Set columns of an attempt."""
+    where = (t.attempts.c.experiment == experiment, t.attempts.c.attempt == attempt)
+    connection.execute(sa.update(t.attempts).where(*where).values(**values))
+
+
+def set_tags(connection: sa.Connection, experiment: str, tags: tuple[str, ...]) -> None:
+    """Make its tags findable."""
+    rows = [{"experiment": experiment, "tag": clean(tag, 128)} for tag in dict.fromkeys(tags)]
+    insert_new(connection, t.tags, rows)
+
+
+def set_params(
+    connection: sa.Connection, experiment: str, kind: str, values: Mapping[str, tuple[float, str]], attempt: int
+) -> bool:
+    """Set parameters (name -> (time, text)) unless a later word is there. True when any was given."""
+    rows = [
+        {
+            "experiment": experiment,
+            "kind": kind,
+            "name": name,
+            "text": text,
+            "number": as_number(text),
+            "attempt": attempt,
+            "time": time,
+        }
+        for name, (time, text) in values.items()
+    ]
+    for row in rows:
+        there = sa.select(t.params.c.attempt, t.params.c.time).where(
+            t.params.c.experiment == experiment, t.params.c.kind == kind, t.params.c.name == row["name"]
+        )
+        found = connection.execute(there).one_or_none()
+        if found is None or (row["attempt"], row["time"]) >= (found.attempt, found.time):
+            upsert(connection, t.params, [row])
+    return bool(rows)
+
+
+def know_metrics(connection: sa.Connection, project: str, names: list[str]) -> None:
+    """Remember that the project has these metrics."""
+    insert_new(connection, t.known_metrics, [{"project": project, "metric": name} for name in names])
+
+
+def set_artifact(connection: sa.Connection, event: ArtifactStored, version: int) -> None:
+    """List a stored file, unless a later version is listed."""
+    path = clean(event.path)
+    key = hashlib.sha256(path.encode()).hexdigest()
+    row = event.model_dump() | {"version": version, "path": path, "path_key": key, "kind": clean(event.kind, 32)}
+    upsert(connection, t.artifacts, [row], where="version")

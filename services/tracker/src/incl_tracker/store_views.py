@@ -1,0 +1,254 @@
+"""Rows of experiments as the views that queries answer and live messages carry. Reading only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from incl_shared.errors import AmbiguousError, NotFoundError
+from incl_shared.events import ClientTimes, CodeRef, Placement, Provenance, RankEnd, RankTimes
+from incl_shared.ids import ID_LENGTH
+from incl_shared.queries.tracker import ArtifactView, AttemptView, ExperimentRow, ExperimentView, MetricSummary, Stage
+from incl_shared.spec import ExperimentSpec
+from incl_shared.states import FINAL_STATES, AttemptState, EndReason, ExperimentState
+from incl_shared.subjects import Asker
+from incl_tracker import store_settlement as settlement
+from incl_tracker import tables as t
+from incl_tracker.domain import references, stages
+from incl_tracker.domain.settlement import tally
+from incl_tracker.store_telemetry import summary_of
+
+MAX_ARTIFACTS = 500
+MAX_METRICS = 500
+_CANDIDATES = 6
+_e = t.experiments.c
+
+
+def row_in(connection: sa.Connection, project: str, experiment: str) -> sa.RowMapping:
+    """The row of an experiment of this project.
+
+    Raises:
+        NotFoundError: when the project has none of this id.
+    """
+    row = shell_in(connection, project, experiment)
+    if row is None:
+        raise _none(experiment, project)
+    return row
+
+
+def shell_in(connection: sa.Connection, project: str, experiment: str) -> sa.RowMapping | None:
+    """The same, or none; also when only telemetry of it has come so far."""
+    query = sa.select(t.experiments).where(_e.id == experiment, _e.project == project)
+    return connection.execute(query).mappings().one_or_none()
+
+
+def known(connection: sa.Connection, experiment: str) -> sa.RowMapping | None:
+    """The row of an experiment whose beginning has come, of whatever project."""
+    query = sa.select(t.experiments).where(_e.id == experiment, _e.known)
+    return connection.execute(query).mappings().one_or_none()
+
+
+def resolve(connection: sa.Connection, asker: Asker, ref: str) -> sa.RowMapping:
+    """The experiment that a person means.
+
+    Raises:
+        NotFoundError: when there is none.
+        AmbiguousError: when there are several; with the candidates.
+        InvalidInput: when it means nothing.
+    """
+    reference = references.parse(ref)
+    mine = sa.select(t.experiments).where(_e.project == asker.project, _e.known)
+    newest = (_e.created.desc(), _e.id.desc())
+    if reference.whole is not None:
+        found = connection.execute(mine.where(_e.id == reference.whole)).mappings().one_or_none()
+    elif reference.back is not None:
+        query = mine.where(_e.user == asker.user).order_by(*newest).offset(reference.back).limit(1)
+        found = connection.execute(query).mappings().one_or_none()
+    else:
+        found = _by_piece(connection, mine, reference, newest)
+    if found is None:
+        raise _none(ref, asker.project)
+    return found
+
+
+def _by_piece(
+    connection: sa.Connection,
+    mine: sa.Select[Any],
+    reference: references.Reference,
+    newest: tuple[sa.ColumnElement[Any], ...],
+) -> sa.RowMapping | None:
+    candidates: Sequence[sa.RowMapping] = ()
+    if reference.piece is not None:
+        begin, end = reference.piece, reference.piece[::-1]
+        fits = sa.or_(_e.id.between(begin, _upper(begin)), _e.reversed.between(end, _upper(end)))
+        candidates = connection.execute(mine.where(fits).order_by(*newest).limit(_CANDIDATES)).mappings().all()
+        if len(candidates) == 1:
+            return candidates[0]
+    query = mine.where(_e.name == reference.name).order_by(*newest).limit(1)
+    named = connection.execute(query).mappings().one_or_none()
+    if named is None and candidates:
+        raise AmbiguousError(
+            f"{reference.name!r} means several experiments",
+            cause="; ".join(f"{row['id']} ({row['name']})" for row in candidates[: _CANDIDATES - 1])
+            + ("; …" if len(candidates) == _CANDIDATES else ""),
+            hint="give more characters, or the last 8 of the id, as incl ls shows them",
+        )
+    return named
+
+
+def _upper(piece: str) -> str:
+    return piece + "z" * (ID_LENGTH - len(piece))
+
+
+def _none(ref: str, project: str) -> NotFoundError:
+    return NotFoundError(f"no experiment {ref[:200]!r} in project {project!r}", hint="`incl ls` lists them")
+
+
+def list_row(row: sa.RowMapping, values: dict[str, float]) -> ExperimentRow:
+    """One line of a list; values are those of its declared metrics."""
+    return ExperimentRow(
+        id=row["id"],
+        name=row["name"],
+        project=row["project"],
+        user=row["user"],
+        state=ExperimentState(row["state"]),
+        reason=EndReason(row["reason"]) if row["reason"] else None,
+        waiting=row["waiting"],
+        nodes=row["nodes"],
+        gpus=row["gpus"],
+        attempts=row["attempts"],
+        tags=tuple(json.loads(row["tags"])),
+        created=row["created"],
+        started=row["started"],
+        ended=row["ended"],
+        metrics=values,
+    )
+
+
+def view(connection: sa.Connection, row: sa.RowMapping) -> ExperimentView:
+    """All of one experiment but its points and lines."""
+    identifier = row["id"]
+    metrics = _metrics(connection, identifier, json.loads(row["declared"]))
+    attempts = _attempts(connection, identifier)
+    declared = {m.name: m.last for m in metrics if m.goal is not None}
+    return ExperimentView(
+        row=list_row(row, declared),
+        version=row["revision"],
+        outside=row["outside"],
+        spec=ExperimentSpec.model_validate_json(row["spec"]) if row["spec"] else None,
+        code=CodeRef.model_validate_json(row["code"]) if row["code"] else None,
+        provenance=Provenance.model_validate_json(row["provenance"]),
+        config=_config(connection, identifier),
+        message=row["message"],
+        hint=row["hint"],
+        stages=tuple(_stages(connection, row)),
+        attempts=tuple(attempts),
+        metrics=tuple(metrics),
+        artifacts=tuple(_artifacts(connection, identifier)),
+        points=row["points"],
+        lines=row["lines"],
+        gaps=sum(attempt.gaps for attempt in attempts),
+        settled=attempts[-1].settled if attempts else ExperimentState(row["state"]) in FINAL_STATES,
+    )
+
+
+def _config(connection: sa.Connection, experiment: str) -> dict[str, str]:
+    c = t.params.c
+    query = sa.select(c.name, c.text).where(c.experiment == experiment, c.kind == "config").order_by(c.name)
+    return {row.name: row.text for row in connection.execute(query)}
+
+
+def _metrics(connection: sa.Connection, experiment: str, declared: dict[str, Any]) -> list[MetricSummary]:
+    c = t.metrics.c
+    query = sa.select(t.metrics).where(c.experiment == experiment).order_by(c.metric).limit(MAX_METRICS)
+    result = []
+    for row in connection.execute(query).mappings():
+        summary = summary_of(row)
+        goal = declared.get(row["metric"])
+        best = summary.maximum if goal == "max" else summary.minimum if goal == "min" else None
+        result.append(
+            MetricSummary(
+                name=row["metric"],
+                last=summary.last,
+                last_step=summary.last_step,
+                minimum=summary.minimum.value if summary.minimum else None,
+                maximum=summary.maximum.value if summary.maximum else None,
+                best=best.value if best else None,
+                best_step=best.step if best else None,
+                goal=goal,
+                points=summary.points,
+            )
+        )
+    order = {name: place for place, name in enumerate(declared)}
+    return sorted(result, key=lambda m: order.get(m.name, len(order)))
+
+
+def _artifacts(connection: sa.Connection, experiment: str) -> list[ArtifactView]:
+    c = t.artifacts.c
+    query = (
+        sa.select(t.artifacts)
+        .where(c.experiment == experiment)
+        .order_by(c.attempt.desc(), c.kind, c.path, c.rank)
+        .limit(MAX_ARTIFACTS)
+    )
+    return [ArtifactView.model_validate(dict(row)) for row in connection.execute(query).mappings()]
+
+
+def _attempt_rows(connection: sa.Connection, experiment: str) -> Sequence[sa.RowMapping]:
+    c = t.attempts.c
+    query = sa.select(t.attempts).where(c.experiment == experiment).order_by(c.attempt)
+    return connection.execute(query).mappings().all()
+
+
+def _attempts(connection: sa.Connection, experiment: str) -> list[AttemptView]:
+    said = settlement.expected_of(connection, experiment)
+    stored = settlement.stored_of(connection, experiment)
+    points = settlement.points_of(connection, experiment)
+    result = []
+    for row in _attempt_rows(connection, experiment):
+        number = row["attempt"]
+        counted = tally(said.get(number, ()), stored.get(number, ())) if row["settled"] else None
+        result.append(
+            AttemptView(
+                attempt=number,
+                state=AttemptState(row["state"]),
+                reason=EndReason(row["reason"]) if row["reason"] else None,
+                message=row["message"],
+                placements=tuple(Placement.model_validate(p) for p in json.loads(row["placements"])),
+                ranks=tuple(RankEnd.model_validate(r) for r in json.loads(row["ends"])),
+                assigned=row["assigned"],
+                started=row["started"],
+                ended=row["ended"],
+                settled=row["settled"],
+                points=points.get(number, 0),
+                lines=settlement.lines_of(stored.get(number, ())),
+                gaps=counted.gaps if counted else 0,
+            )
+        )
+    return result
+
+
+def _stages(connection: sa.Connection, row: sa.RowMapping) -> list[Stage]:
+    result = stages.client_stages(ClientTimes.model_validate_json(row["times"]) if row["times"] else None)
+    last, assigned = 0, float("-inf")
+    for attempt in _attempt_rows(connection, row["id"]):
+        last, assigned = attempt["attempt"], attempt["assigned"]
+        starts = [RankTimes.model_validate(r) for r in json.loads(attempt["starts"])]
+        ends = [RankEnd.model_validate(r).times for r in json.loads(attempt["ends"])]
+        times = stages.AttemptTimes(
+            attempt=last,
+            queued=attempt["queued"],
+            assigned=attempt["assigned"],
+            started=attempt["started"],
+            ended=attempt["ended"],
+            ranks=stages.latest(starts, ends),
+            waits=json.loads(attempt["waits"]),
+        )
+        result += [s for s in stages.attempt_stages(times) if not row["outside"] or s.name == "running"]
+    if not row["outside"] and row["queued_at"] > assigned:
+        waits = json.loads(row["waits"])
+        result.append(stages.waiting_stage(last + 1, row["queued_at"], row["ended"], waits))
+    return result

@@ -1,0 +1,233 @@
+"""The tracker's tables. SQLite and PostgreSQL hold the same rows; times are seconds since the epoch (UTC).
+
+Numbers that can be NaN are stored as NULL, as SQLite knows no NaN; the points themselves lie in blobs, bit for bit.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+)
+
+from incl_shared.bus.tables import common_tables
+
+metadata = MetaData()
+common_tables(metadata)
+
+ID = String(26)
+TOKEN = String(63)
+WORDS = Text().with_variant(Text(collation="C"), "postgresql")
+"""Text that is compared and ordered by its bytes, as SQLite does."""
+
+experiments = Table(
+    "experiments",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("reversed", ID, nullable=False, comment="the id from its end, to find it by its last characters"),
+    Column("project", TOKEN, nullable=False),
+    Column("known", Boolean, nullable=False, comment="false: only telemetry has come so far"),
+    Column("outside", Boolean, nullable=False),
+    Column("user", TOKEN, nullable=False),
+    Column("name", WORDS, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", String(16)),
+    Column("waiting", Text, nullable=False),
+    Column("waits", Text, nullable=False, comment="JSON: [[time, reason], …] of the present wait"),
+    Column("queued_at", Double, nullable=False, comment="when the present wait began"),
+    Column("nodes", Integer, nullable=False),
+    Column("gpus", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("tags", Text, nullable=False, comment="JSON: [tag, …]"),
+    Column("declared", Text, nullable=False, comment='JSON: {metric: "max" or "min"}'),
+    Column("created", Double, nullable=False),
+    Column("started", Double),
+    Column("ended", Double),
+    Column("version", Integer, nullable=False, comment="of the provisioner's aggregate; 0: none seen"),
+    Column("revision", Integer, nullable=False, comment="grows with every change that a view shows"),
+    Column("spec", Text),
+    Column("code", Text),
+    Column("provenance", Text, nullable=False),
+    Column("times", Text, comment="JSON: ClientTimes"),
+    Column("message", Text, nullable=False),
+    Column("hint", Text, nullable=False),
+    Column("points", BigInteger, nullable=False),
+    Column("lines", BigInteger, nullable=False, comment="stored so far; the cursor after the last line"),
+    Column("alerts", Integer, nullable=False, comment="the version of the alert aggregate"),
+    Column("settlements", Integer, nullable=False, comment="the version of the settlement aggregate"),
+    Index("ix_experiments_created", "project", "created", "id"),
+    Index("ix_experiments_name", "project", "name"),
+    Index("ix_experiments_user", "project", "user", "created"),
+    Index("ix_experiments_reversed", "reversed"),
+)
+
+tags = Table(
+    "tags",
+    metadata,
+    Column("experiment", ID, primary_key=True),
+    Column("tag", WORDS, primary_key=True),
+    Index("ix_tags_tag", "tag", "experiment"),
+)
+
+params = Table(
+    "params",
+    metadata,
+    Column("experiment", ID, primary_key=True),
+    Column("kind", String(8), primary_key=True, comment="config or env"),
+    Column("name", WORDS, primary_key=True),
+    Column("text", WORDS, nullable=False),
+    Column("number", Double, comment="the text as a number, where it is one"),
+    Column("attempt", Integer, nullable=False, comment="with time: the latest word wins"),
+    Column("time", Double, nullable=False),
+    Index("ix_params_name", "name", "number"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("experiment", ID, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("reason", String(16)),
+    Column("message", Text, nullable=False),
+    Column("placements", Text, nullable=False, comment="JSON: [Placement, …]"),
+    Column("starts", Text, nullable=False, comment="JSON: [RankTimes, …] at the start"),
+    Column("ends", Text, nullable=False, comment="JSON: [RankEnd, …]"),
+    Column("waits", Text, nullable=False, comment="JSON: why it waited before"),
+    Column("queued", Double, nullable=False),
+    Column("assigned", Double, nullable=False),
+    Column("started", Double),
+    Column("ended", Double),
+    Column("settle_due", Double, comment="when to settle with what is there; none: settled, or not ended"),
+    Column("wait_for_due", Boolean, nullable=False, comment="a rank never said what it wrote"),
+    Column("settled", Boolean, nullable=False),
+    Index("ix_attempts_due", "settle_due"),
+)
+
+writers = Table(
+    "writers",
+    metadata,
+    Column("experiment", ID, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("rank", Integer, primary_key=True),
+    Column("stream", String(8), primary_key=True, comment="metrics or logs"),
+    Column("writer", TOKEN, primary_key=True),
+    Column("ranges", Text, nullable=False, comment="JSON: [[first, last], …] of the records stored"),
+    Column("dropped", BigInteger, nullable=False, comment="said by the records themselves"),
+)
+
+expected = Table(
+    "expected",
+    metadata,
+    Column("experiment", ID, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("rank", Integer, primary_key=True),
+    Column("stream", String(8), primary_key=True, comment="metrics, logs, or empty: whichever has the writer"),
+    Column("writer", TOKEN, primary_key=True),
+    Column("records", BigInteger, nullable=False),
+    Column("dropped", BigInteger, nullable=False),
+)
+
+metrics = Table(
+    "metrics",
+    metadata,
+    Column("experiment", ID, primary_key=True),
+    Column("metric", WORDS, primary_key=True),
+    Column("rank", Integer, nullable=False, comment="the lowest that logged it"),
+    Column("points", BigInteger, nullable=False),
+    Column("last", Double, comment="NULL: NaN"),
+    Column("last_step", BigInteger, nullable=False),
+    Column("last_time", Double, nullable=False),
+    Column("last_attempt", Integer, nullable=False),
+    Column("minimum", Double, comment="NULL: every point is NaN"),
+    Column("min_step", BigInteger),
+    Column("min_attempt", Integer),
+    Column("maximum", Double),
+    Column("max_step", BigInteger),
+    Column("max_attempt", Integer),
+    Index("ix_metrics_last", "metric", "last", "experiment"),
+)
+
+known_metrics = Table(
+    "known_metrics",
+    metadata,
+    Column("project", TOKEN, primary_key=True),
+    Column("metric", WORDS, primary_key=True),
+)
+
+series = Table(
+    "series",
+    metadata,
+    Column("experiment", ID, primary_key=True),
+    Column("metric", WORDS, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("rank", Integer, primary_key=True),
+    Column("writer", TOKEN, primary_key=True),
+    Column("points", BigInteger, nullable=False),
+    Column("open_rows", Integer, nullable=False),
+    Column("open_points", Integer, nullable=False),
+    Column("first_step", BigInteger, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("experiment", ID, nullable=False),
+    Column("metric", WORDS, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("writer", TOKEN, nullable=False),
+    Column("sealed", Boolean, nullable=False),
+    Column("codec", SmallInteger, nullable=False, comment="of the three blobs: 0 plain, 1 zstd"),
+    Column("count", Integer, nullable=False),
+    Column("first_step", BigInteger, nullable=False, comment="the least one"),
+    Column("last_step", BigInteger, nullable=False, comment="the greatest one"),
+    Column("minimum", Double),
+    Column("maximum", Double),
+    Column("steps", LargeBinary, nullable=False, comment="little-endian int64"),
+    Column("times", LargeBinary, nullable=False, comment="little-endian float64"),
+    Column("data", LargeBinary, nullable=False, comment="the values: little-endian float64"),
+    Index("ix_chunks_series", "experiment", "metric", "rank", "attempt", "writer"),
+)
+
+log_batches = Table(
+    "log_batches",
+    metadata,
+    Column("experiment", ID, primary_key=True),
+    Column("start", BigInteger, primary_key=True, comment="lines of the experiment that are stored before"),
+    Column("count", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("writer", TOKEN, nullable=False),
+    Column("first", BigInteger, nullable=False, comment="the writer's number of the first line"),
+    Column("first_time", Double, nullable=False),
+    Column("last_time", Double, nullable=False),
+    Column("lines", LargeBinary, nullable=False, comment="zstd of msgpack of [[time, stream, text, flags], …]"),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("experiment", ID, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("rank", Integer, primary_key=True),
+    Column("kind", String(32), primary_key=True),
+    Column("path_key", String(64), primary_key=True, comment="sha256 of the path: a path may be longer than an index"),
+    Column("path", WORDS, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("step", BigInteger),
+    Column("version", Integer, nullable=False),
+)
