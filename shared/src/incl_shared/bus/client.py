@@ -72,6 +72,7 @@ class BusClient:
         self._calls = Calls()
         self._up = asyncio.Event()
         self.reconnects = 0
+        self._reconnect_listeners: list[Callable[[], None]] = []
 
     @classmethod
     async def connect(
@@ -104,6 +105,10 @@ class BusClient:
         self._connection = connection
         await self._calls.start(connection)
         self._up.set()
+
+    def on_reconnect(self, listener: Callable[[], None]) -> None:
+        """Call this in the event loop after every reconnect. It must not raise."""
+        self._reconnect_listeners.append(listener)
 
     @property
     def connection(self) -> HardenedClient:
@@ -163,6 +168,8 @@ class BusClient:
     async def _on_reconnected(self) -> None:
         self.reconnects += 1
         self._up.set()
+        for listener in self._reconnect_listeners:
+            listener()
 
     async def _on_closed(self) -> None:
         self._up.clear()

@@ -1,0 +1,282 @@
+"""`Bus`: the bus for services. FastStream inside, hardened; see `hardening`, `consumer`, `outbox` and `serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import sqlalchemy as sa
+
+from incl_shared.bus.client import Ack, BusClient, MessageCallback
+from incl_shared.bus.consumer import AsyncHandler, BatchHandler, Consumer, Handler
+from incl_shared.bus.hardening import HardenedBroker, HardenedPull
+from incl_shared.bus.metrics import BusMetrics
+from incl_shared.bus.outbox import Relay
+from incl_shared.bus.pull import CHECK_S, SILENCE_S
+from incl_shared.bus.retry import RetryPolicy
+from incl_shared.bus.serve import TIME_LIMIT_S, WORKERS, QueryHandler, QueryServer
+from incl_shared.bus.tables import inbox
+from incl_shared.bus.topology import INBOX_KEPT_S, Durable
+from incl_shared.clock import Clock, SystemClock
+from incl_shared.db import Database, DatabaseUnavailable, Transaction
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+    from prometheus_client import CollectorRegistry
+
+    from incl_shared.bus.connection import Credentials, HardenedClient
+    from incl_shared.events.base import Event
+    from incl_shared.queries.base import AnswerT, Query
+    from incl_shared.settings import BusSettings
+
+_log = logging.getLogger("incl.bus")
+SWEEP_S = 3600.0
+OUTBOX_LATE_S = 60.0
+_SWEEP_ROWS = 5000
+
+
+@dataclass(frozen=True)
+class ConsumerHealth:
+    """One durable. fetch_age: seconds since the server's last word. trouble: why it does not run, else empty."""
+
+    stream: str
+    durable: str
+    bound: bool
+    fetch_age: float
+    paused: str
+    trouble: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether it consumes, or would if there were messages."""
+        return self.bound and not self.trouble and not self.paused and self.fetch_age < 3 * SILENCE_S
+
+
+@dataclass(frozen=True)
+class Health:
+    """How a service's bus is."""
+
+    started: bool
+    connected: bool
+    consumers: tuple[ConsumerHealth, ...]
+    outbox_age: float
+    outbox_trouble: str
+
+    @property
+    def live(self) -> bool:
+        """Whether restarting the process could not help: it runs, whatever others do."""
+        return self.started and all(
+            c.fetch_age < 3 * SILENCE_S or not self.connected or c.trouble for c in self.consumers
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether it does its work now."""
+        return self.started and self.connected and self.outbox_age < OUTBOX_LATE_S and all(c.ok for c in self.consumers)
+
+
+@dataclass(frozen=True)
+class BusOptions:
+    """What is seldom chosen. Times in seconds."""
+
+    connect_timeout: float = 15.0
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    query_workers: int = WORKERS
+    query_limit: float = TIME_LIMIT_S
+    check_every: float = CHECK_S
+    silence: float = SILENCE_S
+
+
+class Bus:
+    """One service's connection: its consumers, its answers, its outbox. Register before `start`."""
+
+    def __init__(
+        self,
+        settings: BusSettings,
+        *,
+        service: str,
+        database: Database | None = None,
+        clock: Clock | None = None,
+        registry: CollectorRegistry | None = None,
+        options: BusOptions | None = None,
+        credentials: Credentials | None = None,
+    ) -> None:
+        self.service = service
+        self.clock: Clock = clock or SystemClock()
+        self.options = options or BusOptions()
+        self.metrics = BusMetrics(service, registry)
+        self.client = BusClient(settings)
+        self._database = database
+        self._broker = HardenedBroker(
+            settings, self.client.callbacks(), connect_timeout=self.options.connect_timeout, credentials=credentials
+        )
+        self._consumers: list[tuple[Consumer, HardenedPull]] = []
+        self._server = QueryServer(service, self.metrics, time_limit=self.options.query_limit)
+        self._relay = Relay(database, self.client, service=service, metrics=self.metrics) if database else None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._started = False
+        self.client.on_reconnect(self._wake)
+
+    # --- before start
+
+    def consume(self, durable: Durable, handler: Handler | AsyncHandler, *, transactional: bool = True) -> None:
+        """Handle a durable's messages one by one: `handler(tx, delivery)`, synchronous, in the writer thread.
+
+        A batch is one transaction with a savepoint for each; what the inbox has is skipped; the ack comes after the
+        commit. transactional=False: `await handler(delivery)` in the event loop, without inbox, at least once.
+        """
+        if transactional:
+            self._add(durable, handler=handler)
+        else:
+            self._add(durable, async_handler=handler)
+
+    def consume_batch(self, durable: Durable, handler: BatchHandler) -> None:
+        """Handle whole batches: `handler(tx, deliveries)` in the writer thread, one transaction.
+
+        There is no inbox: the handler recognises repeats itself (within a batch too). When it raises, the batch is
+        halved until the message at fault is alone, and that one is retried or buried.
+        """
+        self._add(durable, batch_handler=handler)
+
+    def _add(self, durable: Durable, **handlers: Any) -> None:
+        if self._started:
+            raise RuntimeError("consumers are registered before start")
+        if "async_handler" not in handlers and self._database is None:
+            raise ValueError("a transactional consumer needs a database")
+        consumer = Consumer(
+            durable, client=self.client, metrics=self.metrics, retry=self.options.retry, database=self._database,
+            **handlers,
+        )  # fmt: skip
+        pull = self._broker.pull(
+            durable, consumer.handle, check_every=self.options.check_every, silence=self.options.silence
+        )
+        self._consumers.append((consumer, pull))
+        age = self.metrics.fetch_age.labels(durable.stream, durable.name)
+        age.set_function(lambda: time.monotonic() - pull.state.alive)
+
+    def serve(self, kind: type[Query[AnswerT]], handler: QueryHandler) -> None:
+        """Answer a question: `await handler(asker, query)` gives its Answer, or raises an InclError."""
+        if self._started:
+            raise RuntimeError("answers are registered before start")
+        self._server.add(kind, handler)
+
+    # --- life
+
+    async def start(self) -> None:
+        """Connect, and begin.
+
+        Raises:
+            UnavailableError: the bus cannot be reached.
+            DeniedError: it refuses the credential.
+        """
+        if self._server.names:
+            self._broker.serve(self._server.subject, self.service, self._answer, workers=self.options.query_workers)
+        try:
+            connection = await self._broker.connect()
+            await self.client.adopt(cast("HardenedClient", connection))
+            await self._broker.start()
+        except BaseException:
+            await self._broker.stop()
+            raise
+        if self._relay is not None:
+            self._tasks.append(asyncio.create_task(self._relay.run(), name=f"{self.service}-outbox"))
+            self._tasks.append(asyncio.create_task(self._sweep(), name=f"{self.service}-inbox-sweep"))
+        self._started = True
+
+    async def stop(self) -> None:
+        """Let what is at hand end, give the rest back, and close."""
+        self._started = False
+        for consumer, _ in self._consumers:
+            consumer.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        if self._relay is not None:
+            await self._relay.stop()
+        await self._broker.stop()
+        await self.client.close()
+
+    def health(self) -> Health:
+        """How it is now."""
+        now = time.monotonic()
+        consumers = tuple(
+            ConsumerHealth(
+                pull.state.durable.stream, pull.state.durable.name, pull.state.bound, now - pull.state.alive,
+                consumer.paused, pull.state.trouble,
+            )
+            for consumer, pull in self._consumers
+        )  # fmt: skip
+        age, trouble = (self._relay.age(), self._relay.trouble) if self._relay else (0.0, "")
+        return Health(self._started, self.client.connected, consumers, age, trouble)
+
+    # --- the client's side
+
+    async def ask(
+        self,
+        query: Query[AnswerT],
+        *,
+        project: str,
+        user: str,
+        timeout: float = 5.0,  # noqa: ASYNC109
+    ) -> AnswerT:
+        """Ask another service; see `BusClient.ask`."""
+        return await self.client.ask(query, project=project, user=user, timeout=timeout)
+
+    async def publish_live(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Send without an acknowledgement: LIVE and watermarks only."""
+        await self.client.publish_live(subject, payload, headers)
+
+    async def publish_confirmed(
+        self, subject: str, payload: bytes, *, message_id: str, headers: Mapping[str, str] | None = None,
+        timeout: float = 10.0, expected_sequence: int | None = None,  # noqa: ASYNC109
+    ) -> Ack:  # fmt: skip
+        """Store a message; see `BusClient.publish_confirmed`."""
+        return await self.client.publish_confirmed(
+            subject, payload, message_id=message_id, headers=headers, timeout=timeout,
+            expected_sequence=expected_sequence,
+        )  # fmt: skip
+
+    async def publish_event(
+        self, event: Event, *, project: str, user: str | None = None, event_id: str | None = None, version: int = 0
+    ) -> Ack:
+        """Publish an event at once, without the outbox: for services without a database."""
+        return await self.client.publish_event(event, project=project, user=user, event_id=event_id, version=version)
+
+    async def subscribe(self, subject: str, callback: MessageCallback, *, queue: str = "") -> Subscription:
+        """A core subscription; see `BusClient.subscribe`. After `start`."""
+        return await self.client.subscribe(subject, callback, queue=queue)
+
+    # --- parts
+
+    def _wake(self) -> None:
+        for _, pull in self._consumers:
+            pull.wake()
+
+    async def _answer(self, message: Msg) -> None:
+        await self._server.answer(self.client.connection, message)
+
+    async def _sweep(self) -> None:
+        """Forget ids in the inbox that no stream keeps any more."""
+        assert self._database is not None
+        while True:
+            try:
+                swept = await self._database.write(sweep_inbox)
+            except (DatabaseUnavailable, sa.exc.SQLAlchemyError) as error:
+                _log.warning("the inbox could not be swept: %s", error)
+                swept = 0
+            await asyncio.sleep(SWEEP_S if swept < _SWEEP_ROWS else 1.0)
+
+
+def sweep_inbox(tx: Transaction, kept_s: float = INBOX_KEPT_S, limit: int = _SWEEP_ROWS) -> int:
+    """Delete about `limit` ids, the oldest, that were seen longer than `kept_s` seconds ago; gives how many."""
+    old = sa.select(inbox.c.seen).where(inbox.c.seen < tx.clock.now() - kept_s).order_by(inbox.c.seen).limit(limit)
+    newest = tx.connection.execute(sa.select(sa.func.max(old.subquery().c.seen))).scalar()
+    if newest is None:
+        return 0
+    return tx.connection.execute(sa.delete(inbox).where(inbox.c.seen <= newest)).rowcount
