@@ -8,7 +8,7 @@ import sys
 import time
 
 from incl_local.layout import Layout, default_data
-from incl_local.running import STOP_PATIENCE_S, end_leftovers, find, read
+from incl_local.running import STOP_PATIENCE_S, end_leftovers, find
 from incl_shared.errors import NotFoundError
 
 
@@ -32,9 +32,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def jobs_alive(layout: Layout) -> int:
     """How many jobs go on without the platform."""
-    from incl_agent.inventory import living_jobs
+    from incl_agent.jobfiles import JobFiles
 
-    return len(living_jobs(layout.agent))
+    folders = (layout.agent / "jobs").glob("*/") if layout.agent.exists() else ()
+    shims = [JobFiles(folder).shim() for folder in folders]
+    return sum(1 for shim in shims if shim is not None and shim.alive())
 
 
 def _say(arguments: argparse.Namespace, text: str, jobs: int, began: float) -> int:
@@ -47,6 +49,3 @@ def _say(arguments: argparse.Namespace, text: str, jobs: int, began: float) -> i
         plural = "job goes" if jobs == 1 else "jobs go"
         sys.stderr.write(f"{jobs} {plural} on and will be found again by: incl up\n")
     return 0
-
-
-__all__ = ["read", "run"]

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from incl_local.place import NODE, SERVICE_NAMES, Place
+from incl_local.place import NODE, PROJECT, SERVICE_NAMES, Place, local_user
 
 
 class App(Protocol):
@@ -67,7 +67,15 @@ def _gateway(place: Place) -> App:
     from incl_gateway.settings import GatewaySettings
 
     return create_app(
-        GatewaySettings(**_common("gateway", place), keys_dir=place.layout.nats / "keys", port=place.ports["gateway"])
+        GatewaySettings(
+            **_common("gateway", place),
+            keys_dir=place.layout.nats / "keys",
+            vault_key=place.layout.keys / "vault.key",
+            port=place.ports["gateway"],
+            local_user=local_user(),
+            projects=(PROJECT,),
+            public_urls=(place.bus_url,),
+        )
     )
 
 
