@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from incl_shared.events import CodeRef, ExperimentSubmitted
     from incl_shared.spec import ExperimentSpec
 
-CODE_PATH, DIFF_PATH, PACKAGES_PATH = "code.tar.zst", "git.diff", "packages.txt"
+CODE_PATH, DIFF_PATH, PACKAGES_PATH = "code.tar.zst", "uncommitted.diff", "packages.txt"
 
 
 class Preparation:
