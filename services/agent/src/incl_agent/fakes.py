@@ -1,0 +1,288 @@
+"""A platform in miniature for the agent's tests: signer, secrets and artifact store behind the real bus, and a hand
+that writes the wanted state and reads what the agent says. The streams, the HTTP and the processes are real.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from pydantic import SecretStr
+
+from incl_shared import subjects
+from incl_shared.archive.pack import pack
+from incl_shared.bus.client import ERROR_HEADER, BusClient
+from incl_shared.control import JobSpec, JobWanted, NodeWanted, Wanted
+from incl_shared.errors import InclError, NotFoundError, UnavailableError
+from incl_shared.events.experiments import CodeRef
+from incl_shared.ids import new_id
+from incl_shared.queries.base import QUERIES, Answer
+from incl_shared.queries.gateway import AttemptCredential, Credential, ReadSecrets, SecretValues
+from incl_shared.queries.registry import Committed, CommitArtifacts, DownloadGrant, Entry, Grant, UploadGrant
+from incl_shared.reports import JobEnded, Report
+from incl_shared.telemetry import decode_logs, decode_metrics
+
+_HEX = re.compile(r"^/blobs/([0-9a-f]{64})$")
+
+
+class BlobServer:
+    """Blobs in memory over HTTP, with the part of the store's protocol that a client meets."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.requests: list[str] = []
+        self.failing = False
+        blobs = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+                return
+
+            def do_HEAD(self) -> None:  # noqa: N802
+                blobs.answer(self, "HEAD")
+
+            def do_GET(self) -> None:  # noqa: N802
+                blobs.answer(self, "GET")
+
+            def do_PUT(self) -> None:  # noqa: N802
+                blobs.answer(self, "PUT")
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def put(self, data: bytes) -> str:
+        """Have some bytes."""
+        digest = hashlib.sha256(data).hexdigest()
+        self.blobs[digest] = data
+        return digest
+
+    def answer(self, handler: BaseHTTPRequestHandler, method: str) -> None:
+        """One exchange."""
+        parts = urlsplit(handler.path)
+        match = _HEX.match(parts.path)
+        body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        self.requests.append(f"{method} {parts.path}")
+        if self.failing or match is None:
+            self._reply(handler, 503)
+            return
+        digest = match[1]
+        if method == "PUT":
+            offset = int(parse_qs(parts.query).get("offset", ["0"])[0])
+            whole = self.blobs.get(digest, b"")[:offset] + body
+            if hashlib.sha256(whole).hexdigest() != digest:
+                self._reply(handler, 422)
+                return
+            self.blobs[digest] = whole
+            self._reply(handler, 201)
+        elif digest not in self.blobs:
+            self._reply(handler, 404, {"Upload-Offset": "0"})
+        else:
+            self._reply(handler, 200, body=self.blobs[digest], head=method == "HEAD")
+
+    @staticmethod
+    def _reply(
+        handler: BaseHTTPRequestHandler,
+        status: int,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        head: bool = False,
+    ) -> None:
+        handler.send_response(status)
+        for name, value in (headers or {}).items():
+            handler.send_header(name, value)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        if not head:
+            handler.wfile.write(body)
+
+
+class FakePlatform:
+    """Everything that an agent talks to. Make it over a client that may do anything."""
+
+    def __init__(self, client: BusClient, node: str = "node1") -> None:
+        self.client = client
+        self.node = node
+        self.store = BlobServer()
+        self.secrets: dict[str, str] = {}
+        self.entries: list[Entry] = []
+        self.asked: list[str] = []
+        self.signer_away = False
+        self.generation = 0
+        self.credential_ttl_s: float | None = None
+        self._jobs: dict[str, JobWanted] = {}
+        self._seen: dict[str, dict[int, tuple[str, bytes]]] = {}
+
+    async def start(self) -> None:
+        """Serve questions."""
+        await self.client.connection.subscribe("incl.query.>", cb=self._asked)
+
+    async def stop(self) -> None:
+        """Stop serving."""
+        await asyncio.to_thread(self.store.close)
+
+    # --- questions
+
+    async def _asked(self, message: Any) -> None:
+        asker, service, name = subjects.parse_query(message.subject)
+        self.asked.append(f"{service}.{name}")
+        try:
+            query = QUERIES[(service, name)].model_validate_json(message.data)
+            answer, headers = self._answer(asker, query).model_dump_json(), {}
+            if isinstance(query, AttemptCredential):
+                answer = self._credential_json()
+            elif isinstance(query, ReadSecrets):
+                answer = SecretValues(values={n: self.secrets[n] for n in query.names}).model_dump_json()
+        except KeyError as error:
+            answer = NotFoundError(f"no secret {error}").envelope().model_dump_json()
+            headers = {ERROR_HEADER: "not_found"}
+        except InclError as error:
+            answer, headers = error.envelope().model_dump_json(), {ERROR_HEADER: error.code}
+        await self.client.connection.publish(message.reply, answer.encode(), headers=headers or None)
+
+    def _answer(self, asker: subjects.Asker, query: object) -> Answer:
+        if isinstance(query, AttemptCredential):
+            if self.signer_away:
+                raise UnavailableError("the signer is away")
+            return Credential(jwt=SecretStr("jwt"), seed=SecretStr("seed"), name="job")
+        if isinstance(query, UploadGrant | DownloadGrant):
+            return Grant(url=self.store.url, token="token", expires=time.time() + 600)
+        if isinstance(query, CommitArtifacts):
+            new = [entry for entry in query.entries if entry not in self.entries]
+            self.entries.extend(new)
+            return Committed(new=len(new))
+        return Answer()
+
+    def _credential_json(self) -> str:
+        expires = None if self.credential_ttl_s is None else time.time() + self.credential_ttl_s
+        return f'{{"jwt": "jwt", "seed": "seed", "name": "job", "expires": {"null" if expires is None else expires}}}'
+
+    # --- the wanted state
+
+    def job(self, *command: str, wanted: Wanted = Wanted.RUN, **spec: Any) -> JobWanted:
+        """A job that is not wanted yet."""
+        named = {key: spec.pop(key) for key in ("attempt", "rank", "rendezvous", "checkpoint", "experiment") if key in spec}
+        values = {"experiment": new_id(), "attempt": 1, "rank": 0, "project": "default", "user": "u", **named}
+        return JobWanted(**values, wanted=wanted, spec=JobSpec(name="test", command=command, grace_s=5.0, **spec))
+
+    async def want(self, *jobs: JobWanted) -> None:
+        """Want these besides those that are wanted."""
+        self._jobs.update({job.job: job for job in jobs})
+        await self.write()
+
+    async def unwant(self, *jobs: JobWanted) -> None:
+        """Want these no more."""
+        for job in jobs:
+            self._jobs.pop(job.job, None)
+        await self.write()
+
+    async def stop_job(self, job: JobWanted) -> None:
+        """Want a job to stop."""
+        await self.want(job.model_copy(update={"wanted": Wanted.STOP}))
+
+    async def run_job(self, job: JobWanted) -> None:
+        """Want a prepared job to run."""
+        await self.want(job.model_copy(update={"wanted": Wanted.RUN}))
+
+    async def write(self, generation: int | None = None) -> None:
+        """Publish the wanted state."""
+        self.generation = self.generation + 1 if generation is None else generation
+        wanted = NodeWanted(node=self.node, generation=self.generation, jobs=tuple(self._jobs.values()))
+        await self.client.publish_confirmed(
+            subjects.control(self.node), wanted.model_dump_json().encode(), message_id=f"control:{new_id()}"
+        )
+
+    def code(self, files: Mapping[str, str | bytes]) -> CodeRef:
+        """Files packed and stored, as the command line does it."""
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder, "tree")
+            for name, text in files.items():
+                path = root / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(text.encode() if isinstance(text, str) else text)
+            archive = Path(folder, "code.tar.zst")
+            pack(root, archive)
+            data = archive.read_bytes()
+        return CodeRef(sha256=self.store.put(data), size=len(data), files=len(files))
+
+    # --- what was said
+
+    async def reports(self) -> list[Report]:
+        """Everything that the stream holds, heartbeats left out."""
+        found = [Report.model_validate_json(data) for _, data in await self.messages("REPORTS")]
+        return [report for report in found if report.seq]
+
+    async def of(self, job: JobWanted) -> list[Any]:
+        """The reports on one job, in order."""
+        return [
+            report.body
+            for report in await self.reports()
+            if getattr(report.body, "experiment", None) == job.experiment and getattr(report.body, "rank", 0) == job.rank
+        ]
+
+    async def ended(self, job: JobWanted, timeout: float = 15.0) -> JobEnded:  # noqa: ASYNC109
+        """The end of a job, awaited."""
+        return await self.said(job, JobEnded, timeout)
+
+    async def said(self, job: JobWanted, kind: type[Any], timeout: float = 15.0) -> Any:  # noqa: ASYNC109
+        """The first report of a kind on a job, awaited."""
+        deadline = time.monotonic() + timeout
+        while True:
+            for body in await self.of(job):
+                if isinstance(body, kind):
+                    return body
+            if time.monotonic() > deadline:
+                kinds = [body.kind for body in await self.of(job)]
+                raise AssertionError(f"no {kind.__name__} within {timeout:.0f} s; said: {kinds}")
+            await asyncio.sleep(0.02)
+
+    async def lines(self, job: JobWanted) -> list[tuple[int, int, str]]:
+        """(sequence, stream, text) of every line in the stream LOGS, as often as it is there."""
+        subject = subjects.logs(job.project, job.experiment, job.attempt, job.rank)
+        found = []
+        for _, data in await self.messages("LOGS", lambda name: name == subject):
+            batch = decode_logs(data)
+            found += [(batch.first + at, line.stream, line.text) for at, line in enumerate(batch.lines)]
+        return found
+
+    async def records(self, job: JobWanted) -> dict[str, list[tuple[int, int]]]:
+        """(first, count) of every batch of each writer in the stream METRICS."""
+        subject = subjects.metrics(job.project, job.experiment, job.attempt, job.rank)
+        found: dict[str, list[tuple[int, int]]] = {}
+        for _, data in await self.messages("METRICS", lambda name: name == subject):
+            batch = decode_metrics(data)
+            found.setdefault(batch.writer, []).append((batch.first, batch.count))
+        return found
+
+    async def messages(self, stream: str, wanted: Callable[[str], bool] = lambda _: True) -> list[tuple[str, bytes]]:
+        """(subject, payload) of what a stream holds, in order."""
+        seen = self._seen.setdefault(stream, {})
+        js = self.client.jetstream()
+        state = (await js.stream_info(stream)).state
+        for sequence in range(max(1, state.first_seq, *(n + 1 for n in list(seen)[-1:])), state.last_seq + 1):
+            message = await js.get_msg(stream, sequence, direct=False)
+            seen[sequence] = (message.subject or "", message.data or b"")
+        return [(subject, data) for subject, data in seen.values() if wanted(subject)]
