@@ -248,7 +248,7 @@ class ArtifactClient:
             except _Again as again:
                 error = again.error
                 if again.progress:
-                    deadline, tries = time.monotonic() + self._patience, 0
+                    deadline, tries, renewed = time.monotonic() + self._patience, 0, False
             except DeniedError:
                 if self._renew is None or renewed:
                     raise

@@ -6,6 +6,7 @@ number of workers, one or more (https://github.com/facebook/zstd, doc of nbWorke
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -89,7 +90,8 @@ def pack(
                 hint="free some disk space, or set TMPDIR to a directory with room",
             ) from error
         finally:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
     warnings = (*tree.warnings, *_large(tree, warn_bytes))
     return PackResult(target, digest, size, tree.files, total, tree.largest(), dict(tree.skipped), warnings)
 
