@@ -1,20 +1,25 @@
-"""What the gateway can be asked: secrets, tokens, and credentials from the signer."""
+"""What the gateway can be asked: secrets, tokens, and credentials from the signer.
+
+Values that are secret show as asterisks everywhere but in the JSON that crosses the bus.
+"""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import Field, SecretStr
+from pydantic import Field, PlainSerializer, SecretStr
 
 from incl_shared.ids import Id
 from incl_shared.queries.base import Answer, Done, Query
+
+Revealed = Annotated[SecretStr, PlainSerializer(lambda value: value.get_secret_value(), when_used="json")]
 
 
 class Credential(Answer):
     """A NATS credential: a JWT and the seed that belongs to it. Both are secret."""
 
-    jwt: SecretStr
-    seed: SecretStr
+    jwt: Revealed
+    seed: Revealed
     name: str
     expires: float | None = None
 
@@ -90,3 +95,72 @@ class ReadSecrets(Query[SecretValues]):
     answer: ClassVar[type[Answer]] = SecretValues
 
     names: tuple[str, ...]
+
+
+class TokenView(Answer):
+    """An API token without its secret part. Times in seconds since the epoch."""
+
+    id: Id
+    label: str
+    prefix: str = Field(description="How the token begins, to recognise it.")
+    created: float
+    expires: float | None = None
+    revoked: float | None = None
+    used: float | None = Field(None, description="About when it was last used.")
+
+
+class NewToken(Answer):
+    """A token, shown this once: only its hash is stored."""
+
+    token: Revealed
+    view: TokenView
+
+
+class CreateToken(Query[NewToken]):
+    """Make an API token for the asker itself."""
+
+    service: ClassVar[str] = "gateway"
+    name: ClassVar[str] = "create_token"
+    answer: ClassVar[type[Answer]] = NewToken
+
+    label: str = Field("", max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")
+    ttl_s: float | None = Field(90 * 86_400.0, gt=0, le=3_660 * 86_400.0, description="Seconds; none: for ever.")
+
+
+class TokenList(Answer):
+    """The asker's tokens, newest first."""
+
+    tokens: tuple[TokenView, ...]
+
+
+class ListTokens(Query[TokenList]):
+    """The asker's own tokens."""
+
+    service: ClassVar[str] = "gateway"
+    name: ClassVar[str] = "tokens"
+    answer: ClassVar[type[Answer]] = TokenList
+
+
+class RevokeToken(Query[Done]):
+    """A token of the asker's own is worth nothing any more. Done again, nothing happens."""
+
+    service: ClassVar[str] = "gateway"
+    name: ClassVar[str] = "revoke_token"
+    answer: ClassVar[type[Answer]] = Done
+
+    token: str = Field(min_length=4, max_length=64, description="Its id, or how it begins.")
+
+
+class Me(Answer):
+    """Who the asker is."""
+
+    user: str
+    projects: tuple[str, ...]
+
+
+class WhoAmI(Query[Me]):
+    """Who the asker is, and its projects."""
+
+    service: ClassVar[str] = "gateway"
+    name: ClassVar[str] = "whoami"
+    answer: ClassVar[type[Answer]] = Me
