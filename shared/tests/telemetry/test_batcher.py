@@ -46,7 +46,7 @@ def same(one: float, other: float) -> bool:
 
 
 @given(st.lists(metric | extra | st.just(b"garbage"), min_size=1, max_size=20), st.integers(1, 10**6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_every_point_and_every_extra_is_in_the_batch(records: list[dict[str, Any] | bytes], first: int) -> None:
     batch = decode_metrics(encode(build("w", first, [line_of(record) for record in records])))
     assert (batch.first, batch.count) == (first, len(records))

@@ -39,7 +39,7 @@ def read_all(reader: SpoolReader, writer: str, position: Position, **limits: int
     limit=st.integers(1, 7),
     restart=st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_lines_come_once_in_order_however_they_are_written_and_read(
     lines: list[bytes], cuts: list[int], limit: int, restart: bool
 ) -> None:

@@ -54,6 +54,7 @@ class SpoolReader:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._heads: dict[str, bytes] = {}
+        self._moved: dict[str, tuple[int, int]] = {}
 
     def writers(self) -> list[str]:
         """The writers that there are by now, in the order of their names."""
@@ -101,10 +102,15 @@ class SpoolReader:
         """Where to read on. A file that shrank was emptied (all in it is new) or cut (same beginning)."""
         size = os.fstat(descriptor).st_size
         head = self._heads.get(writer, b"")
+        asked = offset
+        known = self._moved.pop(writer, None)
+        if known is not None and known[0] == asked:
+            offset = known[1]
         if size < offset:
             same = bool(head) and os.pread(descriptor, len(head), 0) == head[:size]
-            offset = size if same else 0
-            self._heads.pop(writer, None)
+            offset, head = size if same else 0, b""
+        if offset != asked:
+            self._moved[writer] = (asked, offset)  # until the caller's position has gone on
         if len(head) < _HEAD and size > len(head):
             self._heads[writer] = os.pread(descriptor, _HEAD, 0)
         return offset

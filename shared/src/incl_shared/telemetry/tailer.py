@@ -131,7 +131,8 @@ class LogTailer:
             start, end = base + at + piece.start, base + at + piece.end
             if piece.kind is Kind.PROGRESS:
                 full = len(data) - at >= MAX_PIECE_BYTES
-                shown = not full and self._worth_showing(stream, start, end, now)
+                newest = not full and len(data) < WINDOW
+                shown = newest and self._worth_showing(stream, start, end, now)
                 if shown:
                     frames.append(Frame(first, 1, now, number, start, end, piece.kind, replaces))
                 at += piece.start
