@@ -28,9 +28,8 @@ def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 
 def test_only_one_platform_holds_a_folder(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
-    with layout.locked():
-        with pytest.raises(ConflictError), layout.locked():
-            pass
+    with layout.locked(), pytest.raises(ConflictError), layout.locked():
+        pass
     with layout.locked():
         pass
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sqlite3
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ _REVISION = re.compile(r"""^revision(?:\s*:[^=]+)?\s*=\s*["']([^"']+)["']""", re
 _DOWN = re.compile(r"""^down_revision(?:\s*:[^=]+)?\s*=\s*(.+)$""", re.MULTILINE)
 _QUOTED = re.compile(r"""["']([^"']+)["']""")
 _LOCK = 0x494E434C
+_ALEMBIC = threading.Lock()
+"""Alembic keeps its context in module globals: one migration at a time in a process."""
 
 
 def migrate(url: str, package: str) -> None:
@@ -50,7 +53,8 @@ def migrate(url: str, package: str) -> None:
                 f"the database of {package} is at {found}, which this version does not know",
                 hint="run the newer version that made it, or restore a backup",
             )
-        _upgrade(url, folder)
+        with _ALEMBIC:
+            _upgrade(url, folder)
 
 
 def migrations_folder(package: str) -> Path:

@@ -184,7 +184,8 @@ def _bus(running: Running) -> Iterator[Finding]:
 
 
 async def _ask_bus(running: Running) -> list[Finding]:
-    place, found = running.place, []
+    place = running.place
+    found: list[Finding] = []
     async with await BusClient.connect(place.bus("user")) as client:
         found += _machines(await client.ask(GetCluster(), project=PROJECT, user=local_user()))
     async with await BusClient.connect(place.bus("admin")) as client:

@@ -113,7 +113,7 @@ class Place:
 def is_ready(url: str, name: str) -> bool:
     """Whether /readyz at this address says yes for this service."""
     try:
-        with urllib.request.urlopen(f"{url}/readyz?service={name}", timeout=2) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{url}/{name}/readyz", timeout=2) as answer:  # noqa: S310
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False

@@ -10,7 +10,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -135,9 +135,7 @@ class Platform:
             self._apps[name] = app
             self._exit.push_async_callback(_quietly, name, app.stop)
 
-        async with asyncio.TaskGroup() as group:
-            for name in SERVICE_NAMES:
-                group.create_task(self._timed(name, place.detail(name), up(name)))
+        await _all_of(self._timed(name, place.detail(name), up(name)) for name in SERVICE_NAMES)
         await self._exit.enter_async_context(serve(self._apps, place.ports["ops"]))
 
     async def _start_processes(self, place: Place) -> None:
@@ -145,9 +143,7 @@ class Platform:
         for name in SERVICE_NAMES:
             command = [sys.executable, "-m", "incl_local.service", name, "--data", str(self._layout.root)]
             await self._supervise(Child(name, command, self._layout.logs / f"{name}.log"))
-        async with asyncio.TaskGroup() as group:
-            for name in SERVICE_NAMES:
-                group.create_task(self._timed(name, place.detail(name), place.wait_healthy(name)))
+        await _all_of(self._timed(name, place.detail(name), place.wait_healthy(name)) for name in SERVICE_NAMES)
 
     async def _wait_for_node(self, place: Place) -> None:
         deadline = time.monotonic() + NODE_PATIENCE
@@ -180,6 +176,16 @@ class Platform:
             }
         )
         write_private(self._layout.run_file, text)
+
+
+async def _all_of(works: Iterable[Coroutine[None, None, None]]) -> None:
+    """All at once; the first error ends the others and is raised by itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 async def declare(place: Place) -> None:

@@ -13,7 +13,7 @@ from incl_local.ops import serve
 from incl_local.place import SERVICE_NAMES, Place
 from incl_local.services import build
 from incl_shared.errors import InclError
-from incl_shared.logs import configure
+from incl_shared.logs import setup_logs
 
 
 async def run(name: str, root: Path) -> None:
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("name", choices=SERVICE_NAMES)
     parser.add_argument("--data", type=Path, required=True)
     given = parser.parse_args(arguments)
-    configure(given.name)
+    setup_logs(json_lines=True)
     try:
         asyncio.run(run(given.name, given.data))
     except InclError as error:

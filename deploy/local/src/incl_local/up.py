@@ -11,14 +11,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 from incl_local import __version__
 from incl_local.layout import Layout, default_data
 from incl_local.place import Place
 from incl_local.platform import Options, Platform
 from incl_local.running import Running, read
+from incl_local.supervisor import LOG_LIMIT
 from incl_shared.errors import UnavailableError
-from incl_shared.logs import configure
+from incl_shared.logs import setup_logs
 
 DETACH_PATIENCE_S = 60.0
 
@@ -29,14 +31,22 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.detach:
         return _detach(arguments, layout)
     layout.prepare()
-    configure("incl-up", file=layout.logs / "platform.log")
     ports = {name: getattr(arguments, f"{name}_port") for name in ("bus", "registry", "gateway", "ops")}
     options = Options(
         processes=arguments.processes,
         ports={name: port for name, port in ports.items() if port is not None},
         context=not arguments.no_context,
     )
-    return asyncio.run(_serve(layout, options, _Screen(arguments.json, layout)))
+    with open_log(layout.logs / "platform.log") as log:
+        setup_logs(stream=log, json_lines=True)
+        return asyncio.run(_serve(layout, options, _Screen(arguments.json, layout)))
+
+
+def open_log(path: Path) -> TextIO:
+    """The platform's log, for appending; a large one is set aside first."""
+    if path.exists() and path.stat().st_size > LOG_LIMIT:
+        path.replace(path.with_suffix(".old.log"))
+    return path.open("a", encoding="utf-8", buffering=1)
 
 
 async def _serve(layout: Layout, options: Options, screen: _Screen) -> int:
