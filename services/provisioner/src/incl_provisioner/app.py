@@ -94,5 +94,5 @@ def create_app(
 ) -> App:
     """Build the service; nothing runs before `start`. Settings come from INCL_PROVISIONER_… unless given."""
     if settings is None:
-        settings = ProvisionerSettings()  # type: ignore[call-arg]  # from the environment
+        settings = ProvisionerSettings()  # from the environment
     return App(settings, clock=clock or SystemClock(), backend=backend, quotas=quotas)

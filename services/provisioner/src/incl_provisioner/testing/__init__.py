@@ -1,0 +1,1 @@
+"""What tests and benchmarks of the provisioner need: a scripted agent that runs nothing."""

@@ -1,0 +1,40 @@
+"""Fixtures of the provisioner's tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from incl_provisioner.app import create_app
+from incl_provisioner.settings import ProvisionerSettings
+from incl_provisioner.testing.platform import QUICK, Platform, Start
+from incl_shared.bus.client import BusClient
+from incl_shared.settings import BusSettings
+
+
+@pytest.fixture
+async def start(bus_settings: BusSettings, bus_client: BusClient) -> AsyncIterator[Start]:
+    """Starts a provisioner: await start(database_url, **settings)."""
+    made: list[Platform] = []
+
+    async def make(url: str, **options: Any) -> Platform:
+        settings = ProvisionerSettings(database_url=url, bus=bus_settings, **{**QUICK, **options})
+        platform = Platform(bus_client, settings, create_app(settings))
+        await platform.listen()
+        await platform.app.start()
+        made.append(platform)
+        return platform
+
+    yield make
+    for platform in made:
+        await asyncio.gather(*(agent.stop() for agent in platform.agents))
+        await platform.app.stop()
+
+
+@pytest.fixture
+async def platform(start: Start, sqlite_url: str) -> Platform:
+    """A provisioner on SQLite."""
+    return await start(sqlite_url)
