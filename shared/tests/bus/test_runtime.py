@@ -45,7 +45,8 @@ async def make_bus(bus_settings: BusSettings, database: Database) -> AsyncIterat
     made: list[Bus] = []
 
     async def make(setup: Callable[[Bus], None], **more: Any) -> Bus:
-        bus = Bus(bus_settings, **({"service": "tracker", "database": database, "options": OPTIONS} | more))
+        options: dict[str, Any] = {"service": "tracker", "database": database, "options": OPTIONS} | more
+        bus = Bus(bus_settings, **options)
         setup(bus)
         await bus.start()
         made.append(bus)

@@ -6,6 +6,7 @@ What is different from `nats.connect` (each has a regression test in shared/test
   nats-py closes the client for good;
 - it never gives up, and waits between attempts with jitter;
 - the first connection has a time limit, and its failure says what to do;
+- a connection that the server refused is closed before the next attempt (nats-py leaks its socket);
 - a credential that cannot be read at a reconnect is an error of that attempt, not the silent end of the task.
 """
 
@@ -47,6 +48,14 @@ class Callbacks:
 
 class HardenedClient(Client):
     """nats-py's client, that never closes by itself."""
+
+    async def _connect_to_server(self, s: Any) -> None:
+        transport = self._transport
+        if transport is not None:
+            with contextlib.suppress(OSError, AttributeError):
+                transport.close()
+                await transport.wait_closed()
+        await super()._connect_to_server(s)
 
     async def _process_err(self, err_msg: str) -> None:
         text = err_msg.strip().strip("'")

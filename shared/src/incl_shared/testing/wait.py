@@ -6,18 +6,38 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
 
+@overload
 async def until(
-    predicate: Callable[[], T | Awaitable[T]],
+    predicate: Callable[[], Awaitable[T]],
+    timeout: float = ...,  # noqa: ASYNC109
+    *,
+    every: float = ...,
+    what: str = ...,
+) -> T: ...
+
+
+@overload
+async def until(
+    predicate: Callable[[], T],
+    timeout: float = ...,  # noqa: ASYNC109
+    *,
+    every: float = ...,
+    what: str = ...,
+) -> T: ...
+
+
+async def until(
+    predicate: Callable[[], Any],
     timeout: float = 10.0,  # noqa: ASYNC109
     *,
     every: float = 0.01,
     what: str = "",
-) -> T:
+) -> Any:
     """Wait until a predicate (a function, or a coroutine function) gives something true; gives that.
 
     Raises:

@@ -1,0 +1,136 @@
+"""Health and metrics over HTTP: /healthz, /readyz, /metrics. One server for one service or for all in a process.
+
+    ops = OpsServer(port=0)
+    ops.add("tracker", registry=bus.metrics.registry, live=lambda: bus.health().live, ready=lambda: bus.health().ready)
+    await ops.start(); ops.port; await ops.stop()
+
+With several services /healthz and /readyz say each; they are 200 only when all are well. /metrics has all of them;
+/<service>/healthz, /<service>/readyz and /<service>/metrics one. A small HTTP/1.1 of its own: nothing to import.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from incl_shared.errors import ConflictError
+
+_log = logging.getLogger("incl.ops")
+_REQUEST_S = 5.0
+_REQUEST_BYTES = 8192
+
+Check = Callable[[], bool]
+Detail = Callable[[], Mapping[str, object]]
+
+
+@dataclass(frozen=True)
+class _Service:
+    registry: CollectorRegistry
+    live: Check
+    ready: Check
+    detail: Detail
+
+
+@dataclass(frozen=True)
+class _Response:
+    status: HTTPStatus
+    body: bytes
+    kind: str = "application/json"
+
+
+@dataclass
+class OpsServer:
+    """Serves health and metrics. port 0: a free one, told by `port` after `start`."""
+
+    port: int
+    host: str = "127.0.0.1"
+    _services: dict[str, _Service] = field(default_factory=dict)
+    _server: asyncio.Server | None = None
+
+    def add(
+        self, service: str, *, registry: CollectorRegistry, live: Check, ready: Check, detail: Detail = dict
+    ) -> None:
+        """Serve one service. live: false asks for a restart. ready: it does its work now. detail: shown by /readyz."""
+        self._services[service] = _Service(registry, live, ready, detail)
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ConflictError: the port is taken.
+        """
+        try:
+            self._server = await asyncio.start_server(self._connected, self.host, self.port, limit=_REQUEST_BYTES)
+        except OSError as error:
+            raise ConflictError(
+                f"port {self.port} for health and metrics is taken", cause=str(error), hint="choose another ops port"
+            ) from error
+        self.port = int(self._server.sockets[0].getsockname()[1])
+
+    async def stop(self) -> None:
+        """Close it."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+            await server.wait_closed()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(_REQUEST_S):
+                line = await reader.readuntil(b"\r\n")
+                while await reader.readuntil(b"\r\n") != b"\r\n":
+                    pass
+                writer.write(_encode(self._answer(line)))
+                await writer.drain()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            _log.debug("a request was not answered: %s", error)
+        except Exception:  # noqa: BLE001 - the edge: one request's fault
+            _log.exception("a request failed")
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    def _answer(self, line: bytes) -> _Response:
+        method, _, rest = line.decode("latin-1").partition(" ")
+        parts = rest.split(" ")[0].partition("?")[0].strip("/").split("/")
+        if method not in ("GET", "HEAD"):
+            return _said(HTTPStatus.METHOD_NOT_ALLOWED, {"error": "GET only"})
+        chosen = self._services
+        if len(parts) == 2:
+            chosen = {name: service for name, service in chosen.items() if name == parts[0]}
+        match parts[-1]:
+            case "metrics" if chosen:
+                body = b"".join(generate_latest(service.registry) for service in chosen.values())
+                return _Response(HTTPStatus.OK, body, CONTENT_TYPE_LATEST)
+            case "healthz" if chosen:
+                return _checked({name: {"ok": service.live()} for name, service in chosen.items()})
+            case "readyz" if chosen:
+                found = {name: {"ok": service.ready(), **service.detail()} for name, service in chosen.items()}
+                return _checked(found)
+        return _said(HTTPStatus.NOT_FOUND, {"error": "see /healthz, /readyz, /metrics"})
+
+
+def _checked(found: Mapping[str, Mapping[str, object]]) -> _Response:
+    well = all(service["ok"] for service in found.values())
+    return _said(HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE, {"ok": well, "services": found})
+
+
+def _said(status: HTTPStatus, body: Mapping[str, object]) -> _Response:
+    return _Response(status, json.dumps(body).encode() + b"\n")
+
+
+def _encode(response: _Response) -> bytes:
+    head = (
+        f"HTTP/1.1 {response.status.value} {response.status.phrase}\r\nContent-Type: {response.kind}\r\n"
+        f"Content-Length: {len(response.body)}\r\nConnection: close\r\nCache-Control: no-store\r\n\r\n"
+    )
+    return head.encode() + response.body
