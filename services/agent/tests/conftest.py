@@ -1,8 +1,11 @@
-"""Fixtures of the agent's tests."""
+"""Fixtures of the agent's tests. One nats-server serves a module; each test is a node of its own."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,15 +14,27 @@ from incl_agent.app import Agent, create_app
 from incl_agent.fakes import FakePlatform
 from incl_agent.settings import AgentSettings
 from incl_shared.bus.client import BusClient
-from incl_shared.settings import BusSettings
+from incl_shared.testing.nats import NatsServer, apply_topology
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def module_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    server = NatsServer(tmp_path_factory.mktemp("nats server"))
+    server.start()
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, apply_topology(server.settings("topology"))).result()
+    yield server
+    server.stop()
 
 
 @pytest.fixture
-def agent_settings(tmp_path: Path, bus_settings: BusSettings) -> AgentSettings:
+def agent_settings(tmp_path: Path, module_nats: NatsServer) -> AgentSettings:
     return AgentSettings(
-        node="node1",
+        node=f"node{next(_numbers)}",
         data_dir=tmp_path / "agent data",
-        bus=bus_settings,
+        bus=module_nats.settings(),
         heartbeat_s=0.5,
         poll_s=0.2,
         sample_s=0.2,
@@ -30,11 +45,12 @@ def agent_settings(tmp_path: Path, bus_settings: BusSettings) -> AgentSettings:
 
 
 @pytest.fixture
-async def platform(bus_client: BusClient) -> AsyncIterator[FakePlatform]:
-    platform = FakePlatform(bus_client)
-    await platform.start()
-    yield platform
-    await platform.stop()
+async def platform(module_nats: NatsServer, agent_settings: AgentSettings) -> AsyncIterator[FakePlatform]:
+    async with await BusClient.connect(module_nats.settings(), patient=True, timeout=10) as client:
+        platform = FakePlatform(client, agent_settings.node)
+        await platform.start()
+        yield platform
+        await platform.stop()
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ from incl_shared.testing.wait import until
 
 
 async def test_a_job_goes_all_its_way(agent: Agent, platform: FakePlatform) -> None:
-    code = platform.code({"train.sh": "echo hello from $INCL_NODE_RANK; echo oops >&2; echo kept > $INCL_OUTPUT_DIR/model.txt"})
+    code = platform.code(
+        {"train.sh": "echo hello from $INCL_NODE_RANK; echo oops >&2; echo kept > $INCL_OUTPUT_DIR/model.txt"}
+    )
     job = platform.job("sh", "train.sh", code=code)
     await platform.want(job)
     end = await platform.ended(job)
@@ -108,7 +110,9 @@ async def test_max_duration(agent: Agent, platform: FakePlatform) -> None:
 
 
 async def test_an_error_ends_with_the_last_words(agent: Agent, platform: FakePlatform) -> None:
-    job = platform.job("sh", "-c", "echo 'Traceback (most recent call last):' >&2; echo 'ValueError: bad lr' >&2; exit 3")
+    job = platform.job(
+        "sh", "-c", "echo 'Traceback (most recent call last):' >&2; echo 'ValueError: bad lr' >&2; exit 3"
+    )
     await platform.want(job)
     end = await platform.ended(job)
     assert (end.reason, end.exit_code, end.message) == (EndReason.ERROR, 3, "ValueError: bad lr")
@@ -207,7 +211,9 @@ async def test_the_environment(agent: Agent, platform: FakePlatform, tmp_path: P
             assert b"hush" not in path.read_bytes(), path
 
 
-async def test_the_submitters_own_tools_on_the_same_machine(agent: Agent, platform: FakePlatform, tmp_path: Path) -> None:
+async def test_the_submitters_own_tools_on_the_same_machine(
+    agent: Agent, platform: FakePlatform, tmp_path: Path
+) -> None:
     tool = tmp_path / "venv" / "bin" / "mytool"
     tool.parent.mkdir(parents=True)
     tool.write_text("#!/bin/sh\necho mine $VIRTUAL_ENV\n")
@@ -253,7 +259,13 @@ async def test_a_job_not_wanted_any_more_is_ended_and_cleared_away(agent: Agent,
 
 async def test_an_older_wanted_state_and_a_missing_one_change_nothing(agent: Agent, platform: FakePlatform) -> None:
     job = platform.job("sh", "-c", "echo up; read line < go; echo done")
-    job = job.model_copy(update={"spec": job.spec.model_copy(update={"command": ("sh", "-c", "mkfifo go; echo up; read line < go; echo $line")})})
+    job = job.model_copy(
+        update={
+            "spec": job.spec.model_copy(
+                update={"command": ("sh", "-c", "mkfifo go; echo up; read line < go; echo $line")}
+            )
+        }
+    )
     await platform.want(job)
     await until(lambda: _said(platform, job, "up"))
     platform._jobs.clear()
@@ -273,16 +285,16 @@ async def test_outputs_by_pattern_and_never_from_outside(agent: Agent, platform:
     (tmp_path / "secret.txt").write_text("secret")
     script = (
         "mkdir -p runs/a; echo 1 > runs/a/m.json; echo 2 > other.txt; chmod 750 runs/a/m.json\n"
-        "cd \"$INCL_OUTPUT_DIR\"\n"
+        'cd "$INCL_OUTPUT_DIR"\n'
         f"ln -s '{tmp_path}/secret.txt' leak; ln -s '{tmp_path}' dir; echo 3 > real; ln -s real link; mkfifo pipe\n"
     )
     job = platform.job("sh", "run.sh", code=platform.code({"run.sh": script}), outputs=("runs/**/*.json",))
     await platform.want(job)
     end = await platform.ended(job)
     assert end.reason is EndReason.COMPLETED
-    assert sorted((entry.path, entry.mode) for entry in platform.entries if entry.path != "real" and entry.path != "link") == [
-        ("runs/a/m.json", 0o750)
-    ]
+    assert sorted(
+        (entry.path, entry.mode) for entry in platform.entries if entry.path != "real" and entry.path != "link"
+    ) == [("runs/a/m.json", 0o750)]
     assert sorted(entry.path for entry in platform.entries) == ["link", "real", "runs/a/m.json"]
     assert b"secret" not in b"".join(platform.store.blobs.values())
     said = [text for _, stream, text in await platform.lines(job) if stream == 2]
@@ -337,7 +349,9 @@ async def test_samples_are_shipped(agent: Agent, platform: FakePlatform) -> None
     job = platform.job("sh", "-c", "echo up; while [ ! -e go ]; do :; done")
     await platform.want(job)
     folder = agent.settings.jobs_dir / job.job
-    await until(lambda: (folder / "spool" / "sys.jsonl").exists() and (folder / "spool" / "sys.jsonl").stat().st_size > 0)
+    await until(
+        lambda: (folder / "spool" / "sys.jsonl").exists() and (folder / "spool" / "sys.jsonl").stat().st_size > 0
+    )
     (folder / "work" / "go").touch()
     end = await platform.ended(job)
     assert any(count.writer == "sys" and count.records >= 1 for count in end.writers)

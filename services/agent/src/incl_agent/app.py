@@ -28,6 +28,7 @@ from incl_agent.runtimes.host import HostRuntime
 from incl_agent.sampling import Sampler
 from incl_agent.sdk import place_sdk
 from incl_agent.settings import AgentSettings, usable_cores
+from incl_agent.tasks import end_all
 from incl_agent.telemetry import ShippedTelemetry
 from incl_shared.auth.names import Role, inbox_prefix
 from incl_shared.bus.client import BusClient
@@ -97,9 +98,7 @@ class Agent:
     async def stop(self) -> None:
         """Let go of everything. The jobs go on under their shims."""
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_all(tasks)
         if self.manager is not None:
             await self.manager.stop()
         if self._journal is not None:

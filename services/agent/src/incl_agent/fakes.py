@@ -27,7 +27,7 @@ from incl_shared.events.experiments import CodeRef
 from incl_shared.ids import new_id
 from incl_shared.queries.base import QUERIES, Answer
 from incl_shared.queries.gateway import AttemptCredential, Credential, ReadSecrets, SecretValues
-from incl_shared.queries.registry import Committed, CommitArtifacts, DownloadGrant, Entry, Grant, UploadGrant
+from incl_shared.queries.registry import CommitArtifacts, Committed, DownloadGrant, Entry, Grant, UploadGrant
 from incl_shared.reports import JobEnded, Report
 from incl_shared.telemetry import decode_logs, decode_metrics
 
@@ -46,16 +46,16 @@ class BlobServer:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            def log_message(self, format: str, *args: Any) -> None:
                 return
 
-            def do_HEAD(self) -> None:  # noqa: N802
+            def do_HEAD(self) -> None:
                 blobs.answer(self, "HEAD")
 
-            def do_GET(self) -> None:  # noqa: N802
+            def do_GET(self) -> None:
                 blobs.answer(self, "GET")
 
-            def do_PUT(self) -> None:  # noqa: N802
+            def do_PUT(self) -> None:
                 blobs.answer(self, "PUT")
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -134,14 +134,19 @@ class FakePlatform:
         self.generation = 0
         self.credential_ttl_s: float | None = None
         self._jobs: dict[str, JobWanted] = {}
-        self._seen: dict[str, dict[int, tuple[str, bytes]]] = {}
+        self._seen: dict[str, list[tuple[str, bytes]]] = {}
+        self._read_to: dict[str, int] = {}
 
     async def start(self) -> None:
-        """Serve questions."""
-        await self.client.connection.subscribe("incl.query.>", cb=self._asked)
+        """Serve questions; what the streams hold from before is not looked at."""
+        js = self.client.jetstream()
+        for stream in ("REPORTS", "METRICS", "LOGS"):
+            self._read_to[stream] = (await js.stream_info(stream)).state.last_seq
+        self._subscription = await self.client.connection.subscribe("incl.query.>", cb=self._asked)
 
     async def stop(self) -> None:
         """Stop serving."""
+        await self._subscription.unsubscribe()
         await asyncio.to_thread(self.store.close)
 
     # --- questions
@@ -184,7 +189,9 @@ class FakePlatform:
 
     def job(self, *command: str, wanted: Wanted = Wanted.RUN, **spec: Any) -> JobWanted:
         """A job that is not wanted yet."""
-        named = {key: spec.pop(key) for key in ("attempt", "rank", "rendezvous", "checkpoint", "experiment") if key in spec}
+        named = {
+            key: spec.pop(key) for key in ("attempt", "rank", "rendezvous", "checkpoint", "experiment") if key in spec
+        }
         values = {"experiment": new_id(), "attempt": 1, "rank": 0, "project": "default", "user": "u", **named}
         return JobWanted(**values, wanted=wanted, spec=JobSpec(name="test", command=command, grace_s=5.0, **spec))
 
@@ -232,7 +239,9 @@ class FakePlatform:
 
     async def reports(self) -> list[Report]:
         """Everything that the stream holds, heartbeats left out."""
-        found = [Report.model_validate_json(data) for _, data in await self.messages("REPORTS")]
+        subject = subjects.report(self.node)
+        messages = await self.messages("REPORTS", lambda name: name == subject)
+        found = [Report.model_validate_json(data) for _, data in messages]
         return [report for report in found if report.seq]
 
     async def of(self, job: JobWanted) -> list[Any]:
@@ -240,7 +249,8 @@ class FakePlatform:
         return [
             report.body
             for report in await self.reports()
-            if getattr(report.body, "experiment", None) == job.experiment and getattr(report.body, "rank", 0) == job.rank
+            if getattr(report.body, "experiment", None) == job.experiment
+            and getattr(report.body, "rank", 0) == job.rank
         ]
 
     async def ended(self, job: JobWanted, timeout: float = 15.0) -> JobEnded:  # noqa: ASYNC109
@@ -279,10 +289,11 @@ class FakePlatform:
 
     async def messages(self, stream: str, wanted: Callable[[str], bool] = lambda _: True) -> list[tuple[str, bytes]]:
         """(subject, payload) of what a stream holds, in order."""
-        seen = self._seen.setdefault(stream, {})
+        seen = self._seen.setdefault(stream, [])
         js = self.client.jetstream()
-        state = (await js.stream_info(stream)).state
-        for sequence in range(max(1, state.first_seq, *(n + 1 for n in list(seen)[-1:])), state.last_seq + 1):
-            message = await js.get_msg(stream, sequence, direct=False)
-            seen[sequence] = (message.subject or "", message.data or b"")
-        return [(subject, data) for subject, data in seen.values() if wanted(subject)]
+        last = (await js.stream_info(stream)).state.last_seq
+        while self._read_to[stream] < last:
+            message = await js.get_msg(stream, self._read_to[stream] + 1, direct=False)
+            self._read_to[stream] += 1
+            seen.append((message.subject or "", message.data or b""))
+        return [(subject, data) for subject, data in seen if wanted(subject)]

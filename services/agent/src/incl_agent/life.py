@@ -23,6 +23,7 @@ from incl_agent.preparing import Preparation
 from incl_agent.process import ProcessHandle, boot_id, end_survivors, read_line, spawn_shim
 from incl_agent.runtimes import RuntimeFailure
 from incl_agent.runtimes.containers import ContainerRuntime
+from incl_agent.tasks import end_all
 from incl_agent.uploading import Uploads
 from incl_shared.control import JobWanted, Wanted
 from incl_shared.errors import InclError
@@ -198,9 +199,7 @@ class JobLife:
                     handle.send(signal.SIGTERM)
                 await waiting
             finally:
-                for task in (waiting, stopping):
-                    task.cancel()
-                await asyncio.gather(waiting, stopping, return_exceptions=True)
+                await end_all((waiting, stopping))
                 handle.close()
                 self.node.unwatch(self.job)
         await self._bury()
@@ -297,6 +296,4 @@ class JobLife:
                 return task.result()
             raise Stopped
         finally:
-            stop.cancel()
-            task.cancel()
-            await asyncio.gather(task, stop, return_exceptions=True)
+            await end_all((task, stop))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 
+from incl_agent.tasks import end_all
 from incl_shared.auth.names import Role, inbox_prefix, job_principal
 from incl_shared.bus.client import BusClient
 from incl_shared.control import JobWanted
@@ -65,10 +65,7 @@ class JobLink:
     async def close(self) -> None:
         """Disconnect and forget the credential."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await end_all((task,))
         if self._ready is not None:
             if self._ready.done() and not self._ready.cancelled():
                 await self._ready.result().close()

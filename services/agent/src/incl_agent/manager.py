@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from incl_agent.jobfiles import JobFiles
 from incl_agent.life import JobLife
 from incl_agent.node import Node
+from incl_agent.tasks import end_all
 from incl_shared.control import JobWanted, NodeWanted, Wanted
 from incl_shared.errors import InclError
 from incl_shared.events.experiments import RankTimes
@@ -21,6 +22,7 @@ from incl_shared.states import EndReason
 _log = logging.getLogger("incl.agent")
 _FIRST_RETRY_S = 1.0
 _LAST_RETRY_S = 30.0
+_CLEANING_UP_S = 5.0
 _JOB = re.compile(r"^[0-9a-z]{26}-\d+-\d+$")
 
 
@@ -95,9 +97,7 @@ class JobManager:
     async def stop(self) -> None:
         """Let go of all jobs. Their shims go on; the next agent finds them."""
         tasks = [task for held in self._held.values() for task in (held.task, held.unwanted) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_all(tasks, _CLEANING_UP_S)
 
     def _hold(self, files: JobFiles, wanted: JobWanted) -> None:
         life = JobLife(self._node, files, wanted)
@@ -149,8 +149,7 @@ class JobManager:
             over.cancel()
         if not held.task.done():
             _log.warning("job %s is not wanted, and what it left cannot be stored: it is removed", name)
-            held.task.cancel()
-            await asyncio.gather(held.task, return_exceptions=True)
+            await end_all((held.task,), _CLEANING_UP_S)
         try:
             await asyncio.to_thread(held.life.files.remove)
             await self._node.reporter.forget(name)

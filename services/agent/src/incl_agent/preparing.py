@@ -6,13 +6,14 @@ import asyncio
 import shutil
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from incl_agent.blobs import JobStore
 from incl_agent.environment import Paths, build_environment, default_rendezvous, hostfile_text
 from incl_agent.runtimes import Launch, Plan, Prepared, RuntimeFailure
+from incl_agent.tasks import gather
 from incl_agent.uploading import DIRECTORY_ENDING
 from incl_shared.archive.unpack import unpack
 from incl_shared.control import CheckpointRef
@@ -172,17 +173,6 @@ class Preparation:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
             target.symlink_to(source)
-
-
-async def gather(*work: Coroutine[Any, Any, Any]) -> list[Any]:
-    """All results; the first error cancels the others, and is raised as it is."""
-    tasks = [asyncio.create_task(one) for one in work]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def free_port(address: str) -> int:

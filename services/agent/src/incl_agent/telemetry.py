@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
+from incl_agent.tasks import end_all
 from incl_shared import subjects
 from incl_shared.clock import Clock
 from incl_shared.events.experiments import WriterCount
@@ -105,9 +106,7 @@ class ShippedTelemetry:
         self._ending.set()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=patience_s)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_all(self._tasks)
         self._tasks = []
 
     async def _publish(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from incl_agent.blobs import JobStore
 from incl_agent.outputs import Found, collect
+from incl_agent.tasks import end_all, gather
 from incl_shared.archive.pack import pack
 from incl_shared.errors import DeniedError, InclError, InvalidInput
 from incl_shared.queries.registry import Entry
@@ -26,6 +27,7 @@ _log = logging.getLogger("incl.agent")
 _FIRST_RETRY_S = 0.5
 _LAST_RETRY_S = 15.0
 _AT_ONCE = 4
+_PATIENCE_S = 5.0
 _MAX_CHECKPOINT = 1 << 43
 DIRECTORY_ENDING = ".incl-dir.tar.zst"
 """A checkpoint that is a directory is stored as one archive under its name with this ending."""
@@ -37,7 +39,7 @@ class Uploads:
     def __init__(self, node: Node, life: JobLife) -> None:
         self._life = life
         self._limit_s = node.settings.retry_limit_s
-        self._store = JobStore(life.link, life.wanted, min(60.0, self._limit_s))
+        self._store = JobStore(life.link, life.wanted, min(_PATIENCE_S, self._limit_s))
         self._queue: list[SpooledFile] = []
         self._known: set[str] = set()
         self._wake = asyncio.Event()
@@ -67,9 +69,7 @@ class Uploads:
     async def stop(self) -> None:
         """Leave the rest to the next agent."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await end_all((task,))
         self._store.close()
 
     async def finish(self) -> list[str]:
@@ -84,9 +84,7 @@ class Uploads:
         for file in await asyncio.to_thread(spooled_files, self._life.files.spool):
             self.offer(file)
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await end_all((task,))
         await self._persist(self._drain)
         files, spec = self._life.files, self._life.wanted.spec
         collected = await asyncio.to_thread(collect, files.outputs, files.work, spec.outputs)
@@ -166,14 +164,7 @@ class Uploads:
                 blob = await self._store.upload(file.file)
             return self._entry("output", file.path, blob.sha256, blob.size, mode=file.mode)
 
-        tasks = [asyncio.create_task(one(file)) for file in found]
-        try:
-            entries = [await task for task in tasks]
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        await self._store.commit(entries)
+        await self._store.commit(await gather(*(one(file) for file in found)))
 
     def _entry(
         self, kind: str, path: str, sha256: str, size: int, *, step: int | None = None, mode: int = 0o644
