@@ -53,10 +53,10 @@ def run(args: argparse.Namespace, session: Session) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if args.file is None and not args.after:
-        raise UsageProblem("there is nothing to run", hint="incl run train.yaml, or incl run -- python train.py")
     if args.after is not None and not args.after:
         raise UsageProblem("there is no command after --", hint="incl run -- python train.py")
+    if args.file is None and not args.after:
+        raise UsageProblem("there is nothing to run", hint="incl run train.yaml, or incl run -- python train.py")
     if args.follow and args.detach:
         raise UsageProblem("--follow and --detach exclude each other")
     if args.image and args.no_image:
