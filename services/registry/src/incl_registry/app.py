@@ -9,6 +9,7 @@ from incl_registry.blobs import BlobStore, FolderBlobs
 from incl_registry.grants import load_key
 from incl_registry.handlers import Handlers
 from incl_registry.http import BlobDoor, DoorLimits
+from incl_registry.metrics import RegistryMetrics
 from incl_registry.server import HttpServer
 from incl_registry.settings import RegistrySettings
 from incl_registry.sweep import sweep
@@ -28,7 +29,7 @@ class RegistryApp:
         self.clock = clock
         self.database = Database(settings.database_url, clock=clock)
         self.bus = Bus(settings.bus, service="registry", database=self.database, clock=clock)
-        self.sweep_failures = 0
+        self.metrics = RegistryMetrics(self.bus.metrics.registry)
         self._http: HttpServer | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -61,7 +62,7 @@ class RegistryApp:
             self.database, blobs, self.clock, key=key, ttl_s=self.settings.grant_ttl_s, url=lambda: self.url
         )
         limits = DoorLimits(self.settings.min_free, self.settings.max_blob, self.settings.idle_s)
-        door = BlobDoor(self.database, blobs, self.clock, key, limits)
+        door = BlobDoor(self.database, blobs, self.clock, key=key, limits=limits, metrics=self.metrics)
         self._http = HttpServer(door.application(), self.settings.host, self.settings.port)
         await self._http.start()
         handlers.register(self.bus)
@@ -85,9 +86,11 @@ class RegistryApp:
             await asyncio.sleep(self.settings.sweep_every_s)
             try:
                 done = await sweep(self.database, blobs, self.clock, grace_s=self.settings.sweep_grace_s, dry_run=False)
+                self.metrics.swept_blobs.inc(done.blobs)
+                self.metrics.swept_bytes.inc(done.bytes)
                 _log.info("swept %d blobs, %d bytes, %d partial uploads", done.blobs, done.bytes, done.partials)
             except Exception:  # noqa: BLE001 - the edge of the loop
-                self.sweep_failures += 1
+                self.metrics.sweep_failures.inc()
                 _log.exception("the sweep failed; it is tried again later")
 
 

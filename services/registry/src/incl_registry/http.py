@@ -25,6 +25,7 @@ from incl_registry import store
 from incl_registry.blobs import BlobStore, Upload
 from incl_registry.errors import StorageFullError, TooLargeError, UnauthorizedError, WrongOffsetError
 from incl_registry.grants import GrantScope, Verb, verify
+from incl_registry.metrics import RegistryMetrics
 from incl_shared.clock import Clock
 from incl_shared.db import Database
 from incl_shared.errors import DeniedError, InclError, IntegrityError, InternalError, InvalidInput, NotFoundError
@@ -51,20 +52,28 @@ class DoorLimits:
 class BlobDoor:
     """The routes."""
 
-    def __init__(self, database: Database, blobs: BlobStore, clock: Clock, key: bytes, limits: DoorLimits) -> None:
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        clock: Clock,
+        *,
+        key: bytes,
+        limits: DoorLimits,
+        metrics: RegistryMetrics,
+    ) -> None:
         self._database = database
         self._blobs = blobs
         self._clock = clock
         self._key = key
         self._limits = limits
-        self.uploaded = 0
-        self.downloaded = 0
+        self._metrics = metrics
 
     def application(self) -> Starlette:
         """The ASGI application."""
         return Starlette(
             routes=[Route("/blobs/{sha256}", self.blob, methods=["GET", "HEAD", "PUT"])],
-            exception_handlers={InclError: _problem, ClientDisconnect: _gone, Exception: _fault},
+            exception_handlers={InclError: self._problem, ClientDisconnect: self._gone, Exception: self._fault},
         )
 
     async def blob(self, request: Request) -> Response:
@@ -117,7 +126,7 @@ class BlobDoor:
         finally:
             await asyncio.to_thread(upload.close)
         await self._record(scope, sha256, size)
-        self.uploaded += size - offset
+        self._metrics.uploaded_bytes.inc(size - offset)
         return JSONResponse({"sha256": sha256, "size": size}, status_code=201)
 
     async def _receive(self, request: Request, upload: Upload, size: int) -> None:
@@ -179,10 +188,23 @@ class BlobDoor:
             await asyncio.to_thread(source.seek, start)
             while start < end and (piece := await asyncio.to_thread(source.read, min(_BLOCK, end - start))):
                 start += len(piece)
-                self.downloaded += len(piece)
+                self._metrics.downloaded_bytes.inc(len(piece))
                 yield piece
         finally:
             source.close()
+
+    async def _problem(self, _: Request, error: Exception) -> Response:
+        response = problem(error)
+        self._metrics.refused.labels(str(response.status_code)).inc()
+        return response
+
+    async def _gone(self, _: Request, __: Exception) -> Response:
+        self._metrics.uploads_cut.inc()
+        return Response(status_code=408)
+
+    async def _fault(self, request: Request, error: Exception) -> Response:
+        _log.error("a request failed: %s", request.method, exc_info=error)
+        return await self._problem(request, error)
 
 
 def _bearer(request: Request) -> str:
@@ -220,8 +242,8 @@ def _window(request: Request, size: int) -> tuple[int, int] | None:
     return (start, end) if start < end else None
 
 
-async def _problem(_: Request, error: Exception) -> Response:
-    """RFC 9457, with the fields of the platform's error envelope."""
+def problem(error: Exception) -> Response:
+    """An error as RFC 9457 has it, with the fields of the platform's error envelope."""
     failure = error if isinstance(error, InclError) else InternalError("the artifact store failed")
     status = failure.http_status
     body = {"type": "about:blank", "status": status, "title": failure.message} | failure.envelope().model_dump()
@@ -231,12 +253,3 @@ async def _problem(_: Request, error: Exception) -> Response:
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(body, status_code=status, headers=headers)
-
-
-async def _gone(_: Request, __: Exception) -> Response:
-    return Response(status_code=408)
-
-
-async def _fault(request: Request, error: Exception) -> Response:
-    _log.error("a request failed: %s", request.method, exc_info=error)
-    return await _problem(request, error)

@@ -1,0 +1,181 @@
+"""The contract of a blob store, kept by the folder and by the fake; then what only a folder has."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from incl_registry.blobs import BlobStore, FolderBlobs
+from incl_registry.errors import StorageFullError, WrongOffsetError
+from incl_registry.testing.memory import MemoryBlobs
+from incl_registry.testing.running import sha, upload_id
+from incl_shared.errors import IntegrityError, NotFoundError, UnavailableError
+
+
+@pytest.fixture(params=["folder", "memory"])
+def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
+    return FolderBlobs(tmp_path / "b") if request.param == "folder" else MemoryBlobs()
+
+
+def put(blobs: BlobStore, data: bytes) -> str:
+    upload = blobs.resume(sha(data), upload_id(), 0)
+    try:
+        upload.write(data)
+        upload.finish()
+    finally:
+        upload.close()
+    return sha(data)
+
+
+@pytest.mark.parametrize("data", [b"", b"x", os.urandom(3_000_000)], ids=["empty", "one", "large"])
+def test_what_is_put_is_read(blobs: BlobStore, data: bytes) -> None:
+    assert blobs.size(sha(data)) is None
+    name = put(blobs, data)
+    assert blobs.size(name) == len(data)
+    with blobs.open(name) as source:
+        assert source.read() == data
+    assert put(blobs, data) == name
+    assert [(blob.sha256, blob.size) for blob in blobs.blobs()] == [(name, len(data))]
+
+
+def test_nothing_is_seen_before_the_end(blobs: BlobStore) -> None:
+    data, key = b"hello world", upload_id()
+    upload = blobs.resume(sha(data), key, 0)
+    upload.write(data[:5])
+    assert upload.offset == 5
+    upload.close()
+    assert blobs.size(sha(data)) is None
+    assert list(blobs.blobs()) == []
+    assert blobs.partial(sha(data), key) == 5
+    with pytest.raises(NotFoundError):
+        blobs.open(sha(data))
+
+
+def test_an_upload_goes_on(blobs: BlobStore) -> None:
+    data, key = b"hello world", upload_id()
+    first = blobs.resume(sha(data), key, 0)
+    first.write(data[:5])
+    first.close()
+    for wrong in (0, 4, 6):
+        with pytest.raises(WrongOffsetError) as caught:
+            blobs.resume(sha(data), key, wrong)
+        assert caught.value.offset == 5
+    second = blobs.resume(sha(data), key, 5)
+    second.write(data[5:])
+    second.finish()
+    second.close()
+    with blobs.open(sha(data)) as source:
+        assert source.read() == data
+    assert blobs.partial(sha(data), key) == 0
+
+
+def test_wrong_bytes_are_refused_and_forgotten(blobs: BlobStore) -> None:
+    key = upload_id()
+    upload = blobs.resume(sha(b"right"), key, 0)
+    upload.write(b"wrong")
+    with pytest.raises(IntegrityError):
+        upload.finish()
+    upload.close()
+    assert blobs.size(sha(b"right")) is None
+    assert blobs.partial(sha(b"right"), key) == 0
+
+
+def test_two_uploads_of_the_same_bytes_do_not_meet(blobs: BlobStore) -> None:
+    data = b"hello world"
+    one, two = blobs.resume(sha(data), upload_id(), 0), blobs.resume(sha(data), upload_id(), 0)
+    one.write(data)
+    two.write(data[:3])
+    one.finish()
+    one.close()
+    two.write(data[3:])
+    two.finish()
+    two.close()
+    assert blobs.size(sha(data)) == len(data)
+
+
+def test_one_upload_has_one_writer(blobs: BlobStore) -> None:
+    key = upload_id()
+    first = blobs.resume(sha(b"x"), key, 0)
+    with pytest.raises(UnavailableError):
+        blobs.resume(sha(b"x"), key, 0)
+    first.close()
+    blobs.resume(sha(b"x"), key, 0).close()
+
+
+def test_only_what_is_old_is_deleted(blobs: BlobStore) -> None:
+    name = put(blobs, b"x")
+    assert not blobs.delete(name, time.time() - 60)
+    assert blobs.touch(name)
+    assert blobs.delete(name, time.time() + 60)
+    assert not blobs.delete(name, time.time() + 60)
+    assert not blobs.touch(name)
+    assert blobs.size(name) is None
+
+
+def test_partials_are_swept(blobs: BlobStore) -> None:
+    key = upload_id()
+    upload = blobs.resume(sha(b"xy"), key, 0)
+    upload.write(b"x")
+    upload.close()
+    assert blobs.sweep_partials(time.time() - 60) == 0
+    assert blobs.sweep_partials(time.time() + 60) == 1
+    assert blobs.partial(sha(b"xy"), key) == 0
+
+
+@contextmanager
+def small_files(count: int) -> Iterator[None]:
+    """No file of this process may grow beyond this: what a full disk looks like."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_takes_nothing_with_it(tmp_path: Path) -> None:
+    blobs, data, key = FolderBlobs(tmp_path), os.urandom(200_000), upload_id()
+    kept = put(blobs, b"kept")
+    upload = blobs.resume(sha(data), key, 0)
+    with small_files(100_000), pytest.raises(StorageFullError) as caught:
+        upload.write(data)
+    upload.close()
+    assert caught.value.http_status == 507
+    assert blobs.size(sha(data)) is None
+    assert list((tmp_path / "partial").iterdir()) == []
+    assert blobs.size(kept) == 4
+    assert put(blobs, data) == sha(data)
+
+
+def test_a_full_memory(tmp_path: Path) -> None:
+    blobs = MemoryBlobs(room=10)
+    upload = blobs.resume(sha(b"x" * 11), upload_id(), 0)
+    with pytest.raises(StorageFullError):
+        upload.write(b"x" * 11)
+    assert blobs.free() == 10
+
+
+def test_names_that_are_no_checksums(tmp_path: Path) -> None:
+    blobs = FolderBlobs(tmp_path / "b")
+    (tmp_path / "secret").write_bytes(b"s")
+    for name in ("../../secret", "A" * 64, "a" * 63, "a" * 64 + "\n", "", "/etc/passwd"):
+        for call in (blobs.size, blobs.open, blobs.touch):
+            with pytest.raises(NotFoundError):
+                call(name)
+        with pytest.raises(NotFoundError):
+            blobs.resume(name, upload_id(), 0)
+    with pytest.raises(NotFoundError):
+        blobs.resume("a" * 64, "../../../etc/cron.d/x", 0)
+
+
+def test_others_cannot_look_into_the_folder(tmp_path: Path) -> None:
+    blobs = FolderBlobs(tmp_path / "b")
+    name = put(blobs, b"x")
+    assert (tmp_path / "b").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "b" / "sha256" / name[:2] / name).stat().st_mode & 0o077 == 0
