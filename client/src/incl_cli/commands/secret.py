@@ -33,16 +33,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         common(action)
 
 
-async def run(args: argparse.Namespace, session: Session) -> int:
-    """Do it."""
-    from incl_shared.queries.gateway import DeleteSecret, ListSecrets, SetSecret
-
+def run(args: argparse.Namespace, session: Session) -> int:
+    """Do it. The value is read before there is a loop, so that Ctrl-C ends the waiting."""
     if args.action != "ls" and not _NAME.match(args.name):
         raise UsageProblem(
             f"{args.name[:60]!r} is not a name of a secret",
             hint="letters, digits and _, as in HF_TOKEN; the value is asked for",
         )
     value = _value(args.name, session) if args.action == "set" else ""
+    return session.run(_do(args, session, value))
+
+
+async def _do(args: argparse.Namespace, session: Session, value: str) -> int:
+    from incl_shared.queries.gateway import DeleteSecret, ListSecrets, SetSecret
+
     platform = await session.platform(args.project)
     out = session.out
     if args.action == "ls":

@@ -1,0 +1,261 @@
+"""Checkpoints, images, tables and texts: copies of their own in the spool, whole or not there at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import resource
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import incl
+from incl import _media, _state
+from incl._warn import forget
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "the spool"
+    folder.mkdir()
+    before = {name: os.environ.get(name) for name in ("INCL_SPOOL_DIR", "INCL_LATEST_CHECKPOINT")}
+    os.environ["INCL_SPOOL_DIR"] = str(folder)
+    _state.reset()
+    forget()
+    yield folder
+    _state.reset()
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def records(spool: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for file in spool.glob("*.jsonl") for line in file.read_text().splitlines()]
+
+
+def test_a_checkpoint_is_a_copy_that_later_writes_do_not_touch(spool: Path, tmp_path: Path) -> None:
+    source = tmp_path / "model.pt"
+    source.write_bytes(b"first")
+    kept = incl.checkpoint(source, step=5, metrics={"acc": np.float32(0.5), "text": "no"})
+    with source.open("r+b") as file:
+        file.write(b"later")
+    assert kept is not None
+    assert kept.read_bytes() == b"first"
+    (record,) = records(spool)
+    assert record == {
+        "k": "c", "t": record["t"], "s": 5, "path": "5/model.pt", "file": str(kept), "metrics": {"acc": 0.5}
+    }  # fmt: skip
+    assert kept.is_relative_to(spool)
+    assert incl.latest_checkpoint() == kept
+
+
+def test_directories_bytes_and_names(spool: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "ckpt"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "a").write_bytes(b"1")
+    os.mkfifo(folder / "pipe")
+    (folder / "link").symlink_to(folder / "deep" / "a")
+    kept = incl.checkpoint(str(folder) + "/", step=1)
+    assert kept is not None
+    assert sorted(path.relative_to(kept).as_posix() for path in kept.rglob("*")) == ["deep", "deep/a", "link"]
+    assert not (kept / "link").is_symlink()
+    second = incl.checkpoint(b"bytes", name="../../etc/passwd")
+    assert second is not None
+    assert second.read_bytes() == b"bytes"
+    assert second.is_relative_to(spool)
+    assert [record["path"] for record in records(spool)] == ["1/ckpt", "0/_.._etc_passwd"]
+
+
+def test_a_file_given_away_is_moved(spool: Path, tmp_path: Path) -> None:
+    source = tmp_path / "big.pt"
+    source.write_bytes(b"x" * 1000)
+    inode = source.stat().st_ino
+    kept = incl.checkpoint(source, step=1, move=True)
+    assert kept is not None
+    assert kept.stat().st_ino == inode
+    assert not source.exists()
+
+
+def test_a_checkpoint_that_cannot_be_kept_is_a_warning(
+    spool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert incl.checkpoint(tmp_path / "missing", step=1) is None
+    assert incl.checkpoint(tmp_path / "missing", step=1, move=True) is None
+    assert incl.checkpoint(object(), step=1) is None  # type: ignore[arg-type]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        assert incl.checkpoint(b"x" * 100_000, step=2) is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert records(spool) == []
+    assert list((spool / "files").iterdir()) == []
+    assert "No such file" in capsys.readouterr().err
+    assert incl.latest_checkpoint() is None
+
+
+def test_the_latest_checkpoint_is_this_runs_else_the_platforms(spool: Path, tmp_path: Path) -> None:
+    given = tmp_path / "old.pt"
+    given.write_bytes(b"old")
+    os.environ["INCL_LATEST_CHECKPOINT"] = str(given)
+    assert incl.latest_checkpoint() == given
+    first = incl.checkpoint(b"1", step=1)
+    second = incl.checkpoint(b"2", step=2)
+    assert incl.latest_checkpoint() == second != first
+    assert second is not None
+    second.unlink()
+    assert incl.latest_checkpoint() == given
+    (spool / "files" / "latest-checkpoint.json").write_text("{")
+    assert incl.latest_checkpoint() == given
+    given.unlink()
+    assert incl.latest_checkpoint() is None
+
+
+def pixels(png: bytes) -> tuple[int, int, int, list[bytes]]:
+    """Width, height, colour type and rows of a PNG; every checksum is looked at."""
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    at, chunks = 8, {}
+    while at < len(png):
+        (size,) = struct.unpack(">I", png[at : at + 4])
+        kind, data = png[at + 4 : at + 8], png[at + 8 : at + 8 + size]
+        assert zlib.crc32(kind + data) == struct.unpack(">I", png[at + 8 + size : at + 12 + size])[0]
+        chunks[kind] = data
+        at += 12 + size
+    width, height, depth, colour = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
+    assert depth == 8
+    raw = zlib.decompress(chunks[b"IDAT"])
+    row = 1 + width * {0: 1, 2: 3, 4: 2, 6: 4}[colour]
+    assert len(raw) == row * height
+    rows = [raw[i * row : (i + 1) * row] for i in range(height)]
+    assert all(line[0] == 0 for line in rows)
+    return width, height, colour, [line[1:] for line in rows]
+
+
+@pytest.mark.parametrize(
+    ("image", "colour", "first_row"),
+    [
+        (np.array([[0, 128], [255, 7]], dtype=np.uint8), 0, b"\x00\x80"),
+        (np.array([[0.0, 0.5], [1.0, math.nan]]), 0, b"\x00\x80"),
+        (np.array([[False, True], [True, False]]), 0, b"\x00\xff"),
+        (np.array([[-5, 300], [1, 2]]), 0, b"\x00\xff"),
+        (np.zeros((2, 2, 3), dtype=np.uint8), 2, b"\x00" * 6),
+        (np.zeros((2, 2, 4), dtype=np.float32), 6, b"\x00" * 8),
+        (np.zeros((2, 2, 1), dtype=np.uint8), 0, b"\x00\x00"),
+        (np.zeros((3, 2, 2), dtype=np.uint8), 2, b"\x00" * 6),
+    ],
+    ids=["grey", "floats", "booleans", "clipped", "rgb", "rgba", "one channel", "channels first"],
+)
+def test_arrays_become_png(image: Any, colour: int, first_row: bytes) -> None:
+    data, ending = _media.image_file(image)
+    width, height, kind, rows = pixels(data)
+    assert (width, height, kind, ending) == (2, 2, colour, ".png")
+    assert rows[0] == first_row
+
+
+class Figure:
+    """As matplotlib's."""
+
+    def savefig(self, stream: Any, format: str) -> None:  # noqa: A002
+        stream.write(b"\x89PNG\r\n\x1a\nfigure")
+
+
+class Picture:
+    """As PIL's."""
+
+    def convert(self, mode: str) -> Picture:
+        return self
+
+    def save(self, stream: Any, format: str) -> None:  # noqa: A002
+        stream.write(b"\x89PNG\r\n\x1a\npicture")
+
+
+class Tensor:
+    """As torch's on another device."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+        self.ndim, self.shape, self.dtype = array.ndim, array.shape, array.dtype
+
+    def detach(self) -> Tensor:
+        return self
+
+    def cpu(self) -> Tensor:
+        return self
+
+    def numpy(self) -> Any:
+        return self.array
+
+
+def test_images_of_every_kind(spool: Path, tmp_path: Path) -> None:
+    file = tmp_path / "photo.JPG"
+    file.write_bytes(b"\xff\xd8\xff-jpeg")
+    incl.log_image("a/b", file, step=3)
+    incl.log_image("bytes", b"\xff\xd8\xff-jpeg")
+    incl.log_image("figure", Figure())
+    incl.log_image("picture", Picture())
+    incl.log_image("tensor", Tensor(np.zeros((3, 4, 5), dtype=np.float32)))
+    found = records(spool)
+    assert [(record["kind"], record["key"], record["name"], record["s"]) for record in found] == [
+        ("image", "a/b", "a_b.jpg", 3),
+        ("image", "bytes", "bytes.jpg", 0),
+        ("image", "figure", "figure.png", 1),
+        ("image", "picture", "picture.png", 2),
+        ("image", "tensor", "tensor.png", 3),
+    ]
+    assert all(Path(record["file"]).is_file() for record in found)
+
+
+def test_what_is_no_image_is_a_warning(spool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in (b"text", np.zeros(3), np.zeros((2, 2, 7)), np.zeros((0, 3)), None, 5, tmp_path / "missing.png"):
+        incl.log_image("key", wrong)
+    assert records(spool) == []
+    assert capsys.readouterr().err.count("\n") == 2
+
+
+class Frame:
+    """As pandas'."""
+
+    def to_csv(self, index: bool) -> str:
+        return "a,b\n1,2\n"
+
+
+def test_tables_of_every_kind(spool: Path) -> None:
+    incl.log_table("rows", [[1, 'with "quotes", and comma'], [None, math.nan]], columns=["n", "text"], step=1)
+    incl.log_table("dicts", [{"a": 1}, {"b": np.float64(2.5)}], step=1)
+    incl.log_table("lists", {"a": [1, 2, 3], "b": ["x"]}, step=1)
+    incl.log_table("frame", Frame(), step=1)
+    incl.log_table("iterator", iter([(1, 2)]), columns=["a", "b"], step=1)
+    read = {r["key"]: list(csv.reader(io.StringIO(Path(r["file"]).read_text()))) for r in records(spool)}
+    assert read == {
+        "rows": [["n", "text"], ["1", 'with "quotes", and comma'], ["", "nan"]],
+        "dicts": [["a", "b"], ["1", ""], ["", "2.5"]],
+        "lists": [["a", "b"], ["1", "x"], ["2", ""], ["3", ""]],
+        "frame": [["a", "b"], ["1", "2"]],
+        "iterator": [["a", "b"], ["1", "2"]],
+    }
+
+
+def test_what_is_no_table_is_a_warning(spool: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in (None, 5, [[1, 2]], {"a": 1}):
+        incl.log_table("key", wrong)
+    assert records(spool) == []
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_texts(spool: Path) -> None:
+    incl.log_text("übung/1", "Grüße \ud800", step=2)
+    incl.log_text("..", 5)  # type: ignore[arg-type]
+    first, second = records(spool)
+    assert Path(first["file"]).read_text(encoding="utf-8") == "Grüße ?"
+    assert (first["kind"], first["key"], first["name"]) == ("text", "übung/1", "übung_1.txt")
+    assert (second["name"], Path(second["file"]).read_text()) == ("file.txt", "5")
