@@ -68,7 +68,11 @@ def problem(answer: httpx.Response, status: int) -> str:
 
 
 async def test_every_route_but_health_is_behind_the_door(site: Site, http: httpx.AsyncClient) -> None:
-    paths = {(method, route.path) for route in site.routes.routes for method in getattr(route, "methods", None) or ()}
+    paths = {
+        (str(method), str(getattr(route, "path", "")))
+        for route in site.routes.routes
+        for method in getattr(route, "methods", None) or ()
+    }
     paths |= {("GET", "/"), ("GET", "/docs"), ("GET", "/api/v1/nothing"), ("OPTIONS", "/api/v1/tokens"),
               ("GET", "/healthz/"), ("GET", "//healthz"), ("GET", "/healthz/../api/v1/whoami")}  # fmt: skip
     behind = {(method, path) for method, path in paths if path not in OPEN_PATHS}
