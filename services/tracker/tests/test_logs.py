@@ -1,0 +1,104 @@
+"""Pages of log lines: cursors, tails, filters, very long lines, pages that fit a message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from incl_shared.errors import InvalidInput
+from incl_shared.ids import new_id
+from incl_shared.queries.tracker import GetLogs, LogLine
+from incl_shared.subjects import Origin
+from incl_shared.telemetry.wire import MAX_LINE_CHARACTERS, Line
+from incl_tracker.domain.loglines import joined
+
+
+async def everything(bench: Any, query: GetLogs) -> list[LogLine]:
+    """All pages after one another."""
+    lines: list[LogLine] = []
+    while True:
+        page = await bench.ask(query)
+        lines += page.lines
+        assert page.cursor > query.after or not page.more
+        assert len(page.model_dump_json()) < 256_000
+        query = query.model_copy(update={"after": page.cursor})
+        if not page.more:
+            return lines
+
+
+@pytest.fixture
+async def talk(bench: Any, make: Any) -> str:
+    """An experiment of two ranks and two attempts which said 0, 1, … 99, ten lines a batch."""
+    experiment = new_id()
+    for begin in range(0, 100, 10):
+        origin = Origin("default", experiment, 1 + begin // 50, begin // 10 % 2)
+        texts = [f"line {n}" for n in range(begin, begin + 10)]
+        await bench.batch(origin, make.log_batch(f"t{begin}", 1, texts))
+    return experiment
+
+
+@pytest.mark.parametrize("limit", [1, 7, 10, 1000])
+async def test_pages_join_without_a_seam(bench: Any, talk: str, limit: int) -> None:
+    lines = await everything(bench, GetLogs(experiment=talk, limit=limit))
+    assert [line.text for line in lines] == [f"line {n}" for n in range(100)]
+
+
+async def test_filters(bench: Any, talk: str) -> None:
+    ranked = await everything(bench, GetLogs(experiment=talk, rank=1, limit=3))
+    assert [line.text for line in ranked] == [f"line {n}" for n in range(100) if n // 10 % 2]
+    second = await everything(bench, GetLogs(experiment=talk, attempt=2))
+    assert [line.text for line in second] == [f"line {n}" for n in range(50, 100)]
+    found = await everything(bench, GetLogs(experiment=talk, search="LINE 7", limit=4))
+    assert [line.text for line in found] == [f"line {n}" for n in (7, *range(70, 80))]
+
+
+@pytest.mark.parametrize(("tail", "first"), [(0, 100), (1, 99), (15, 85), (1000, 0)])
+async def test_tails(bench: Any, talk: str, tail: int, first: int) -> None:
+    page = await bench.ask(GetLogs(experiment=talk, tail=tail))
+    assert [line.text for line in page.lines] == [f"line {n}" for n in range(first, 100)]
+    assert (page.cursor, page.more) == (100, False)
+
+
+async def test_the_tail_of_one_rank(bench: Any, talk: str) -> None:
+    page = await bench.ask(GetLogs(experiment=talk, tail=12, rank=0, search="line"))
+    assert [line.text for line in page.lines] == [f"line {n}" for n in (68, 69, *range(80, 90))]
+
+
+async def test_a_cursor_at_the_end_waits_there(bench: Any, talk: str) -> None:
+    page = await bench.ask(GetLogs(experiment=talk, after=100))
+    assert (page.lines, page.cursor, page.more) == ((), 100, False)
+    with pytest.raises(InvalidInput):
+        await bench.ask(GetLogs(experiment=talk, after=3, tail=3))
+
+
+async def test_a_line_of_ten_megabytes(bench: Any, make: Any) -> None:
+    experiment = new_id()
+    origin = Origin("default", experiment, 1, 0)
+    whole = "".join(f"{n:07d}|" for n in range(10_000_000 // 8))
+    cut = [whole[i : i + MAX_LINE_CHARACTERS] for i in range(0, len(whole), MAX_LINE_CHARACTERS)]
+    parts = [Line(1.0, 0, text, 1 if place < len(cut) - 1 else 0) for place, text in enumerate(cut)]
+    for place in range(0, len(parts), 10):
+        await bench.batch(origin, make.log_batch("t", 1 + place, parts[place : place + 10]))
+    await bench.batch(origin, make.log_batch("t", len(parts) + 1, ["the next"]))
+    lines = await everything(bench, GetLogs(experiment=experiment))
+    assert "".join(line.text for line in lines) == whole + "the next"
+    assert [line.part for line in lines] == [True] * (len(lines) - 2) + [False, False]
+    assert len(lines) < len(parts), "parts of a page are joined"
+
+
+async def test_odd_texts(bench: Any, make: Any) -> None:
+    origin = Origin("default", new_id(), 1, 0)
+    texts = ["", "\x00nul", "tab\t\x1b[31mred", "😀 é", "q" * 65_536, '"\\' * 30_000]
+    await bench.batch(origin, make.log_batch("t", 1, [Line(1.0, n % 4, text) for n, text in enumerate(texts)]))
+    lines = await everything(bench, GetLogs(experiment=origin.experiment))
+    assert [line.text for line in lines] == texts
+    assert [line.stream for line in lines] == ["out", "err", "sys", "sys", "out", "err"]
+
+
+def test_parts_of_different_streams_are_not_mixed() -> None:
+    def part(stream: Any, text: str, more: bool) -> LogLine:
+        return LogLine(attempt=1, rank=0, stream=stream, time=0.0, text=text, part=more)
+
+    given = [part("out", "a", True), part("err", "x", False), part("out", "b", True), part("out", "c", False)]
+    assert [(line.text, line.part) for line in joined(given)] == [("a", True), ("x", False), ("bc", False)]
