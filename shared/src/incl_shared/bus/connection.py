@@ -50,7 +50,7 @@ class HardenedClient(Client):
     """nats-py's client, that never closes by itself."""
 
     async def _connect_to_server(self, s: Any) -> None:
-        transport = self._transport
+        transport: Any = self._transport
         if transport is not None:
             with contextlib.suppress(OSError, AttributeError):
                 transport.close()

@@ -4,7 +4,8 @@ One relay a service. Events of one aggregate are never in flight together, so th
 outbox's order whatever fails between; events of different aggregates are sent at once. A repeat (a crash between the
 bus's confirmation and the deletion here) carries the same message id, and consumers have their inbox.
 
-On PostgreSQL a fenced lease keeps the relays of several replicas apart.
+On PostgreSQL a session's advisory lock keeps the relays of several replicas apart: it is free the moment its holder's
+connection ends. Two relays at once, should it ever come to it, send what the message ids make one again.
 """
 
 from __future__ import annotations
@@ -13,18 +14,15 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import random
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from incl_shared import leases
 from incl_shared.bus.tables import outbox
-from incl_shared.db import Database, DatabaseUnavailable, Transaction
+from incl_shared.db import Database, Transaction, outage_named
 from incl_shared.errors import InclError, UnavailableError
 
 if TYPE_CHECKING:
@@ -34,7 +32,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("incl.bus")
 _BATCH = 256
 _POLL_S = 5.0
-_LEASE_S = 15.0
+_LOCK = 0x494E434C
+_STANDBY_S = 1.0
 _MAX_BACKOFF_S = 5.0
 
 
@@ -58,11 +57,12 @@ class Relay:
         self._metrics = metrics
         self._wake = asyncio.Event()
         self._blocked: set[str] = set()
-        self._holder = f"{socket.gethostname()}:{os.getpid()}:{id(self):x}"[:128]
-        self._lease: leases.Lease | None = None
+        self._lock = _SessionLock(database.url) if database.dialect == "postgresql" else None
         self.oldest: float | None = None
         """When the oldest event that is not sent yet was committed (epoch s)."""
         self.trouble = ""
+        self.first = True
+        """Whether this relay sends; another replica's does otherwise."""
         database.on_emit(self._wake.set)
         metrics.outbox_age.set_function(self.age)
 
@@ -89,7 +89,7 @@ class Relay:
                 backoff, self._blocked = min(backoff * 2, _MAX_BACKOFF_S), set()
                 continue
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _POLL_S)
+                await asyncio.wait_for(self._wake.wait(), _POLL_S if self.first else _STANDBY_S)
 
     async def once(self) -> int:
         """Send what waits, one window of it; gives how many were stored on the bus.
@@ -98,7 +98,9 @@ class Relay:
             UnavailableError: the database or the bus cannot be used now.
         """
         self._wake.clear()
-        if not await self._alone():
+        self.first = self._lock is None or await asyncio.to_thread(self._lock.held)
+        if not self.first:
+            self.oldest = None
             return 0
         rows = await self._database.read(self._waiting)
         self.oldest = rows[0].created if rows else (self.oldest if self._blocked else None)
@@ -144,24 +146,48 @@ class Relay:
         return [_Row(*row) for row in connection.execute(query)]
 
     def _delete(self, tx: Transaction, sequences: Sequence[int]) -> None:
-        if self._lease is not None:
-            leases.check(tx, self._lease)
         tx.connection.execute(sa.delete(outbox).where(outbox.c.sequence.in_(sequences)))
-
-    async def _alone(self) -> bool:
-        if self._database.dialect != "postgresql":
-            return True
-        now = self._database.clock.now()
-        if self._lease is None or self._lease.expires - now < _LEASE_S / 2:
-            self._lease = await self._database.write(lambda tx: leases.acquire(tx, "outbox", self._holder, _LEASE_S))
-        return self._lease is not None
 
     async def stop(self) -> None:
         """Let another replica go on at once."""
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            with contextlib.suppress(DatabaseUnavailable):
-                await self._database.write(lambda tx: leases.release(tx, lease))
+        if self._lock is not None:
+            await asyncio.to_thread(self._lock.release)
+
+
+class _SessionLock:
+    """An advisory lock of PostgreSQL, held by a connection of its own."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+        self._connection: sa.Connection | None = None
+
+    def held(self) -> bool:
+        """Whether it is held, after an attempt to take it.
+
+        Raises:
+            DatabaseUnavailable: nobody knows.
+        """
+        with outage_named():
+            try:
+                if self._connection is not None:
+                    self._connection.execute(sa.text("SELECT 1"))
+                    return True
+                self._connection = connection = self._engine.connect()
+                taken = connection.execute(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}).scalar()
+            except sa.exc.SQLAlchemyError:
+                self.release()
+                raise
+        if not taken:
+            self.release()
+        return bool(taken)
+
+    def release(self) -> None:
+        """Give it back, or give it up."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(sa.exc.SQLAlchemyError):
+                connection.close()
+        self._engine.dispose()
 
 
 def _window(rows: list[_Row]) -> list[_Row]:

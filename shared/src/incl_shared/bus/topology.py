@@ -58,7 +58,7 @@ class Durable:
     stream: str
     name: str
     filters: tuple[str, ...]
-    ack_wait: float = 30.0
+    ack_wait: float = 10.0
     max_ack_pending: int = 1000
     batch: int = 100
 
@@ -81,8 +81,8 @@ PROVISIONER_REPORTS = Durable(REPORTS, "provisioner", ("incl.report.*",), max_ac
 PROVISIONER_EVENTS = Durable(EVENTS, "provisioner", ("incl.event.*.artifact.*",))
 TRACKER_REQUESTS = Durable(REQUESTS, "tracker", ("incl.request.*.*.run.*", "incl.request.*.*.runend.*"))
 TRACKER_EVENTS = Durable(EVENTS, "tracker", ("incl.event.*.experiment.*", "incl.event.*.artifact.*"))
-TRACKER_METRICS = Durable(METRICS, "tracker", ("incl.metrics.>",), ack_wait=60.0, max_ack_pending=4000, batch=200)
-TRACKER_LOGS = Durable(LOGS, "tracker", ("incl.logs.>",), ack_wait=60.0, max_ack_pending=4000, batch=200)
+TRACKER_METRICS = Durable(METRICS, "tracker", ("incl.metrics.>",), ack_wait=30.0, max_ack_pending=4000, batch=200)
+TRACKER_LOGS = Durable(LOGS, "tracker", ("incl.logs.>",), ack_wait=30.0, max_ack_pending=4000, batch=200)
 REGISTRY_EVENTS = Durable(EVENTS, "registry", ("incl.event.*.experiment.*",))
 DURABLES = (
     PROVISIONER_REQUESTS,
