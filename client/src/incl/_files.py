@@ -109,10 +109,10 @@ def checkpoint(
     number = to_step(step) if step is not None else None
     if number is None:
         number = next(state.steps)
-    if name is None:
-        name = "checkpoint.bin" if isinstance(source, (bytes, bytearray, memoryview)) else _base(source)
-    name = safe_name(name)
     try:
+        if name is None:
+            name = "checkpoint.bin" if isinstance(source, (bytes, bytearray, memoryview)) else _base(source)
+        name = safe_name(str(name))
         file = os.path.abspath(place(source, name, state, move))
     except Exception as error:
         warn(f"checkpoint-{getattr(error, 'errno', '')}", f"the checkpoint of step {number} is not kept: {error}")

@@ -88,9 +88,9 @@ class Run:
         if Session.active is not self or not self.is_here():
             return
         Session.active = None
-        _state.reset()
         if not self._owner:
             return
+        _state.reset()
         state = status or self.status or ("failed" if self.failure else "finished")
         if state not in FINAL:
             warn("status", f"status {state!r} is none of {', '.join(FINAL)}: taken as failed")
@@ -151,6 +151,9 @@ def init(
     mode: Optional[str],
 ) -> Run:
     """See `incl.init`."""
+    if values is not None and not hasattr(values, "keys"):
+        warn("config-type", f"config takes a dict, not {type(values).__name__}: ignored")
+        values = None
     if Session.active is not None:
         Session.active.finish()
     chosen = mode or os.environ.get("INCL_MODE") or "auto"
@@ -161,11 +164,12 @@ def init(
         run = Run(new_id(), None, owner=True)
         run.claim({"INCL_SPOOL_DIR": "", "INCL_RUN_OWNER": str(os.getpid())})
         warn("no-run", "mode=disabled: nothing is recorded")
+        _state.reset()
     elif on_platform():
         run = Run(os.environ.get("INCL_EXPERIMENT_ID", ""), os.environ.get("INCL_RUN_DIR"), owner=False)
     else:
-        run = _make(project, name, values, list(tags), directory, chosen)
-    _state.reset()
+        run = _make(project, name, values, [tags] if isinstance(tags, str) else list(tags), directory, chosen)
+        _state.reset()
     Session.active = run
     _configure(values)
     _watch()

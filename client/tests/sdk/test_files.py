@@ -165,7 +165,7 @@ def test_arrays_become_png(image: Any, colour: int, first_row: bytes) -> None:
 class Figure:
     """As matplotlib's."""
 
-    def savefig(self, stream: Any, format: str) -> None:  # noqa: A002
+    def savefig(self, stream: Any, format: str) -> None:
         stream.write(b"\x89PNG\r\n\x1a\nfigure")
 
 
@@ -175,7 +175,7 @@ class Picture:
     def convert(self, mode: str) -> Picture:
         return self
 
-    def save(self, stream: Any, format: str) -> None:  # noqa: A002
+    def save(self, stream: Any, format: str) -> None:
         stream.write(b"\x89PNG\r\n\x1a\npicture")
 
 

@@ -19,7 +19,8 @@ FILES = sorted(PACKAGE.glob("*.py"))
 SCRIPT = """
 import json, math, sys
 import incl
-assert not [m for m in sys.modules if m.partition(".")[0] in ("numpy", "pydantic", "msgspec", "nats", "incl_shared", "incl_cli")]
+foreign = ("numpy", "pydantic", "msgspec", "nats", "incl_shared", "incl_cli")
+assert not [m for m in sys.modules if m.partition(".")[0] in foreign]
 with incl.init(config={"lr": 0.1}, mode="offline") as run:
     incl.log({"loss": 0.5, "nan": math.nan, "deep": {"a": True}}, step=1)
     incl.log({"loss": 0.25}, step=2)
@@ -112,9 +113,14 @@ def test_ruff_finds_nothing_newer_than_python_3_9() -> None:
 
 
 def test_importing_is_light() -> None:
-    script = "import sys; before = set(sys.modules); import incl; print(*sorted(set(sys.modules) - before))"
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); {script}"],
-        capture_output=True, text=True, check=True)  # fmt: skip
+    script = f"""
+import sys
+sys.path.insert(0, {str(PACKAGE.parent)!r})
+before = set(sys.modules)
+import incl
+print(*sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     heavy = {"subprocess", "pathlib", "shutil", "asyncio", "multiprocessing", "csv", "tempfile", "socket", "logging"}
     assert not loaded & heavy

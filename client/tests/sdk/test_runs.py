@@ -201,6 +201,13 @@ if __name__ == "__main__":
     assert read(folders["parent"] / "end.json")["state"] == "finished"
 
 
+def test_odd_arguments_cost_a_warning(here: Path) -> None:
+    _, err = run("import incl\nincl.init(config=5, tags='solo', mode='loud')\nincl.log({'a': 1})", here)
+    assert read(only_run(here) / "meta.json")["tags"] == ["solo"]
+    assert "config takes a dict" in err
+    assert "'loud'" in err
+
+
 def test_disabled_records_nothing(here: Path) -> None:
     for environment in ({}, {"INCL_MODE": "disabled"}):
         mode = "" if environment else "mode='disabled'"
@@ -256,7 +263,10 @@ atexit.register(lambda: t.append(time.perf_counter()))
 
 SHIPPER = """
 import json, os, pathlib, sys
-pathlib.Path(sys.argv[1], "shipper.json").write_text(json.dumps([sys.argv, os.getsid(0) == os.getpid(), "INCL_RUN_DIR" in os.environ]))
+seen = [sys.argv, os.getsid(0) == os.getpid(), "INCL_RUN_DIR" in os.environ]
+target = pathlib.Path(sys.argv[1], "shipper.json")
+target.with_suffix(".part").write_text(json.dumps(seen))
+target.with_suffix(".part").rename(target)
 """
 
 
