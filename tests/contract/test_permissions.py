@@ -13,6 +13,7 @@ from nats.aio.client import Client
 from incl_shared.auth import jwt
 from incl_shared.auth.mint import Credential, Minter
 from incl_shared.auth.names import Role
+from incl_shared.bus import topology
 from incl_shared.bus.client import BusClient
 from incl_shared.bus.connection import Callbacks, open_connection
 from incl_shared.clock import SystemClock
@@ -57,15 +58,11 @@ MAY_PUBLISH: dict[str, set[str]] = {
         f"incl.event.default.experiment.{E1}", "incl.event._system.node.n1", "incl.control.n1", "incl.control.n2",
         "$JS.API.DIRECT.GET.CONTROL.incl.control.n1", "$JS.API.DIRECT.GET.CONTROL.incl.control.n2", "_R_.a.b",
         "_INBOX.gateway.gateway.x",
-        *_own_durable("REQUESTS", "provisioner"), *_own_durable("REPORTS", "provisioner"),
-        *_own_durable("EVENTS", "provisioner"),
     },
     "tracker": {
         f"incl.event.default.settlement.{E1}", f"incl.event.default.alert.{E1}", f"incl.live.default.{E1}",
         f"incl.live.other.{E1}", f"incl.stored.default.{E1}.2.1", f"incl.stored.default.{E1}.2.0", "_R_.a.b",
         f"incl.stored.default.{E1}.1.0", "_INBOX.gateway.gateway.x",
-        *_own_durable("REQUESTS", "tracker"), *_own_durable("EVENTS", "tracker"),
-        *_own_durable("METRICS", "tracker"), *_own_durable("LOGS", "tracker"),
     },
     "registry": {f"incl.event.default.artifact.{E1}", "_R_.a.b", "_INBOX.gateway.gateway.x"},
     "gateway": {
@@ -76,10 +73,8 @@ MAY_PUBLISH: dict[str, set[str]] = {
         "$JS.API.STREAM.INFO.EVENTS", "$JS.API.STREAM.DELETE.NOPE", "$JS.API.STREAM.MSG.GET.EVENTS",
         "$JS.API.DIRECT.GET.EVENTS.incl.event.default.experiment.x",
         "$JS.API.DIRECT.GET.CONTROL.incl.control.n1", "$JS.API.DIRECT.GET.CONTROL.incl.control.n2",
-        "$JS.API.CONSUMER.CREATE.EVENTS.spy",
-        *_durable_api("REQUESTS", "provisioner"), *_durable_api("REPORTS", "provisioner"),
-        *_durable_api("EVENTS", "provisioner"), *_durable_api("REQUESTS", "tracker"),
-        *_durable_api("EVENTS", "tracker"), *_durable_api("METRICS", "tracker"), *_durable_api("LOGS", "tracker"),
+        "$JS.API.CONSUMER.CREATE.EVENTS.spy", "$JS.API.CONSUMER.CREATE.CONTROL.spy",
+        "$JS.API.CONSUMER.MSG.NEXT.REQUESTS.gateway",
         f"incl.event.default.experiment.{E1}", f"incl.event.default.artifact.{E1}", "incl.event._system.node.n1",
         f"incl.event.default.settlement.{E1}", f"incl.event.default.alert.{E1}",
         f"incl.request.default.Ann-B.experiment.{E1}", f"incl.request.Vision_2.Ann-B.stop.{E1}",
@@ -110,6 +105,10 @@ MAY_PUBLISH: dict[str, set[str]] = {
     },
 }  # fmt: skip
 
+for durable in topology.DURABLES:
+    MAY_PUBLISH[durable.name] |= _own_durable(durable.stream, durable.name)
+    MAY_PUBLISH["admin"] |= _durable_api(durable.stream, durable.name)
+
 MAY_HEAR: dict[str, set[str]] = {
     "provisioner": {"incl.query.*.*.provisioner.>", "_INBOX.provisioner.provisioner.>"},
     "tracker": {"incl.query.*.*.tracker.>", "_INBOX.tracker.tracker.>"},
@@ -128,7 +127,7 @@ NOBODY_PUBLISHES = {
     "incl.anything", "$SYS.REQ.SERVER.PING", "$SYS.REQ.CLAIMS.UPDATE", "incl.query._nodes.n2.signer.attempt",
     "incl.query.default.bob.tracker.experiment", "incl.query.other.Ann-B.tracker.experiment",
     f"incl.query.default.job_{E2}-1-0.gateway.read_secrets", f"incl.query.default.{JOB}.signer.attempt",
-    "_INBOX.person.bob.x", "_INBOX.node.n2.x", "_INBOX.attempt.x.y", "incl.dead.EVENTS.registry",
+    "_INBOX.person.bob.x", "_INBOX.node.n2.x", "_INBOX.attempt.x.y", "incl.dead.EVENTS.gateway",
     "$JS.FC.EVENTS.x", "_GR_.x",
 }  # fmt: skip
 NOBODY_HEARS = {
