@@ -145,7 +145,6 @@ def test_a_torn_end_counts_as_dropped(tmp_path: Path) -> None:
     source.seal()
     for outgoing in source.poll():
         source.confirm(outgoing)
-    source.seal()
     assert [(count.writer, count.records, count.dropped) for count in source.counts()] == [("torn", 0, 1), ("w", 2, 3)]
 
 

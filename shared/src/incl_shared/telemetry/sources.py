@@ -110,7 +110,7 @@ class MetricSource:
         self.journal = Journal(journal)
         self._max_records = max_records
         self._pending: dict[str, Outgoing] = {}
-        self._torn: dict[str, int] = {}
+        self._sealed = False
 
     def poll(self) -> list[Outgoing]:
         """See Source."""
@@ -163,22 +163,23 @@ class MetricSource:
         self.journal.save()
 
     def seal(self) -> None:
-        """See Source. A last line without its newline was torn by the death of its writer: one record lost."""
-        for writer in self.reader.writers():
-            position = self.journal.positions.get(writer, Position())
-            piece = self.reader.read(writer, position, max_records=1)
-            if piece is None:
-                self._torn[writer] = 1 if self.reader.tail(writer, position) else 0
+        """See Source."""
+        self._sealed = True
 
     def counts(self) -> tuple[WriterCount, ...]:
         """See Source. A writer that wrote nothing is not named."""
-        return tuple(
-            WriterCount(
-                writer=writer, records=at.sequence, dropped=at.dropped + self._torn.get(writer, 0), stream="metrics"
-            )
-            for writer, at in sorted(self.journal.positions.items())
-            if at.sequence or at.dropped or self._torn.get(writer, 0)
-        )
+        found = []
+        for writer, at in sorted(self.journal.positions.items()):
+            dropped = at.dropped + self._torn(writer, at)
+            if at.sequence or dropped:
+                found.append(WriterCount(writer=writer, records=at.sequence, dropped=dropped, stream="metrics"))
+        return tuple(found)
+
+    def _torn(self, writer: str, at: Position) -> int:
+        """A last line without its newline was torn by the death of its writer: one record is lost."""
+        if not self._sealed or self.reader.tail(writer, at) == 0:
+            return 0
+        return 1 if self.reader.read(writer, at, max_records=1) is None else 0
 
 
 class LogSource:

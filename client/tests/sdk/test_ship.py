@@ -1,0 +1,292 @@
+"""Runs made outside the platform reach it whole: while they go on, at their end, later, and in two halves."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from incl_cli.context import Context, save_context
+from incl_cli.rundir import UNSAID, RunDirectory, find_runs
+from incl_cli.ship import follow, main, sync
+from incl_cli.ship_link import Link
+from incl_shared.errors import ConflictError, DeniedError, InvalidInput, NotFoundError, UnavailableError
+from incl_shared.events import RunEnded, RunStarted
+from incl_shared.queries.registry import Entry
+from incl_shared.states import ExperimentState
+from incl_shared.telemetry.batcher import decode_metrics, unpack
+from incl_shared.testing.wait import until
+
+
+class Platform:
+    """Keeps what a platform would; can be away, or refuse."""
+
+    def __init__(self) -> None:
+        self.begun: list[RunStarted] = []
+        self.ended: list[RunEnded] = []
+        self.batches: dict[str, bytes] = {}
+        self.subjects: set[str] = set()
+        self.blobs: dict[str, bytes] = {}
+        self.entries: list[Entry] = []
+        self.down = False
+        self.refuses = False
+        self.breaks_at: str | None = None
+
+    async def begin(self, context: Context, event: RunStarted) -> Link:
+        self.check("begin")
+        if self.refuses:
+            raise DeniedError("not allowed")
+        if event not in self.begun:
+            self.begun.append(event)
+        return FakeLink(self)
+
+    def check(self, what: str) -> None:
+        if self.down or self.breaks_at == what:
+            raise UnavailableError(f"away at {what}")
+
+    def values(self, name: str) -> list[float]:
+        found: list[float] = []
+        for payload in self.batches.values():
+            for column in decode_metrics(payload).columns:
+                if column.name == name:
+                    found += unpack("d", column.values)
+        return found
+
+    def files(self) -> dict[tuple[str, str], bytes]:
+        return {(entry.kind, entry.path): self.blobs[entry.sha256] for entry in self.entries}
+
+
+class FakeLink:
+    """`Link` to a Platform."""
+
+    def __init__(self, platform: Platform) -> None:
+        self.platform = platform
+
+    async def publish_confirmed(
+        self, subject: str, payload: bytes, *, message_id: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self.platform.check("publish")
+        self.platform.subjects.add(subject)
+        assert self.platform.batches.setdefault(message_id, payload) == payload
+
+    async def watermarks(self) -> Mapping[str, int]:
+        self.platform.check("watermarks")
+        return {}
+
+    async def upload(self, path: Path) -> tuple[str, int]:
+        self.platform.check("upload")
+        data = path.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        self.platform.blobs[digest] = data
+        return digest, len(data)
+
+    async def commit(self, entries: list[Entry]) -> None:
+        self.platform.check("commit")
+        self.platform.entries += entries
+
+    async def end(self, event: RunEnded) -> None:
+        self.platform.check("end")
+        self.platform.ended.append(event)
+
+    async def close(self) -> None:
+        return None
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "my project"
+    folder.mkdir()
+    before = os.environ.get("INCL_CONTEXT_FILE")
+    os.environ["INCL_CONTEXT_FILE"] = str(tmp_path / "context.json")
+    save_context(Context(("nats://127.0.0.1:1",), None, "default", "ann"))
+    yield folder
+    if before is None:
+        del os.environ["INCL_CONTEXT_FILE"]
+    else:
+        os.environ["INCL_CONTEXT_FILE"] = before
+
+
+def start(script: str, cwd: Path) -> subprocess.Popen[bytes]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("INCL_", "RANK"))}
+    environment = {**clean, "INCL_MODE": "offline", "INCL_QUIET": "1"}
+    return subprocess.Popen([sys.executable, "-c", script], cwd=cwd, env=environment, stdin=subprocess.PIPE)
+
+
+def record(script: str, cwd: Path) -> RunDirectory:
+    before = set((cwd / ".incl" / "runs").glob("*"))
+    process = start(script, cwd)
+    process.communicate(timeout=60)
+    (path,) = set((cwd / ".incl" / "runs").glob("*")) - before
+    return RunDirectory.open(path)
+
+
+WHOLE = """
+import incl, pathlib
+incl.init(project="vision", name="first", config={"lr": 0.1, "name": "x"}, tags=["a"])
+for i in range(100): incl.log({"x": i}, step=i)
+incl.checkpoint(b"weights", step=5, name="m.pt")
+pathlib.Path("ckpt").mkdir(); pathlib.Path("ckpt/a").write_text("1")
+incl.checkpoint("ckpt", step=6)
+incl.log_text("note", "hello", step=7)
+(incl.output_dir / "deep").mkdir()
+(incl.output_dir / "deep" / "out.txt").write_text("output")
+"""
+
+
+async def test_a_run_recorded_without_a_platform_is_synced_whole_and_once(here: Path) -> None:
+    run = record(WHOLE, here)
+    (run.path / "outputs" / "leak").symlink_to("/etc/hostname")
+    platform = Platform()
+    said: list[str] = []
+    shipped = await sync([here], begin=platform.begin, say=said.append)
+    assert [one.id for one in shipped] == [run.id]
+    (begun,) = platform.begun
+    assert (begun.experiment, begun.name, begun.tags) == (run.id, "first", ("a",))
+    assert begun.config == {"lr": "0.1", "name": "x"}
+    assert begun.provenance.command_line
+    assert platform.subjects == {f"incl.metrics.vision.{run.id}.1.0"}
+    assert platform.values("x") == [float(i) for i in range(100)]
+    files = platform.files()
+    assert files.pop(("checkpoint", "6/ckpt.incl-dir.tar.zst"))
+    assert files == {
+        ("checkpoint", "5/m.pt"): b"weights",
+        ("media", "note/7/note.txt"): b"hello",
+        ("output", "deep/out.txt"): b"output",
+    }
+    (ended,) = platform.ended
+    assert (ended.state, ended.message) == (ExperimentState.FINISHED, "")
+    assert [(writer.records, writer.dropped) for writer in ended.writers] == [(104, 0)]
+    assert await sync([run.path], begin=platform.begin, say=said.append) == []
+    assert said == [f"{run.id}: finished", f"{run.id}: shipped already"]
+
+
+@pytest.mark.parametrize("where", ["begin", "watermarks", "upload", "commit", "end"])
+async def test_what_breaks_off_is_gone_on_with(here: Path, where: str) -> None:
+    run = record(WHOLE, here)
+    platform = Platform()
+    platform.breaks_at = where
+    with pytest.raises(UnavailableError):
+        await sync([here / ".incl"], begin=platform.begin)
+    assert not run.shipped
+    platform.breaks_at = None
+    await sync([here / ".incl" / "runs"], begin=platform.begin)
+    assert platform.values("x") == [float(i) for i in range(100)]
+    assert len({(entry.kind, entry.path) for entry in platform.entries}) == 4
+    assert len(platform.ended) == 1
+    assert run.shipped
+
+
+async def test_a_run_is_followed_while_it_goes_on_and_through_an_outage(here: Path) -> None:
+    script = """
+import incl, sys
+incl.init()
+for line in sys.stdin: incl.log({"x": int(line)})
+"""
+    process = start(script, here)
+    assert process.stdin is not None
+    runs = here / ".incl" / "runs"
+    await until(lambda: list(runs.glob("*/meta.json")))
+    run = RunDirectory.open(next(iter(runs.iterdir())))
+    platform = Platform()
+    platform.down = True
+    following = asyncio.create_task(follow(run, begin=platform.begin))
+    process.stdin.write(b"1\n")
+    process.stdin.flush()
+    await until(lambda: (run.notes / "lock").exists())
+    with pytest.raises(ConflictError), run.held():
+        pass
+    platform.down = False
+    await until(lambda: platform.values("x") == [1.0])
+    assert platform.ended == []
+    process.stdin.write(b"2\n")
+    process.stdin.close()
+    assert process.wait(30) == 0
+    await asyncio.wait_for(following, 20)
+    assert platform.values("x") == [1.0, 2.0]
+    assert platform.ended[0].state == ExperimentState.FINISHED
+    assert run.shipped
+    await follow(run, begin=platform.begin)
+    assert len(platform.ended) == 1
+
+
+async def test_a_killed_run_is_seen_to_have_failed(here: Path) -> None:
+    run = record("import incl, os\nincl.init()\nincl.log({'x': 1})\nos.kill(os.getpid(), 9)", here)
+    with next(run.spool.glob("*.jsonl")).open("ab") as file:
+        file.write(b'{"k":"m","t"')
+    platform = Platform()
+    await follow(run, begin=platform.begin)
+    (ended,) = platform.ended
+    assert (ended.state, ended.message) == (ExperimentState.FAILED, UNSAID)
+    assert run.meta["started"] <= ended.ended <= time.time()
+    assert [(writer.records, writer.dropped) for writer in ended.writers] == [(1, 1)]
+
+
+async def test_a_run_that_goes_on_is_synced_so_far(here: Path) -> None:
+    process = start("import incl, sys\nincl.init()\nincl.log({'x': 1})\nsys.stdin.read()", here)
+    runs = here / ".incl" / "runs"
+    await until(lambda: list(runs.glob("*/spool/*.jsonl")))
+    platform = Platform()
+    said: list[str] = []
+    await sync([here], begin=platform.begin, say=said.append)
+    assert "runs still" in said[0]
+    assert platform.values("x") == [1.0]
+    assert platform.ended == []
+    process.communicate(timeout=30)
+    await sync([here], begin=platform.begin)
+    assert platform.values("x") == [1.0]
+    assert len(platform.ended) == 1
+
+
+async def test_one_damaged_run_does_not_hold_up_the_others(here: Path) -> None:
+    script = "import incl\nincl.init()\nincl.log({'x': 1})"
+    first, second = record(script, here), record(script, here)
+    (first.path / "meta.json").write_text("{")
+    with pytest.raises(InvalidInput, match="damaged"):
+        find_runs([here])
+    (first.path / "meta.json").write_text(json.dumps({**first.meta, "project": "no/project"}))
+    platform = Platform()
+    with pytest.raises(InvalidInput, match="project"):
+        await sync([here], begin=platform.begin)
+    assert second.shipped
+    assert not first.shipped
+
+
+async def test_refusals_and_missing_runs_are_errors(here: Path) -> None:
+    record("import incl\nincl.init()", here)
+    platform = Platform()
+    platform.refuses = True
+    with pytest.raises(DeniedError):
+        await sync([here], begin=platform.begin)
+    for place in (here / "nothing", here / ".incl" / "runs" / "x"):
+        with pytest.raises(NotFoundError) as caught:
+            find_runs([place])
+        assert caught.value.hint
+    with pytest.raises(NotFoundError):
+        RunDirectory.open(here)
+
+
+def test_the_shipper_says_what_is_wrong(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = Path.cwd()
+    try:
+        assert main([]) == 2
+        assert main([str(here / "missing")]) == 4
+    finally:
+        os.chdir(place)
+    assert "usage" in capsys.readouterr().err
+
+
+def test_another_process_with_the_same_number_is_not_the_run(here: Path) -> None:
+    run = record("import incl\nincl.init()", here)
+    meta: dict[str, Any] = {**run.meta, "pid": os.getpid()}
+    assert not RunDirectory(run.path, meta).alive()
+    assert RunDirectory(run.path, {**meta, "pid_started": None}).alive()
+    assert not RunDirectory(run.path, {**meta, "pid": "x"}).alive()
