@@ -191,7 +191,7 @@ def _left(room: Room) -> tuple[int, int, int, str]:
 def hold(demand: Demand, rooms: Sequence[Room]) -> bool:
     """Hold room back for a demand that waits, on the machines that are the closest to having it; False: impossible.
 
-    What is held counts against others, so as jobs end the room gathers; a smaller job still fits beside it.
+    What is held counts as taken for all others, so the room gathers as jobs end.
     """
     missing = demand.nodes
     plan: list[tuple[Room, int]] = []
