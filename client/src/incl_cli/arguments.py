@@ -59,10 +59,26 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UsageProblem: something is unknown, missing or wrong.
         """
+        words = self._joined(words)
         found, extra = self.parse_known_intermixed_args(words) if self._plain else self.parse_known_args(words)
         if extra:
             self._unknown(extra[0])
         return found
+
+    def _joined(self, words: Sequence[str]) -> list[str]:
+        """`--sort -val_acc` as `--sort=-val_acc`: a value may begin with a dash where it is no option itself."""
+        known = self._option_string_actions
+        joined: list[str] = []
+        for index, word in enumerate(words):
+            if word == "--":
+                return joined + list(words[index:])
+            before = joined[-1] if joined else ""
+            wants = before.startswith("--") and before in known and known[before].nargs is None
+            if wants and word.startswith("-") and word.partition("=")[0] not in known:
+                joined[-1] = f"{before}={word}"
+            else:
+                joined.append(word)
+        return joined
 
     @property
     def _plain(self) -> bool:

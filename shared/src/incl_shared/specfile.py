@@ -26,6 +26,7 @@ from incl_shared.yamltext import Located, YamlProblem, read_yaml
 MAX_BYTES = 1024 * 1024
 """The largest experiment file."""
 _SHOWN = 20
+_HINT = "every key with its meaning: docs/experiment-file.md, or incl schema"
 _EXTENSION = "x-"
 _TYPES = {
     "int_type": "a whole number",
@@ -87,7 +88,9 @@ def load_document(path: Path) -> SpecDocument:
     except FileNotFoundError:
         raise NotFoundError(f"there is no file {path}", hint="incl run -- COMMAND runs without a file") from None
     except OSError as error:
-        raise InvalidInput(f"cannot read {path}", cause=str(error.strerror or error)) from error
+        raise InvalidInput(
+            f"cannot read {path}", cause=str(error.strerror or error), hint="name a file that you can read"
+        ) from error
     if len(raw) > MAX_BYTES:
         raise InvalidInput(
             f"{path} is larger than {MAX_BYTES // 1024} KiB",
@@ -97,7 +100,9 @@ def load_document(path: Path) -> SpecDocument:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise InvalidInput(f"{path.name}:{line}: not UTF-8 text", cause=str(error.reason)) from error
+        raise InvalidInput(
+            f"{path.name}:{line}: not UTF-8 text", cause=str(error.reason), hint="save it as UTF-8"
+        ) from error
     return parse_document(text, path.name)
 
 
@@ -111,7 +116,9 @@ def parse_document(text: str, source: str = "experiment.yaml") -> SpecDocument:
         root = read_yaml(text, verbatim=("env",))
     except YamlProblem as problem:
         place = f"{source}:{problem.line}" if problem.line else source
-        raise InvalidInput(f"{place}: {problem.message}", cause=problem.snippet, hint=problem.hint) from problem
+        raise InvalidInput(
+            f"{place}: {problem.message}", cause=problem.snippet, hint=problem.hint or _HINT
+        ) from problem
     if root is None:
         return SpecDocument(source, {})
     if not isinstance(root.value, dict):
@@ -150,7 +157,7 @@ def override(document: SpecDocument, overrides: Iterable[Override]) -> SpecDocum
         for depth, key in enumerate(item.path[:-1]):
             child = at.get(key, {})
             if not isinstance(child, Mapping):
-                raise InvalidInput(f"{item.label}: {'.'.join(item.path[: depth + 1])} is not a mapping")
+                raise InvalidInput(f"{item.label}: {'.'.join(item.path[: depth + 1])} is not a mapping", hint=_HINT)
             at[key] = dict(child)
             at = at[key]
         at[item.path[-1]] = item.value
@@ -172,11 +179,11 @@ def validate(document: SpecDocument) -> ExperimentSpec:
         problems = _unique(_problem(document, detail) for detail in error.errors(include_url=False))
     problems.sort(key=lambda problem: problem.order)
     if len(problems) == 1:
-        raise InvalidInput(problems[0].text, hint=problems[0].hint)
+        raise InvalidInput(problems[0].text, hint=problems[0].hint or _HINT)
     lines = [problem.text + (f" ({problem.hint})" if problem.hint else "") for problem in problems[:_SHOWN]]
     if len(problems) > _SHOWN:
         lines.append(f"… and {len(problems) - _SHOWN} more")
-    raise InvalidInput("\n".join(lines))
+    raise InvalidInput("\n".join(lines), hint=_HINT)
 
 
 def read_spec(path: Path, overrides: Iterable[Override] = ()) -> ExperimentSpec:
