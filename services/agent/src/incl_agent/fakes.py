@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import re
 import tempfile
 import threading
@@ -16,17 +17,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import SecretStr
-
 from incl_shared import subjects
 from incl_shared.archive.pack import pack
 from incl_shared.bus.client import ERROR_HEADER, BusClient
 from incl_shared.control import JobSpec, JobWanted, NodeWanted, Wanted
 from incl_shared.errors import InclError, NotFoundError, UnavailableError
 from incl_shared.events.experiments import CodeRef
-from incl_shared.ids import new_id
+from incl_shared.ids import job_id, new_id
 from incl_shared.queries.base import QUERIES, Answer
-from incl_shared.queries.gateway import AttemptCredential, Credential, ReadSecrets, SecretValues
+from incl_shared.queries.gateway import AttemptCredential, ReadSecrets, SecretValues
 from incl_shared.queries.registry import CommitArtifacts, Committed, DownloadGrant, Entry, Grant, UploadGrant
 from incl_shared.reports import JobEnded, Report
 from incl_shared.telemetry import decode_logs, decode_metrics
@@ -125,6 +124,9 @@ class FakePlatform:
 
     def __init__(self, client: BusClient, node: str = "node1") -> None:
         self.client = client
+        self.writer = client
+        self.mint: Callable[[JobWanted], tuple[str, str]] = lambda _: ("jwt", "seed")
+        """(jwt, seed) of a job's credential."""
         self.node = node
         self.store = BlobServer()
         self.secrets: dict[str, str] = {}
@@ -136,43 +138,53 @@ class FakePlatform:
         self._jobs: dict[str, JobWanted] = {}
         self._seen: dict[str, list[tuple[str, bytes]]] = {}
         self._read_to: dict[str, int] = {}
+        self._subscriptions: list[Any] = []
 
     async def start(self) -> None:
         """Serve questions; what the streams hold from before is not looked at."""
         js = self.client.jetstream()
         for stream in ("REPORTS", "METRICS", "LOGS"):
             self._read_to[stream] = (await js.stream_info(stream)).state.last_seq
-        self._subscription = await self.client.connection.subscribe("incl.query.>", cb=self._asked)
+        await self.serve(self.client, "incl.query.>")
+
+    async def serve(self, client: BusClient, *subjects_served: str) -> None:
+        """Answer these questions over this connection."""
+
+        async def asked(message: Any) -> None:
+            await self._asked(client, message)
+
+        for subject in subjects_served:
+            self._subscriptions.append(await client.connection.subscribe(subject, cb=asked))
 
     async def stop(self) -> None:
         """Stop serving."""
-        await self._subscription.unsubscribe()
+        for subscription in self._subscriptions:
+            await subscription.unsubscribe()
         await asyncio.to_thread(self.store.close)
 
     # --- questions
 
-    async def _asked(self, message: Any) -> None:
-        asker, service, name = subjects.parse_query(message.subject)
+    async def _asked(self, client: BusClient, message: Any) -> None:
+        _, service, name = subjects.parse_query(message.subject)
         self.asked.append(f"{service}.{name}")
+        headers: dict[str, str] = {}
         try:
             query = QUERIES[(service, name)].model_validate_json(message.data)
-            answer, headers = self._answer(asker, query).model_dump_json(), {}
             if isinstance(query, AttemptCredential):
-                answer = self._credential_json()
-            elif isinstance(query, ReadSecrets):
-                answer = SecretValues(values={n: self.secrets[n] for n in query.names}).model_dump_json()
+                answer = self._credential_json(query)
+            else:
+                answer = self._answer(query).model_dump_json()
         except KeyError as error:
             answer = NotFoundError(f"no secret {error}").envelope().model_dump_json()
             headers = {ERROR_HEADER: "not_found"}
         except InclError as error:
-            answer, headers = error.envelope().model_dump_json(), {ERROR_HEADER: error.code}
-        await self.client.connection.publish(message.reply, answer.encode(), headers=headers or None)
+            answer = error.envelope().model_dump_json()
+            headers = {ERROR_HEADER: error.code}
+        await client.connection.publish(message.reply, answer.encode(), headers=headers or None)
 
-    def _answer(self, asker: subjects.Asker, query: object) -> Answer:
-        if isinstance(query, AttemptCredential):
-            if self.signer_away:
-                raise UnavailableError("the signer is away")
-            return Credential(jwt=SecretStr("jwt"), seed=SecretStr("seed"), name="job")
+    def _answer(self, query: object) -> Answer:
+        if isinstance(query, ReadSecrets):
+            return SecretValues(values={name: self.secrets[name] for name in query.names})
         if isinstance(query, UploadGrant | DownloadGrant):
             return Grant(url=self.store.url, token="token", expires=time.time() + 600)
         if isinstance(query, CommitArtifacts):
@@ -181,18 +193,29 @@ class FakePlatform:
             return Committed(new=len(new))
         return Answer()
 
-    def _credential_json(self) -> str:
+    def _credential_json(self, query: AttemptCredential) -> str:
+        """A credential in clear, as the real signer sends it: the model itself hides its secrets."""
+        if self.signer_away:
+            raise UnavailableError("the signer is away")
+        job = self._jobs[job_id(query.experiment, query.attempt, query.rank)]
+        jwt, seed = self.mint(job)
         expires = None if self.credential_ttl_s is None else time.time() + self.credential_ttl_s
-        return f'{{"jwt": "jwt", "seed": "seed", "name": "job", "expires": {"null" if expires is None else expires}}}'
+        return json.dumps({"jwt": jwt, "seed": seed, "name": "job", "expires": expires})
 
     # --- the wanted state
 
     def job(self, *command: str, wanted: Wanted = Wanted.RUN, **spec: Any) -> JobWanted:
         """A job that is not wanted yet."""
-        named = {
-            key: spec.pop(key) for key in ("attempt", "rank", "rendezvous", "checkpoint", "experiment") if key in spec
+        places = ("attempt", "rank", "rendezvous", "checkpoint", "experiment")
+        named: dict[str, Any] = {key: spec.pop(key) for key in places if key in spec}
+        values: dict[str, Any] = {
+            "experiment": new_id(),
+            "attempt": 1,
+            "rank": 0,
+            "project": "default",
+            "user": "u",
+            **named,
         }
-        values = {"experiment": new_id(), "attempt": 1, "rank": 0, "project": "default", "user": "u", **named}
         return JobWanted(**values, wanted=wanted, spec=JobSpec(name="test", command=command, grace_s=5.0, **spec))
 
     async def want(self, *jobs: JobWanted) -> None:
@@ -218,7 +241,7 @@ class FakePlatform:
         """Publish the wanted state."""
         self.generation = self.generation + 1 if generation is None else generation
         wanted = NodeWanted(node=self.node, generation=self.generation, jobs=tuple(self._jobs.values()))
-        await self.client.publish_confirmed(
+        await self.writer.publish_confirmed(
             subjects.control(self.node), wanted.model_dump_json().encode(), message_id=f"control:{new_id()}"
         )
 
@@ -255,7 +278,8 @@ class FakePlatform:
 
     async def ended(self, job: JobWanted, timeout: float = 15.0) -> JobEnded:  # noqa: ASYNC109
         """The end of a job, awaited."""
-        return await self.said(job, JobEnded, timeout)
+        end: JobEnded = await self.said(job, JobEnded, timeout)
+        return end
 
     async def said(self, job: JobWanted, kind: type[Any], timeout: float = 15.0) -> Any:  # noqa: ASYNC109
         """The first report of a kind on a job, awaited."""

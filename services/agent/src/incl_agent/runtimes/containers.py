@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import resource
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ _PROBE_S = 60.0
 _PULL_S = 3600.0
 _DEFAULT_SHM = 1 << 30
 _PLATFORM_ERROR = 125
+_NO_COMMAND = re.compile(r"executable file .* not found|exec: |no such file or directory|exec format error")
 _CLIENT_NAMES = (
     *("HOME", "PATH", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "DBUS_SESSION_BUS_ADDRESS", "TMPDIR"),
     *("CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF", "REGISTRY_AUTH_FILE", "CONTAINER_HOST"),
@@ -33,9 +36,11 @@ runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 [containers]
-default_ulimits = ["nofile=1024:4096"]
+default_ulimits = ["nofile=1024:4096", "nproc={processes}:{processes}"]
 """
 """For a machine without systemd and with few privileges, where podman's own defaults do not work."""
+_MOST_PROCESSES = 32_768
+_INIT_PLACES = ("/usr/libexec/podman/catatonit", "/usr/lib/podman/catatonit", "/usr/local/libexec/podman/catatonit")
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class ContainerRuntime:
 
     def launch(self, plan: Plan, prepared: Prepared) -> Launch:
         """`run` in the foreground, under the shim. Secrets cross by name, never in a command line."""
-        argv = [self.name, "run", "--name", plan.name, "--network", "host", "--init", "--pull", "never"]
+        argv = [self.name, "run", "--name", plan.name, "--network", "host", "--pull", "never", *self._init()]
         argv += ["--workdir", str(plan.cwd), "--stop-timeout", str(max(1, int(plan.grace_s)))]
         argv += ["--label", f"incl.job={plan.name}", *self._limits(plan), *self._user(), *self._devices(plan)]
         for path in plan.readable:
@@ -119,10 +124,10 @@ class ContainerRuntime:
     def outcome(self, exit_: Exit, errors: str) -> Outcome:
         """125 to 127 are the tool's own; 128+n stands for a signal."""
         lines = [line for line in errors.splitlines() if line.startswith(("Error: ", f"{self.name}: "))]
-        if exit_.exit_code in (126, 127) and lines:
+        if exit_.exit_code in (126, 127) and lines and _NO_COMMAND.search(lines[-1]):
             hint = "is it in the image? the image's own entrypoint is not used"
             return Outcome(exit_, Refusal(EndReason.COMMAND, f"the command cannot be run: {lines[-1]}", hint))
-        if exit_.exit_code == _PLATFORM_ERROR and lines:
+        if exit_.exit_code in (_PLATFORM_ERROR, 126, 127) and lines:
             return Outcome(exit_, Refusal(EndReason.INFRA, f"{self.name} cannot run the container: {lines[-1]}"))
         return Outcome(from_shell_code(exit_))
 
@@ -135,8 +140,16 @@ class ContainerRuntime:
         if "CONTAINERS_CONF" not in self._env and not Path("/run/systemd/system").exists():
             self._folder.mkdir(parents=True, exist_ok=True)
             path = self._folder / "containers.conf"
-            path.write_text(_RESTRICTED_CONF, encoding="ascii")
+            hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+            processes = _MOST_PROCESSES if hard == resource.RLIM_INFINITY else min(_MOST_PROCESSES, hard)
+            path.write_text(_RESTRICTED_CONF.format(processes=processes), encoding="ascii")
             self._env["CONTAINERS_CONF"] = str(path)
+
+    def _init(self) -> list[str]:
+        """A first process that passes signals on and buries orphans, where the tool has one. Without it the command is
+        process 1, to whom SIGTERM means nothing unless it has a handler for it."""
+        has = self.name == "docker" or shutil.which("catatonit") or any(Path(place).exists() for place in _INIT_PLACES)
+        return ["--init"] if has else []
 
     def _limits(self, plan: Plan) -> list[str]:
         shm = min(plan.memory or _DEFAULT_SHM * 2, 64 * _DEFAULT_SHM) // 2
