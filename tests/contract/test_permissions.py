@@ -73,6 +73,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
         "$JS.API.STREAM.INFO.EVENTS", "$JS.API.STREAM.DELETE.NOPE", "$JS.API.STREAM.MSG.GET.EVENTS",
         "$JS.API.DIRECT.GET.EVENTS.incl.event.default.experiment.x",
         "$JS.API.DIRECT.GET.CONTROL.incl.control.n1", "$JS.API.DIRECT.GET.CONTROL.incl.control.n2",
+        "incl.request.default.Ann-B.nonsense.x",
         "$JS.API.CONSUMER.CREATE.EVENTS.spy", "$JS.API.CONSUMER.CREATE.CONTROL.spy",
         "$JS.API.CONSUMER.MSG.NEXT.REQUESTS.gateway",
         f"incl.event.default.experiment.{E1}", f"incl.event.default.artifact.{E1}", "incl.event._system.node.n1",
@@ -124,6 +125,7 @@ MAY_HEAR: dict[str, set[str]] = {
 }  # fmt: skip
 
 NOBODY_PUBLISHES = {
+    "incl.query._nodes.n1.gateway.read_secrets",
     "incl.anything", "$SYS.REQ.SERVER.PING", "$SYS.REQ.CLAIMS.UPDATE", "incl.query._nodes.n2.signer.attempt",
     "incl.query.default.bob.tracker.experiment", "incl.query.other.Ann-B.tracker.experiment",
     f"incl.query.default.job_{E2}-1-0.gateway.read_secrets", f"incl.query.default.{JOB}.signer.attempt",

@@ -124,7 +124,7 @@ async def test_from_a_token_to_the_bus(app: App, secure_nats: SecureNats) -> Non
     async with await secure_nats.connect(secure_nats.minter.person("ann", ("default",), 60)) as ann:
         made = await ann.ask(CreateToken(label="laptop"), project="default", user="ann")
     headers = {"Authorization": f"Bearer {made.token.get_secret_value()}"}
-    async with httpx.AsyncClient(base_url=app.url, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=app.url, trust_env=False, verify=False) as http:
         assert (await http.get("/healthz")).status_code == 200
         login = (await http.post("/api/v1/credentials", headers=headers, json={})).json()
     assert login["urls"] == [secure_nats.url]

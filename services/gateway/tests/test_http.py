@@ -48,7 +48,9 @@ async def site(handlers: Handlers, signer: Signer, database: Database, fake_cloc
 
 @pytest.fixture
 async def http(site: Site) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{site.server.port}", trust_env=False) as client:
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{site.server.port}", trust_env=False, verify=False
+    ) as client:
         yield client
 
 

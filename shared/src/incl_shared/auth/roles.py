@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from incl_shared.auth.names import INBOXES, Role
 from incl_shared.bus import topology
+from incl_shared.events import REGISTER
 
 NAME = "{{name()}}"
 PROJECT = "{{tag(project)}}"
@@ -76,6 +77,12 @@ def _job_queries(user: str) -> tuple[str, ...]:
     return (f"{base}.tracker.watermarks", f"{base}.registry.>", f"{base}.gateway.read_secrets")
 
 
+def _requests() -> tuple[str, ...]:
+    """The kinds that somebody consumes: any other would lie in the work queue for ever."""
+    kinds = sorted({event.aggregate for event in REGISTER.values() if event.stream == topology.REQUESTS})
+    return tuple(f"incl.request.{PROJECT}.{NAME}.{kind}.*" for kind in kinds)
+
+
 def _telemetry() -> tuple[str, ...]:
     return (f"incl.metrics.{_JOB}", f"incl.logs.{_JOB}")
 
@@ -130,7 +137,7 @@ _SCOPES = (
     Scope(
         Role.PERSON,
         "Asks and requests under its own name in its own projects; hears what happens there.",
-        publish=(f"incl.request.{PROJECT}.{NAME}.>", f"incl.query.{PROJECT}.{NAME}.>"),
+        publish=(*_requests(), f"incl.query.{PROJECT}.{NAME}.>"),
         subscribe=(f"incl.live.{PROJECT}.>", f"incl.event.{PROJECT}.>", _inbox(Role.PERSON)),
         tags=("project",),
     ),
@@ -139,7 +146,7 @@ _SCOPES = (
         "Reports, reads its own wanted state, and asks for the credentials of the attempts that it is to run.",
         publish=(
             f"incl.report.{NAME}",
-            f"incl.query._nodes.{NAME}.>",
+            f"incl.query._nodes.{NAME}.signer.attempt",
             f"$JS.API.DIRECT.GET.CONTROL.incl.control.{NAME}",
         ),
         subscribe=(f"incl.control.{NAME}", _inbox(Role.NODE)),
