@@ -27,11 +27,27 @@ class Session:
     active: Optional[Run] = None
     config: Optional[_config.Config] = None
     watching = False
+    made = 0
 
 
 def new_id() -> str:
     """A ULID in lower case, as incl_shared.ids makes them: milliseconds since the epoch, then 80 random bits."""
     value = (int(time.time() * 1000) << 80) | int.from_bytes(os.urandom(10), "big")
+    return "".join(_ALPHABET[(value >> shift) & 31] for shift in range(125, -5, -5))
+
+
+def _group_id() -> Optional[str]:
+    """The id that all local ranks of one launch (torchrun, accelerate …) make for themselves, without a word between
+    them. None: this process was not launched as one of several."""
+    if "LOCAL_RANK" not in os.environ or "MASTER_PORT" not in os.environ:
+        return None
+    import hashlib
+
+    launch = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "HOSTNAME")
+    parent = os.getppid()
+    parts = [os.environ.get(name, "") for name in launch]
+    parts += [str(parent), _ship.process_start(parent) or "", str(Session.made)]
+    value = int.from_bytes(hashlib.sha256("\x1f".join(parts).encode()).digest()[:16], "big")
     return "".join(_ALPHABET[(value >> shift) & 31] for shift in range(125, -5, -5))
 
 
@@ -51,10 +67,11 @@ class Run:
     """A handle on what init() attached to. A context manager: it finishes at the end of the block, as failed when an
     exception leaves it."""
 
-    def __init__(self, identifier: str, directory: Optional[str], owner: bool) -> None:
+    def __init__(self, identifier: str, directory: Optional[str], owner: bool, leads: bool = True) -> None:
         self.id = identifier
         self._directory = directory
         self._owner = owner
+        self._leads = leads
         self._process = os.getpid()
         self._before: Dict[str, Optional[str]] = {}
         self.failure = ""
@@ -108,7 +125,7 @@ class Run:
         return os.getpid() == self._process
 
     def _end(self, state: str) -> None:
-        if self._directory is None:
+        if self._directory is None or not self._leads:
             return
         end = {"ended": time.time(), "state": state, "message": self.failure}
         try:
@@ -191,10 +208,12 @@ def _make(
     mode: str,
 ) -> Run:
     forget()
-    identifier = new_id()
+    Session.made += 1
+    identifier = _group_id() or new_id()
+    leads = os.environ.get("LOCAL_RANK", "0") == "0"
     root = os.path.abspath(os.fspath(directory) if directory is not None else os.environ.get("INCL_DIR") or ".incl")
     place = os.path.join(root, "runs", identifier)
-    run = Run(identifier, place, owner=True)
+    run = Run(identifier, place, owner=True, leads=leads)
     run.claim(
         {
             "INCL_SPOOL_DIR": os.path.join(place, "spool"),
@@ -205,11 +224,14 @@ def _make(
         }
     )
     try:
-        os.makedirs(os.path.join(place, "spool"))
-        os.makedirs(os.path.join(place, "outputs"))
-        write_json(os.path.join(place, "meta.json"), _meta(identifier, project, name, values, tags))
+        os.makedirs(os.path.join(place, "spool"), exist_ok=True)
+        os.makedirs(os.path.join(place, "outputs"), exist_ok=True)
+        if leads:
+            write_json(os.path.join(place, "meta.json"), _meta(identifier, project, name, values, tags))
     except OSError as error:
         warn("run", f"cannot record in {place}: {error.strerror}: nothing of this run is kept")
+        return run
+    if not leads:
         return run
     shown = os.path.relpath(place) if len(os.path.relpath(place)) < len(place) else place
     if mode != "offline" and _ship.start(place):

@@ -46,7 +46,9 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises UsageProblem."""
+    """An ArgumentParser that raises UsageProblem. dashed: options whose value may begin with a dash."""
+
+    dashed: tuple[str, ...] = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", Formatter)
@@ -60,6 +62,7 @@ class Parser(argparse.ArgumentParser):
             UsageProblem: something is unknown, missing or wrong.
         """
         words = self._joined(words)
+        words = _joined(words, self.dashed)
         found, extra = self.parse_known_intermixed_args(words) if self._plain else self.parse_known_args(words)
         if extra:
             self._unknown(extra[0])
@@ -107,6 +110,17 @@ class Parser(argparse.ArgumentParser):
             hint = did_you_mean(name, known) or f"{self.prog} --help"
             raise UsageProblem(f"{self.prog}: unknown option {name[:60]!r}", hint=hint)
         raise UsageProblem(f"{self.prog}: {word[:60]!r} is one argument too many", hint=f"{self.prog} --help")
+
+
+def _joined(words: Sequence[str], dashed: tuple[str, ...]) -> list[str]:
+    """`--sort -loss` as `--sort=-loss`, which argparse can read."""
+    found: list[str] = []
+    for word in words:
+        if found and found[-1] in dashed and word.startswith("-") and not word.startswith("--"):
+            found[-1] = f"{found[-1]}={word}"
+        else:
+            found.append(word)
+    return found
 
 
 def common(parser: argparse.ArgumentParser, *, machine_readable: bool = True) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from incl_cli.output import Output
 from incl_cli.platform import Blob, Progress, Wanted
 from incl_shared import subjects
 from incl_shared.bus.client import BusClient
-from incl_shared.errors import NotFoundError, UnavailableError
+from incl_shared.errors import DeniedError, NotFoundError, UnavailableError
 from incl_shared.queries.base import AnswerT, Query
 from incl_shared.settings import BusSettings
 
@@ -39,7 +40,21 @@ class BusPlatform:
 
     async def ask(self, query: Query[AnswerT], *, timeout: float = 10.0) -> AnswerT:  # noqa: ASYNC109
         """The answer of a service."""
-        return await self._client.ask(query, project=self._context.project, user=self._context.user, timeout=timeout)
+        context = self._context
+        try:
+            return await self._client.ask(query, project=context.project, user=context.user, timeout=timeout)
+        except DeniedError as error:
+            raise self._foreign(error) from error
+
+    def _foreign(self, error: DeniedError) -> DeniedError:
+        """The server names a subject; a person means a project."""
+        if not error.message.startswith("not allowed to "):
+            return error
+        return DeniedError(
+            f"{self._context.user} may not do this in project {self._context.project}",
+            cause=error.message,
+            hint="leave out --project, or log in with a token of a member: incl login",
+        )
 
     async def publish(self, event: Event, *, identifier: str) -> None:
         """Store an event in the bus."""
@@ -120,6 +135,7 @@ async def connect(project: str | None, out: Output) -> BusPlatform:
     Raises:
         UnavailableError: no context, or nobody answers.
     """
+    logging.getLogger("incl").addHandler(logging.NullHandler())
     context = load_context(project=project)
     for complaint in exposed(context):
         out.note(f"warning: {complaint}", "yellow")

@@ -39,6 +39,11 @@ def state_cell(state: str, reason: str | None = None) -> Cell:
     return Cell(state + extra, STATE_STYLES.get(state, ""))
 
 
+def is_own(metric: str) -> bool:
+    """Whether the experiment logged this metric itself; `system/…` are the node's samples."""
+    return not metric.startswith("system/")
+
+
 def outcome(state: str) -> int:
     """The exit code that tells of a state."""
     return 0 if state == "finished" else FAILED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from incl_shared.errors import ConflictError, InvalidInput, NotFoundError
 from incl_shared.ids import is_id
 from incl_shared.states import FINAL_STATES, ExperimentState
 
+_WRITER = re.compile(r"^(?:p|r\d+-)(\d+)-[0-9a-f]+$")
+"""The name that the SDK gives a writer: its rank if it has one, and its process."""
 UNSAID = "the process ended without a word (killed, or its machine went down)"
 
 
@@ -79,13 +82,7 @@ class RunDirectory:
         pid = self.meta.get("pid")
         if type(pid) is not int or pid <= 0:
             return False
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return self.meta.get("pid_started") in (None, _started(pid))
+        return _exists(pid) and self.meta.get("pid_started") in (None, _started(pid))
 
     def end(self) -> End | None:
         """How it ended; None: it runs still."""
@@ -96,6 +93,15 @@ class RunDirectory:
         except (OSError, ValueError, KeyError, TypeError):
             return None if self.alive() else End(ExperimentState.FAILED, UNSAID, self._last_sign())
         return end
+
+    def writing(self) -> bool:
+        """Whether a process that wrote to the run (a worker, another rank) is there still. Their numbers may belong to
+        others by now, so that a caller does not wait for ever."""
+        for entry in self.spool.glob("*.jsonl"):
+            found = _WRITER.match(entry.stem)
+            if found is not None and _exists(int(found[1])):
+                return True
+        return False
 
     def _last_sign(self) -> float:
         stamps = [entry.stat().st_mtime for entry in self.spool.glob("*.jsonl")]
@@ -117,6 +123,16 @@ class RunDirectory:
                     f"the run in {self.path} is being shipped already", hint=f"see {self.path / 'ship.log'}"
                 ) from error
             yield
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _started(pid: int) -> str | None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from incl_cli.look import STAGE_STYLES
+from incl_cli.look import STAGE_STYLES, is_own
 from incl_cli.output import Output, paint
 from incl_cli.text import duration, harmless, number
 
@@ -33,6 +33,9 @@ def make_screen(out: Output) -> Screen:
 
 class PlainScreen:
     """Lines as they come, for pipes, files and CI."""
+
+    _begins: tuple[str, ...] = ("running", "machine")
+    """Stages whose beginning is told."""
 
     def __init__(self, out: Output, *, timestamps: bool = False) -> None:
         self.out = out
@@ -69,7 +72,7 @@ class PlainScreen:
         if stage.end is not None:
             took = duration(stage.end - stage.start)
             self._once((stage.attempt, stage.name, "end"), f"✓ {stage.name:<10} {took:>7}{where}{note}", "dim")
-        elif stage.name in ("running", "machine"):
+        elif stage.name in self._begins:
             self._once((stage.attempt, stage.name, "start"), f"· {stage.name}{where}{note}", STAGE_STYLES[stage.name])
 
     def _once(self, key: tuple[int, str, str], text: str, style: str) -> None:
@@ -109,7 +112,9 @@ class PlainScreen:
 
     def metrics_text(self) -> str:
         """'step 120  loss 0.31  val_acc 0.94': declared metrics, or the first few."""
-        names = [name for name in self._names if name in self._values] or list(self._values)[:_SHOWN_METRICS]
+        names = [name for name in self._names if name in self._values] or list(filter(is_own, self._values))[
+            :_SHOWN_METRICS
+        ]
         if not names:
             return ""
         step = max(int(self._values[name][0]) for name in names)
@@ -134,6 +139,8 @@ def _as_float(value: object) -> float | None:
 
 class LiveScreen(PlainScreen):
     """A terminal: lines scroll, and below them stand the stage, its time and the newest metrics."""
+
+    _begins = ()
 
     def __init__(self, out: Output, *, timestamps: bool = False) -> None:
         super().__init__(out, timestamps=timestamps)

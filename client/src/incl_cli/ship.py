@@ -32,6 +32,8 @@ _log = logging.getLogger("incl.ship")
 _WATCH_S = 0.25
 _UPLOAD_EVERY_S = 2.0
 _FLUSH_S = 60.0
+_LAST_WORDS_S = 30.0
+"""How long after a run's end its other processes (ranks, workers) may go on writing."""
 _PATIENCE_S = 600.0
 """How long after its run's end a shipper waits for a platform that is away; afterwards it is `incl sync`'s."""
 _MAX_DIRECTORY = 1 << 43
@@ -106,13 +108,20 @@ class RunShipper:
         return end
 
     async def _until_ended(self) -> None:
-        next_upload = time.monotonic() + _UPLOAD_EVERY_S
-        while self._run.end() is None:
+        """Until the run has ended and its other processes too, or these have had their time for last words."""
+        give_up, next_upload = float("inf"), time.monotonic() + _UPLOAD_EVERY_S
+        while not self._over(give_up):
             await asyncio.sleep(_WATCH_S)
-            if time.monotonic() >= next_upload:
+            now = time.monotonic()
+            if give_up == float("inf") and self._run.end() is not None:
+                give_up = now + _LAST_WORDS_S
+            if now >= next_upload:
                 with suppress(UnavailableError):
                     await self._upload_spooled()
                 next_upload = time.monotonic() + _UPLOAD_EVERY_S
+
+    def _over(self, give_up: float) -> bool:
+        return self._run.end() is not None and (not self._run.writing() or time.monotonic() > give_up)
 
     async def _flush(self, *, final: bool) -> None:
         if not final:

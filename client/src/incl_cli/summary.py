@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from incl_cli.look import STATE_STYLES
+from incl_cli.look import STATE_STYLES, is_own
 from incl_cli.output import Output, paint
 from incl_cli.text import Cell, Column, duration, number, plural, size, table
 
@@ -57,19 +57,16 @@ def print_summary(out: Output, view: ExperimentView) -> None:
     state = view.row.state.value
     ran = took(view)
     head = paint(state, f"bold {STATE_STYLES.get(state, '')}".strip() if out.color_err else "")
-    stages = [f"{stage.name} {duration(stage.end - stage.start)}" for stage in view.stages if stage.end is not None]
-    words = [f"{head} {view.row.name}" + (f" in {duration(ran)}" if ran is not None else "")]
-    if stages:
-        words.append(paint(f"({', '.join(stages)})", "dim" if out.color_err else ""))
-    out.err.write("\n" + " ".join(words) + "\n")
+    out.err.write(f"\n{head} {view.row.name}" + (f" in {duration(ran)}\n" if ran is not None else "\n"))
     if view.message and state != "finished":
         out.note(f"  {view.message}", "red" if state == "failed" else "")
     if view.hint and state != "finished":
         out.note(f"  hint: {view.hint}", "cyan")
-    for line in metric_lines(_Err(out), list(view.metrics)[:_MOST_METRICS]):
+    own = [metric for metric in view.metrics if is_own(metric.name)]
+    for line in metric_lines(_Err(out), own[:_MOST_METRICS]):
         out.note(line)
-    if len(view.metrics) > _MOST_METRICS:
-        out.note(f"  … and {len(view.metrics) - _MOST_METRICS} more metrics", "dim")
+    if len(own) > _MOST_METRICS:
+        out.note(f"  … and {len(own) - _MOST_METRICS} more metrics", "dim")
     out.note(counts(view))
     files = [item for item in view.artifacts if item.kind in KEPT]
     for item in files[:_MOST_FILES]:
@@ -78,7 +75,7 @@ def print_summary(out: Output, view: ExperimentView) -> None:
         out.note(f"  … and {len(files) - _MOST_FILES} more", "dim")
     name = short(view.row.id)
     following = [f"incl show {name}"]
-    following += [f"incl metrics {name}"] if view.metrics else []
+    following += [f"incl metrics {name}"] if own else []
     following += [f"incl download {name}"] if files else []
     following += [f"incl logs {name} --tail 50"] if state == "failed" else []
     out.note(f"next: {' · '.join(following)}", "dim")

@@ -138,7 +138,9 @@ def test_what_is_no_number_is_dropped_with_one_warning(spool: Path, capsys: pyte
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("wrong", [None, 3, "text", [("a", 1)], {1, 2}, object()], ids=repr)
+@pytest.mark.parametrize(
+    "wrong", [None, 3, "text", [("a", 1)], {1, 2}, object()], ids=lambda wrong: type(wrong).__name__
+)
 def test_anything_but_a_dict_is_dropped(spool: Path, wrong: Any, capsys: pytest.CaptureFixture[str]) -> None:
     incl.log(wrong)
     incl.log({})

@@ -201,6 +201,32 @@ if __name__ == "__main__":
     assert read(folders["parent"] / "end.json")["state"] == "finished"
 
 
+def test_the_ranks_of_a_launch_share_a_run(here: Path) -> None:
+    script = """
+import incl, os, subprocess, sys
+if "LOCAL_RANK" not in os.environ:
+    for port in ("1", "2"):
+        ranks = [
+            subprocess.Popen([sys.executable, __file__], env=dict(os.environ, LOCAL_RANK=r, RANK=r, MASTER_PORT=port))
+            for r in ("0", "1", "2")
+        ]
+        assert [rank.wait() for rank in ranks] == [0, 0, 0]
+else:
+    with incl.init(name=os.environ["MASTER_PORT"]):
+        incl.log({"rank": incl.rank})
+    incl.init(name="again " + os.environ["MASTER_PORT"])
+    incl.log({"rank": incl.rank})
+"""
+    _, err = run(script, here)
+    folders = sorted((here / ".incl" / "runs").iterdir(), key=lambda folder: read(folder / "meta.json")["name"])
+    assert [read(folder / "meta.json")["name"] for folder in folders] == ["1", "2", "again 1", "again 2"]
+    for folder in folders:
+        assert is_id(folder.name)
+        assert sorted(record["v"]["rank"] for record in records(folder)) == [0, 1, 2]
+        assert read(folder / "end.json")["state"] == "finished"
+    assert err.count("incl sync") == 4
+
+
 def test_odd_arguments_cost_a_warning(here: Path) -> None:
     _, err = run("import incl\nincl.init(config=5, tags='solo', mode='loud')\nincl.log({'a': 1})", here)
     assert read(only_run(here) / "meta.json")["tags"] == ["solo"]

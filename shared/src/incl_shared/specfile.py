@@ -15,13 +15,15 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
 from incl_shared.errors import InvalidInput, NotFoundError
 from incl_shared.spec import ExperimentSpec
-from incl_shared.yamltext import Located, YamlProblem, read_yaml
+
+if TYPE_CHECKING:
+    from incl_shared.yamltext import Located
 
 MAX_BYTES = 1024 * 1024
 """The largest experiment file."""
@@ -112,6 +114,8 @@ def parse_document(text: str, source: str = "experiment.yaml") -> SpecDocument:
     Raises:
         InvalidInput: not YAML, or not a mapping.
     """
+    from incl_shared.yamltext import YamlProblem, read_yaml
+
     try:
         root = read_yaml(text, verbatim=("env",))
     except YamlProblem as problem:

@@ -49,13 +49,15 @@ async def run(args: argparse.Namespace, session: Session) -> int:
 
 def compare(views: Sequence[ExperimentView], *, everything: bool = False) -> dict[str, dict[str, list[Any]]]:
     """section -> key -> a value for each experiment (none: it has none); metrics always, the rest where it differs."""
+    from incl_cli.look import is_own
+
     sections = {
         "result": [_result(view) for view in views],
         "config": [dict(view.config) for view in views],
         "env": [dict(view.spec.env) if view.spec else {} for view in views],
         "spec": [_spec(view) for view in views],
         "code": [_code(view) for view in views],
-        "metrics": [{metric.name: metric.last for metric in view.metrics} for view in views],
+        "metrics": [{m.name: m.last for m in view.metrics if everything or is_own(m.name)} for view in views],
         "best": [{m.name: m.best for m in view.metrics if m.best is not None} for view in views],
     }
     found = {}
@@ -92,7 +94,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, child in value.items():
         if isinstance(child, Mapping) and child:
             flat |= _flat(child, f"{prefix}{key}.")
-        else:
+        elif not isinstance(child, Mapping):
             flat[f"{prefix}{key}"] = child
     return flat
 
@@ -131,6 +133,8 @@ def _cell(value: Any) -> str:
 
     from incl_cli.text import number
 
+    if isinstance(value, list) and value[:2] == ["sh", "-c"] and len(value) == 3:
+        return str(value[2])
     if value is None:
         return "-"
     if isinstance(value, bool):

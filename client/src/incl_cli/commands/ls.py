@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from incl_cli.arguments import common
+from incl_cli.arguments import Parser, common
 
 if TYPE_CHECKING:
     from incl_cli.running import Session
@@ -14,11 +14,18 @@ if TYPE_CHECKING:
 
 EXAMPLES = """  incl ls
   incl ls 'val_acc > 0.9 and status = finished' --sort -val_acc
-  incl ls 'tag = baseline' --limit 200 --json"""
+  incl ls 'tag = baseline and not status in (failed, stopped)' --limit 200 --json
+  incl ls 'created > 3d ago and duration > 1h and env.LR < 0.01'
+
+filters:
+  FIELD = != < <= > >= VALUE, FIELD ~ TEXT (contains), FIELD in (A, B); and, or, not, ( )
+  fields: id name user project tag status reason nodes gpus attempts created started ended duration;
+  any other name is a metric; metric.NAME, config.NAME, env.NAME and param.NAME say which kind it is"""
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def arguments(parser: Parser) -> None:
     """Declare the arguments."""
+    parser.dashed = ("--sort",)
     parser.add_argument("filter", nargs="?", default="", help="which ones: 'val_acc > 0.9 and status = finished'")
     parser.add_argument(
         "--sort", default="-created", metavar="KEY", help="order; - before it: greatest first (-created)"

@@ -98,11 +98,13 @@ def known(views: list[ExperimentView], wanted: list[str]) -> list[str]:
     Raises:
         NotFoundError: nobody logged one of them; with the names that there are.
     """
+    from incl_cli.look import is_own
     from incl_shared.errors import NotFoundError
 
     have = [metric.name for view in views for metric in view.metrics]
     if not wanted:
-        return list(dict.fromkeys(metric.name for metric in views[0].metrics))
+        every = [metric.name for metric in views[0].metrics]
+        return [name for name in every if is_own(name)] or every
     for name in wanted:
         if name not in have:
             names = ", ".join(sorted(set(have))[:20]) or "none yet"

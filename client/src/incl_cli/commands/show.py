@@ -57,6 +57,7 @@ def _print_spec(out: Output, view: ExperimentView) -> None:
 
 
 def _print(out: Output, view: ExperimentView) -> None:
+    from incl_cli.look import is_own
     from incl_cli.summary import counts, metric_lines
     from incl_cli.waterfall import waterfall
 
@@ -65,7 +66,11 @@ def _print(out: Output, view: ExperimentView) -> None:
         _section(out, "Stages", waterfall(out, view.stages))
     if len(view.attempts) > 1 or any(attempt.message for attempt in view.attempts):
         _section(out, "Attempts", [line for attempt in view.attempts for line in _attempt(out, attempt)])
-    _section(out, "Metrics", metric_lines(out, list(view.metrics)))
+    own = [metric for metric in view.metrics if is_own(metric.name)]
+    _section(out, "Metrics", metric_lines(out, own))
+    if len(own) < len(view.metrics):
+        machine = [metric.name for metric in view.metrics if not is_own(metric.name)]
+        out.line(out.paint(f"  sampled on the machine: {', '.join(machine)}", "dim"))
     _section(out, "Config", _pairs(out, view.config))
     if view.spec is not None:
         _section(out, "Environment", _pairs(out, view.spec.env))
