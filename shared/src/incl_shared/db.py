@@ -119,8 +119,9 @@ def insert_ignore(connection: sa.Connection, table: sa.Table) -> Any:
 class Database:
     """A service's own database. `start` before use, `stop` at the end."""
 
-    def __init__(self, url: str, *, clock: Clock | None = None, readers: int = READERS) -> None:
+    def __init__(self, url: str, *, clock: Clock | None = None, readers: int = READERS, busy_ms: int = BUSY_MS) -> None:
         self.url = url
+        self._busy_ms = busy_ms
         self.clock: Clock = clock or SystemClock()
         self._readers = readers
         self._writer: ThreadPoolExecutor | None = None
@@ -146,7 +147,7 @@ class Database:
         """
         if self._writer is not None:
             return
-        self._write_engine = make_engine(self.url, write=True, size=1)
+        self._write_engine = make_engine(self.url, write=True, size=1, busy_ms=self._busy_ms)
         self._read_engine = make_engine(self.url, write=False, size=self._readers)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="incl-db-write")
         self._pool = ThreadPoolExecutor(self._readers, thread_name_prefix="incl-db-read")
@@ -228,7 +229,7 @@ def _call_all(callbacks: list[Callable[[], None]]) -> None:
             _log.exception("a callback after a commit failed")
 
 
-def make_engine(url: str, *, write: bool, size: int) -> sa.Engine:
+def make_engine(url: str, *, write: bool, size: int, busy_ms: int = BUSY_MS) -> sa.Engine:
     """An engine as `Database` uses it (also for migrations and tests)."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() != "sqlite":
@@ -239,13 +240,13 @@ def make_engine(url: str, *, write: bool, size: int) -> sa.Engine:
         )  # fmt: skip
     engine = sa.create_engine(
         parsed, poolclass=sa.QueuePool, pool_size=size, max_overflow=0,
-        connect_args={"check_same_thread": False, "timeout": BUSY_MS / 1000},
+        connect_args={"check_same_thread": False, "timeout": busy_ms / 1000},
     )  # fmt: skip
 
     def on_connect(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
         connection.isolation_level = None
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_MS}"):
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={busy_ms}"):
             cursor.execute(f"PRAGMA {pragma}")
         if not write:
             cursor.execute("PRAGMA query_only=ON")
