@@ -100,11 +100,12 @@ class LogTailer:
         return self._take(now, final=True)
 
     def say(self, text: str, now: float) -> None:
-        """Add words of the platform to the output.
+        """Add words of the platform after what the files have got by now.
 
         Raises:
             OSError: the index cannot be written.
         """
+        self._take(now, final=False)
         clean = text.encode("utf-8", "replace").decode()
         frames = []
         for number, line in enumerate(clean.split("\n"), self.sequence + 1):
