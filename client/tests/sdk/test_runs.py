@@ -310,7 +310,8 @@ run = incl.init()
 end = time.time() + 20
 while not (run.directory / "shipper.json").exists() and time.time() < end: time.sleep(0.01)
 """
-    environment = {"INCL_CONTEXT_FILE": str(here / "context.json"), "PYTHONPATH": str(here / "lib")}
+    places = [str(here / "lib"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {"INCL_CONTEXT_FILE": str(here / "context.json"), "PYTHONPATH": os.pathsep.join(places)}
     _, err = run(script, here, **environment)
     folder = only_run(here)
     arguments, own_session, leaked = read(folder / "shipper.json")
