@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from incl_agent.fakes import FakePlatform
-from incl_agent.jobfiles import JobFiles, Phase
+from incl_agent.jobfiles import JobFiles
 from incl_agent.settings import AgentSettings
 from incl_shared.control import JobWanted, Wanted
 from incl_shared.reports import JobReady
@@ -101,7 +101,7 @@ async def test_killed_while_it_prepares(
     process.kill()
     platform.store.failing = False
     process.start()
-    await until(lambda: files_of(agent_settings, job).load_state().phase is Phase.RUNNING)
+    await until(lambda: files_of(agent_settings, job).child_time())
     await go_on(agent_settings, job)
     assert (await platform.ended(job)).reason is EndReason.COMPLETED
     await check(platform, job)
@@ -117,7 +117,7 @@ async def test_killed_when_it_is_ready(
     process.kill()
     await platform.run_job(job)
     process.start()
-    await until(lambda: files_of(agent_settings, job).load_state().phase is Phase.RUNNING)
+    await until(lambda: files_of(agent_settings, job).child_time())
     assert files_of(agent_settings, job).load_state().port == ready.port
     await go_on(agent_settings, job)
     assert (await platform.ended(job)).reason is EndReason.COMPLETED
@@ -170,7 +170,7 @@ async def test_killed_while_it_uploads(
     await platform.want(job)
     await until(lambda: any("HEAD" in line for line in platform.store.requests))
     process.kill()
-    assert files_of(agent_settings, job).load_state().phase is Phase.UPLOADING
+    assert files_of(agent_settings, job).exit() is not None
     platform.store.failing = False
     process.start()
     assert (await platform.ended(job)).reason is EndReason.COMPLETED

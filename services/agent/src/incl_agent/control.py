@@ -42,6 +42,7 @@ class ControlWatcher:
         self._apply = apply
         self._lock = asyncio.Lock()
         self._sequence = 0
+        self._last = b""
         self.generation = -1
         self.unreadable = 0
 
@@ -73,6 +74,9 @@ class ControlWatcher:
 
     async def offer(self, payload: bytes) -> None:
         """Apply a wanted state, should it be newer and for this node."""
+        if payload == self._last:
+            return
+        self._last = payload
         try:
             wanted = NodeWanted.model_validate_json(payload)
         except ValidationError as error:
@@ -82,6 +86,6 @@ class ControlWatcher:
         async with self._lock:
             if wanted.node != self._node or wanted.generation <= self.generation:
                 return
-            await self._journal.put(_GENERATION, str(wanted.generation))
+            self._journal.note(_GENERATION, str(wanted.generation))
             await self._apply(wanted)
             self.generation = wanted.generation

@@ -50,6 +50,8 @@ class Journal:
         self._now = now
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._pending: list[tuple[str, AnyReport, float, asyncio.Future[None]]] = []
+        self._forgotten: list[str] = []
+        self._notes: dict[str, str] = {}
         self._committing: asyncio.Task[None] | None = None
         self._connection: sqlite3.Connection | None = None
         self.name = ""
@@ -65,6 +67,7 @@ class Journal:
         """Commit what is pending and close."""
         while self._committing is not None and not self._committing.done():
             await asyncio.wait([self._committing])
+        await self._run(lambda: self._confirm([]))
         await self._run(self._close)
         self._thread.shutdown()
 
@@ -88,17 +91,17 @@ class Journal:
         """These are stored by the bus."""
         await self._run(lambda: self._confirm(seqs))
 
-    async def forget(self, prefix: str) -> None:
-        """Drop the keys of a job whose folder is gone."""
-        await self._run(lambda: self._forget(prefix))
+    def forget(self, job: str) -> None:
+        """Drop the keys '<job>:…' of a job whose folder is gone, together with the next reports."""
+        self._forgotten.append(job)
+
+    def note(self, name: str, value: str) -> None:
+        """Keep a value beside the reports, together with the next of them: a crash may forget it."""
+        self._notes[name] = value
 
     async def get(self, name: str) -> str | None:
         """A value kept beside the reports (the last generation seen)."""
         return await self._run(lambda: self._get(name))
-
-    async def put(self, name: str, value: str) -> None:
-        """Keep a value beside the reports."""
-        await self._run(lambda: self._put(name, value))
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -153,6 +156,7 @@ class Journal:
                     "INSERT INTO reports VALUES (?, ?, ?, 0)", (seq, key, report.model_dump_json().encode())
                 )
             self._put("seq", str(seq))
+            self._settle()
 
     def _unsent(self, limit: int) -> list[Entry]:
         rows = self._db.execute("SELECT seq, payload FROM reports WHERE sent = 0 ORDER BY seq LIMIT ?", (limit,))
@@ -161,10 +165,17 @@ class Journal:
     def _confirm(self, seqs: list[int]) -> None:
         with _Transaction(self._db):
             self._db.executemany("UPDATE reports SET sent = 1, payload = NULL WHERE seq = ?", [(seq,) for seq in seqs])
-            self._db.execute("DELETE FROM reports WHERE sent = 1 AND key LIKE 'node:%'")
+            self._settle()
 
-    def _forget(self, prefix: str) -> None:
-        self._db.execute("DELETE FROM reports WHERE sent = 1 AND substr(key, 1, ?) = ?", (len(prefix), prefix))
+    def _settle(self) -> None:
+        """Within a transaction: what was put off until one came."""
+        forgotten, self._forgotten = self._forgotten, []
+        for name, value in list(self._notes.items()):
+            self._put(name, value)
+        for job in [*forgotten, "node"]:
+            # ';' follows ':', so that this is every key that begins with '<job>:'
+            bounds = (f"{job}:", f"{job};")
+            self._db.execute("DELETE FROM reports WHERE key >= ? AND key < ? AND sent = 1", bounds)
 
     def _get(self, name: str) -> str | None:
         row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()

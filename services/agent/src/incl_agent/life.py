@@ -1,8 +1,9 @@
 """The life of one job on this node, as phases that a restarted agent can take up at any point.
 
-preparing -> ready -> starting -> running -> uploading -> ended. What a phase did is in the job's folder before the next
-begins; what it says goes through the journal, which takes each report once; the shim starts the command once, however
-often it is asked. So a phase may simply be done again.
+preparing -> ready -> starting -> running -> uploading -> ended. What cannot be seen otherwise is written into the job's
+folder: a port that was told (ready), that a shim may have been started (starting), the end. The rest is there already:
+the shim's own files say whether the command runs or has ended. What a phase says goes through the journal, which takes
+each report once; the shim starts the command once, however often it is asked. So a phase may simply be done again.
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ class JobLife:
         """A newer wish; wishes only go forward."""
         if _ORDER.index(wanted.wanted) < _ORDER.index(self.wanted.wanted):
             return
-        if wanted != self.wanted:
-            self.wanted = wanted
+        before, self.wanted = self.wanted, wanted
+        if (wanted.wanted, wanted.rendezvous) != (before.wanted, before.rendezvous) and self.files.root.exists():
             self.files.save_wanted(wanted)
         self._note_wanted()
 
@@ -100,7 +101,6 @@ class JobLife:
         if self.state.boot not in ("", boot_id()) and self.state.phase is not Phase.UPLOADING:
             await self._end(endings.rebooted())
             return
-        self.link.start()
         if self.state.phase in (Phase.PREPARING, Phase.READY, Phase.STARTING):
             refused = await self._begin()
             if refused is not None:
@@ -134,12 +134,12 @@ class JobLife:
         if self.state.phase is Phase.PREPARING:
             self.state.boot = boot_id()
             self.state.preparing = self.state.preparing or time.time()
-            self.files.save_state(self.state)
             self.say("preparing", JobPreparing(**self.place(), times=self.times()))
             await preparation.fetch()
             self.state.prepared = time.time()
             self.state.phase = Phase.READY
-            self.files.save_state(self.state)
+            if not self._run_wanted.is_set():
+                self.files.save_state(self.state)
         self.say("ready", JobReady(**self.place(), times=self.times(), port=self.state.port or 1))
         await self._run_wanted.wait()
         return preparation
@@ -166,7 +166,6 @@ class JobLife:
             return endings.not_started(exit_, self.wanted.spec.command[0])
         self.state.started = self.files.child_time() or time.time()
         self.state.phase = Phase.RUNNING
-        self.files.save_state(self.state)
         self.say("started", JobStarted(**self.place(), times=self.times()))
         return None
 
@@ -225,7 +224,6 @@ class JobLife:
         self.state.exit_code, self.state.signal = end.exit_code, end.signal
         self.state.reason, self.state.message, self.state.hint = end.reason, end.message, end.hint
         self.state.phase = Phase.UPLOADING
-        self.files.save_state(self.state)
 
     async def _finish(self) -> None:
         """The rest of the telemetry and all outputs, then the end."""

@@ -13,7 +13,6 @@ from incl_agent.life import JobLife
 from incl_agent.node import Node
 from incl_agent.tasks import end_all
 from incl_shared.control import JobWanted, NodeWanted, Wanted
-from incl_shared.errors import InclError
 from incl_shared.events.experiments import RankTimes
 from incl_shared.ids import parse_job_id
 from incl_shared.reports import JobEnded, NodeHeartbeat
@@ -87,9 +86,7 @@ class JobManager:
             elif job.wanted is Wanted.STOP:
                 self._never_started(job)
             else:
-                files = JobFiles(self._node.settings.jobs_dir / job.job)
-                files.create(job)
-                self._hold(files, job)
+                self._hold(JobFiles(self._node.settings.jobs_dir / job.job), job)
         for name, held in self._held.items():
             if name not in listed and held.unwanted is None:
                 held.unwanted = asyncio.create_task(self._clear(name, held))
@@ -152,8 +149,8 @@ class JobManager:
             await end_all((held.task,), _CLEANING_UP_S)
         try:
             await asyncio.to_thread(held.life.files.remove)
-            await self._node.reporter.forget(name)
-        except (OSError, InclError) as error:
+            self._node.reporter.forget(name)
+        except OSError as error:
             self.failures += 1
             _log.warning("job %s cannot be removed: %s", name, error)
         self._held.pop(name, None)

@@ -48,7 +48,7 @@ class Preparation:
             RuntimeFailure: the runtime or the machine cannot honour the job.
             InclError: something cannot be fetched.
         """
-        await asyncio.to_thread(self._link_data)
+        await asyncio.to_thread(self._make_folder)
         prepared, _, _ = await gather(self._image(), self._code(), self._checkpoint())
         state = self._life.state
         state.image, state.digest = prepared.image, prepared.digest
@@ -160,8 +160,9 @@ class Preparation:
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LAST_RETRY_S)
 
-    def _link_data(self) -> None:
-        """Each data folder as a link below INCL_DATA_DIR."""
+    def _make_folder(self) -> None:
+        """The job's folder, with each data folder as a link below INCL_DATA_DIR."""
+        self._files.create(self._life.wanted)
         for mount in self._spec.data:
             source, target = Path(mount.source), self._files.data / mount.target
             if not source.is_absolute() or not source.exists():

@@ -32,9 +32,9 @@ class Reporter:
         """Journal a report, once for each key; it is sent as soon as the bus is there. Done when it is on disk."""
         return self._journal.append(key, body)
 
-    async def forget(self, job: str) -> None:
+    def forget(self, job: str) -> None:
         """The job's folder is gone: what was said of it need not be remembered."""
-        await self._journal.forget(f"{job}:")
+        self._journal.forget(job)
 
     async def send_all(self) -> None:
         """Send for ever."""

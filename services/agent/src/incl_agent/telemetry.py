@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from incl_agent.tasks import end_all
@@ -21,6 +23,7 @@ _log = logging.getLogger("incl.agent")
 _BUSY_S = 0.04
 _IDLE_S = 0.25
 _SLOWER = 1.3
+_SETTLES_S = 2.5
 _FLUSH_S = 10.0
 _STOP_S = 2.0
 
@@ -57,7 +60,11 @@ class ShippedTelemetry:
         if self._tasks:
             return
         self._open()
-        self._tasks = [asyncio.create_task(self._ship(shipper)) for shipper in self._shippers]
+        files = self._life.files
+        looks = (lambda: _spool_sizes(files.spool), lambda: _sizes(files.stdout, files.stderr))
+        self._tasks = [
+            asyncio.create_task(self._ship(shipper, look)) for shipper, look in zip(self._shippers, looks, strict=True)
+        ]
 
     async def finish(self, words: list[str]) -> tuple[WriterCount, ...]:
         """See JobTelemetry. It takes as long as the bus is away."""
@@ -91,11 +98,20 @@ class ShippedTelemetry:
             Shipper(logs, self._publish, subject=subjects.logs(*place), job=life.job),
         ]
 
-    async def _ship(self, shipper: Shipper) -> None:
-        """Ship until the end; quicker while something comes. A step is never cut short: its files have one reader."""
-        wait = _BUSY_S
+    async def _ship(self, shipper: Shipper, sizes: Callable[[], object]) -> None:
+        """Ship until the end; quicker while something comes. A step is never cut short: its files have one reader.
+
+        While the files do not grow nothing is read, but for a moment after they did: a progress bar's last state.
+        """
+        wait, seen, until = _BUSY_S, None, 0.0
         while not self._ending.is_set():
-            wait = _BUSY_S if await shipper.step() else min(wait * _SLOWER, _IDLE_S)
+            now, found = self._clock.monotonic(), sizes()
+            if found != seen:
+                seen, until = found, now + _SETTLES_S
+            if found and now < until:
+                wait = _BUSY_S if await shipper.step() else min(wait * _SLOWER, _IDLE_S)
+            else:
+                wait = min(wait * _SLOWER, _IDLE_S)
             try:
                 await asyncio.wait_for(self._ending.wait(), wait)
             except TimeoutError:
@@ -121,3 +137,23 @@ class ShippedTelemetry:
             file = spooled_file(spool, writer, extra.sequence, extra.line)
             if file is not None:
                 self._life.uploads.offer(file)
+
+
+def _sizes(*paths: Path) -> tuple[int, ...]:
+    """Sizes of the files that there are; empty when there is nothing in any."""
+    found = []
+    for path in paths:
+        try:
+            found.append(path.stat().st_size)
+        except OSError:
+            found.append(0)
+    return tuple(found) if any(found) else ()
+
+
+def _spool_sizes(spool: Path) -> tuple[tuple[str, int], ...]:
+    """Name and size of every writer's file."""
+    try:
+        with os.scandir(spool) as entries:
+            return tuple(sorted((e.name, e.stat().st_size) for e in entries if e.name.endswith(".jsonl")))
+    except OSError:
+        return ()
