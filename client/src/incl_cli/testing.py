@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
+import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from pydantic import SecretStr
 
 from incl_cli.context import Context
+from incl_cli.main import main
+from incl_cli.output import Output
 from incl_cli.platform import Blob, Progress, Wanted
 from incl_shared.errors import AmbiguousError, InclError, NotFoundError
 from incl_shared.events import Event, ExperimentSubmitted, StopRequested
@@ -46,6 +51,45 @@ from incl_shared.queries.tracker import (
 )
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import ExperimentState
+
+
+class Terminal(io.StringIO):
+    """Text that a person would look at."""
+
+    def isatty(self) -> bool:
+        """It says that it is a terminal."""
+        return True
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """stdout as one JSON value."""
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> Any:
+        """The error envelope on stderr."""
+        return json.loads(self.err.splitlines()[-1])["error"]
+
+
+Run = Callable[..., Result]
+"""Runs a command line given by its words."""
+
+
+def run_incl(fake: FakePlatform, *words: str, terminal: bool = False) -> Result:
+    """Run a command line in this process against a fake; terminal: stdout and stderr say that they are one."""
+    out, err = (Terminal(), Terminal()) if terminal else (io.StringIO(), io.StringIO())
+    options = words[: words.index("--")] if "--" in words else words
+    output = Output(out, err, as_json="--json" in options, color=False if "--no-color" in options else None)
+    return Result(main(words, output, fake.connect), out.getvalue(), err.getvalue())
 
 
 class FakePlatform:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from incl_cli.catalog import COMMANDS
-from incl_shared.testing.wait import until_sync
 
 HEAVY = ("asyncio", "pydantic", "nats", "rich", "yaml", "zstandard", "urllib3", "incl_shared")
 
