@@ -247,6 +247,31 @@ async def test_what_was_fetched_and_not_begun_is_given_back(nats_server: NatsSer
             await probe.bus.stop()
 
 
+async def test_a_stop_under_load_leaves_nothing_behind(nats_server: NatsServer) -> None:
+    """FastStream drops silently what it is given while it stops: it would come again only after ack_wait."""
+    settings, total = nats_server.settings(), 300
+    first, second = Probe(settings), Probe(settings)
+
+    async def publish(client: BusClient) -> None:
+        for number in range(total):
+            text = str(number)
+            await client.publish_confirmed("incl.event.default.experiment.x", text.encode(), message_id=text)
+
+    async with await BusClient.connect(settings) as client:
+        publishing = asyncio.create_task(publish(client))
+        await first.bus.start()
+        await until(lambda: len(first.got) > 50)
+        await first.bus.stop()
+        await second.bus.start()
+        started = time.monotonic()
+        try:
+            await publishing
+            await until(lambda: len({*first.got, *second.got}) == total, 20)
+        finally:
+            await second.bus.stop()
+        assert time.monotonic() - started < DURABLE.ack_wait - 2
+
+
 async def test_a_service_that_cannot_connect_says_so(nats_server: NatsServer) -> None:
     nats_server.kill()
     bus = Bus(nats_server.settings(), service="probe", options=BusOptions(connect_timeout=0.3))

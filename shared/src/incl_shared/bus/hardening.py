@@ -167,6 +167,9 @@ class HardenedPull(BatchPullStreamSubscriber):
             self._loop.wake()
 
     async def stop(self) -> None:
-        """Stop fetching, and let the batch at hand end."""
+        """Stop fetching, let the batch at hand end, give the rest back."""
+        if self._loop is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._loop.finish(), GRACE_S)
         await super().stop()
         self._loop = None

@@ -37,6 +37,7 @@ HEARTBEAT_S = 5.0
 SILENCE_S = 12.0
 CHECK_S = 60.0
 _MAX_BACKOFF_S = 5.0
+_DRAIN_S = 1.0
 
 
 @dataclass
@@ -71,6 +72,7 @@ class PullLoop:
         self._silence = silence
         self._waiting: deque[Msg] = deque()
         self._wake = asyncio.Event()
+        self._handling = asyncio.Lock()
         self._open = 0
         self._lost = False
         self._checked = 0.0
@@ -83,14 +85,25 @@ class PullLoop:
         """Look again now: the connection came back."""
         self._wake.set()
 
+    async def finish(self) -> None:
+        """Begin no batch any more, let the one at hand end, give the rest back.
+
+        To be called before FastStream stops the subscriber: from then on it drops silently what it is given.
+        """
+        self._stopped = True
+        self._wake.set()
+        async with self._handling:
+            await self.unsubscribe()
+
     async def unsubscribe(self) -> None:
         """Stop: nothing more is fetched, what was not begun is given back. (FastStream's name for it.)"""
         self._stopped = True
         self._wake.set()
         subscription, self._subscription = self._subscription, None
         if subscription is not None and not self._connection.is_closed:
-            with contextlib.suppress(nats.errors.Error, OSError):
-                await subscription.unsubscribe()
+            with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+                ending: Any = subscription.drain if self._connection.is_connected else subscription.unsubscribe
+                await asyncio.wait_for(ending(), _DRAIN_S)
         while self._waiting:
             with contextlib.suppress(nats.errors.Error, OSError):
                 await self._waiting.popleft().nak()
@@ -115,10 +128,11 @@ class PullLoop:
         while not self._stopped:
             await self._refresh()
             await self._request()
-            batch = self._take()
-            if batch:
-                await self._consume(batch)
-            else:
+            async with self._handling:
+                batch = [] if self._stopped else self._take()
+                if batch:
+                    await self._consume(batch)
+            if not batch:
                 await self._wait()
 
     # --- the durable
