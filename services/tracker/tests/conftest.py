@@ -7,7 +7,7 @@ import itertools
 import json
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from incl_shared import subjects
 from incl_shared.bus import envelope
 from incl_shared.bus.delivery import Delivery
+from incl_shared.bus.errors import Early
 from incl_shared.bus.tables import outbox
 from incl_shared.db import Database, Transaction, migrate
 from incl_shared.events import REGISTER, Event
@@ -77,15 +78,19 @@ class Bench:
         await self.database.write(lambda tx: handler(tx, delivery))
         await asyncio.sleep(0)
 
-    async def batch(self, origin: Origin, batch: MetricBatch | LogBatch) -> None:
-        """Deliver a batch of telemetry."""
+    async def batch(self, origin: Origin, batch: MetricBatch | LogBatch, *, patient: bool = True) -> None:
+        """Deliver a batch of telemetry; patient: again and again when it comes too early."""
         metrics = isinstance(batch, MetricBatch)
-        build, handler = (
-            (subjects.metrics, self.handlers.metrics) if metrics else (subjects.logs, self.handlers.logs)
-        )
+        build, handler = (subjects.metrics, self.handlers.metrics) if metrics else (subjects.logs, self.handlers.logs)
         subject = build(origin.project, origin.experiment, origin.attempt, origin.rank)
         delivery = self._delivery(subject, msgspec.msgpack.encode(batch), "", 0, None)
-        await self.database.write(lambda tx: handler(tx, delivery))
+        try:
+            await self.database.write(lambda tx: handler(tx, delivery))
+        except Early:
+            if not patient:
+                raise
+            again = replace(delivery, deliveries=99)
+            await self.database.write(lambda tx: handler(tx, again))
         await asyncio.sleep(0)
 
     def _delivery(self, subject: str, payload: bytes, kind: str, version: int, time: float | None) -> Delivery:

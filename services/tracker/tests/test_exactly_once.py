@@ -81,7 +81,7 @@ def _cut(draw: st.DrawFn, stream: str, count: int) -> list[Piece]:
 
 
 @given(history=histories())
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_every_record_is_stored_once(bench: Any, make: Any, history: Any) -> None:
     records, lines, pieces, end_at = history
     experiment = new_id()

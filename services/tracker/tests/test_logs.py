@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from incl_shared.bus.errors import Early
 from incl_shared.errors import InvalidInput
 from incl_shared.ids import new_id
 from incl_shared.queries.tracker import GetLogs, LogLine
@@ -85,6 +86,17 @@ async def test_a_line_of_ten_megabytes(bench: Any, make: Any) -> None:
     assert "".join(line.text for line in lines) == whole + "the next"
     assert [line.part for line in lines] == [True] * (len(lines) - 2) + [False, False]
     assert len(lines) < len(parts), "parts of a page are joined"
+
+
+async def test_lines_wait_a_moment_for_the_ones_before_them(lite: Any, make: Any) -> None:
+    origin = Origin("default", new_id(), 1, 0)
+    await lite.batch(origin, make.log_batch("t", 1, ["1", "2"]))
+    with pytest.raises(Early):
+        await lite.batch(origin, make.log_batch("t", 4, ["4"]), patient=False)
+    await lite.batch(origin, make.log_batch("t", 3, ["3"]), patient=False)
+    await lite.batch(origin, make.log_batch("t", 6, ["6"]))
+    lines = await everything(lite, GetLogs(experiment=origin.experiment))
+    assert [line.text for line in lines] == ["1", "2", "3", "6"], "but not for ever"
 
 
 async def test_odd_texts(bench: Any, make: Any) -> None:

@@ -171,7 +171,7 @@ async def test_stopped_before_it_started(lite: Any) -> None:
 
 
 @given(st.data())
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_duplicates_and_disorder_change_nothing(lite: Any, data: st.DataObject) -> None:
     straight, crooked = new_id(), new_id()
     await tell(lite, straight)
@@ -287,9 +287,7 @@ async def test_artifacts_are_listed_once(bench: Any) -> None:
 async def test_references(bench: Any) -> None:
     first, second = f"{'0' * 20}aaaa11", f"{'0' * 20}bbaa11"
     for place, experiment in enumerate((first, second)):
-        await bench.event(
-            ExperimentQueued(experiment=experiment, user="ann", spec=SPEC), 1, time=1000.0 + place
-        )
+        await bench.event(ExperimentQueued(experiment=experiment, user="ann", spec=SPEC), 1, time=1000.0 + place)
 
     async def found(ref: str, user: str = "ann") -> str:
         return str((await bench.ask(GetExperiment(ref=ref), user=user)).row.id)

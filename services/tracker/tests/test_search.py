@@ -157,7 +157,7 @@ orders = st.lists(st.builds("{}{}".format, st.sampled_from(["", "-"]), keys), ma
 
 
 @given(st.one_of(st.just(""), st.recursive(comparison, branches, max_leaves=5)), orders, st.integers(1, 25))
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_sql_and_the_evaluator_agree(base: Base, text: str, sort: str, limit: int) -> None:
     tree = parse(text)
     wanted = [row for row in ordered(ROWS, parse_sort(sort), NOW) if matches(tree, row, NOW)]

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from incl_shared.telemetry.wire import Line
 
 _log = logging.getLogger("incl.tracker")
+PATIENCE = 6
+"""Deliveries (about 1.5 seconds) for which lines wait for the ones before them."""
 
 
 class Audience(Protocol):
@@ -88,8 +90,8 @@ class Handlers:
             self.metrics(tx, delivery)
 
     def log_batches(self, tx: Transaction, deliveries: Sequence[Delivery]) -> None:
-        """LOGS: the same."""
-        for delivery in deliveries:
+        """LOGS: the same, in the order in which they were sent."""
+        for delivery in sorted(deliveries, key=lambda d: d.sequence):
             self.logs(tx, delivery)
 
     def metrics(self, tx: Transaction, delivery: Delivery) -> None:
@@ -116,7 +118,11 @@ class Handlers:
         tx.after_commit(lambda: self._audience.stored(origin, "metrics", batch.writer, mark))
 
     def logs(self, tx: Transaction, delivery: Delivery) -> None:
-        """LOGS: the same for lines of output."""
+        """LOGS: the same for lines of output.
+
+        Lines after a hole wait a moment for what is missing, so that a redelivery does not disorder a page; not for
+        long, as what is missing may be lost.
+        """
         origin = _origin(delivery.subject)
         try:
             batch = decode_logs(delivery.payload)
@@ -124,6 +130,8 @@ class Handlers:
             raise Poison(str(error)) from error
         row = self._own_row(tx, origin, delivery.time)
         stored, dropped = telemetry.stored_ranges(tx.connection, origin, "logs", batch.writer)
+        if batch.first > ranges.watermark(stored) + 1 and delivery.deliveries < PATIENCE:
+            raise Early
         last = batch.first + len(batch.lines) - 1
         wanted = ranges.missing(stored, batch.first, last)
         counters.REPEATED.inc(len(batch.lines) - ranges.total(wanted))
