@@ -60,7 +60,7 @@ class Handlers:
                 raise Poison(f"not a request: {error}") from error
             if event.key != identifier:
                 raise Poison(f"the subject names {identifier}, the request {event.key}")
-            work = self._work(tx)
+            work = self._work(tx, delivery)
             if isinstance(event, ExperimentSubmitted):
                 admission.submit(work, asker, event, self._backend)
             elif isinstance(event, StopRequested):
@@ -82,7 +82,7 @@ class Handlers:
                 raise Poison(f"not a report: {error}") from error
             if report.node != node:
                 raise Poison(f"{node} reports as {report.node}")
-            self._report(self._work(tx), node, report)
+            self._report(self._work(tx, delivery), node, report)
 
     def events(self, tx: Transaction, delivery: Delivery) -> None:
         """ArtifactStored: checkpoints."""
@@ -93,10 +93,11 @@ class Handlers:
             except (InvalidInput, ValidationError, ValueError, KeyError) as error:
                 raise Poison(f"not an event: {error}") from error
             if isinstance(event, ArtifactStored):
-                machines.checkpoint_stored(self._work(tx), project, event)
+                machines.checkpoint_stored(self._work(tx, delivery), project, event)
 
-    def _work(self, tx: Transaction) -> Work:
-        return Work(tx, self._settings, self._metrics, tx.clock.now(), wake=self._wake)
+    def _work(self, tx: Transaction, delivery: Delivery) -> Work:
+        now = tx.clock.now()
+        return Work(tx, self._settings, self._metrics, now, min(now, delivery.time or now), wake=self._wake)
 
     def _report(self, work: Work, node: str, report: Report) -> None:
         match report.body:

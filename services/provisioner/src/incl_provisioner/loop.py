@@ -171,7 +171,8 @@ class Reconciler:
         with self._metrics.own_time("reconcile"):
             self._hold(tx)
             model, self._model = self._model, None
-            work = Work(tx, self._settings, self._metrics, tx.clock.now(), touched=set())
+            now = tx.clock.now()
+            work = Work(tx, self._settings, self._metrics, now, now, touched=set())
             touched = store.take_changes(tx.connection)
             if model is None:
                 model = Model(self._policy, self._quotas)

@@ -28,7 +28,7 @@ def hello(work: Work, node: str, body: NodeHello) -> None:
     known = store.load_node(work.connection, node)
     row = NodeRow(
         node=node, alive=True, version=known.version if known else 0, address=body.address, cpu=milli(body.cpu),
-        memory=body.memory, gpus=body.gpus, runtimes=body.runtimes, seen=work.now,
+        memory=body.memory, gpus=body.gpus, runtimes=body.runtimes, seen=work.said,
         generation=known.generation if known else 0,
     )  # fmt: skip
     _ready(work, row, new=known is None)
@@ -49,9 +49,9 @@ def heartbeat(work: Work, node: str, body: NodeHeartbeat) -> None:
         _log.warning("node %s has seen generation %d, we know %d", node, body.generation, row.generation)
         store.set_generation(work.connection, node, body.generation)
         work.touch(Change.NODE, node)
-    row.seen, row.generation = work.now, max(row.generation, body.generation)
+    row.seen, row.generation = work.said, max(row.generation, body.generation)
     if row.alive:
-        store.seen(work.connection, node, work.now)
+        store.seen(work.connection, node, work.said)
     else:
         row.alive = True
         _ready(work, row, new=False)

@@ -54,6 +54,7 @@ class Finish(BaseModel):
 class Work:
     """What a step needs.
 
+    said: when what is handled was stored on the bus (epoch s), never after `now`.
     wake: called once a change for the scheduler is committed. touched: in the scheduler's own transaction it is told
     through this set, not by rows.
     """
@@ -62,6 +63,7 @@ class Work:
     settings: ProvisionerSettings
     metrics: ProvisionerMetrics
     now: float
+    said: float
     wake: Callable[[], None] | None = None
     touched: set[tuple[str, str]] | None = None
 

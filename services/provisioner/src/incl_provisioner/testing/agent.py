@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from nats.aio.subscription import Subscription
+
 from incl_shared import subjects
 from incl_shared.bus.client import BusClient
 from incl_shared.bus.topology import CONTROL
@@ -83,6 +85,7 @@ class FakeAgent:
         self.started: list[str] = []
         self.generation = 0
         self.repeats = 0
+        self._subscription: Subscription | None = None
         self._journal = new_id()
         self._seq = 0
         self._beat_s = beat_s
@@ -94,13 +97,16 @@ class FakeAgent:
         """Say hello, and follow the wanted list."""
         if hello:
             await self.hello()
-        await self.client.subscribe(subjects.control(self.node), self._received)
+        self._subscription = await self.client.subscribe(subjects.control(self.node), self._received)
         self._tasks.append(asyncio.create_task(self._look()))
         if self._beat_s is not None:
             self._tasks.append(asyncio.create_task(self._beat(self._beat_s)))
 
     async def stop(self) -> None:
-        """Fall silent."""
+        """Fall silent, and hear nothing any more."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None and self.client.connected:
+            await subscription.unsubscribe()
         for task in (*self._tasks, *(held.task for held in self.held.values() if held.task is not None)):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

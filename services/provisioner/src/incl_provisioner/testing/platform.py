@@ -30,8 +30,10 @@ class Platform:
     settings: ProvisionerSettings
     app: App
     events: list[tuple[str, int, Event]] = field(default_factory=list)
-    """(project, version, event) in the order of their coming."""
+    """(project, version, event) in the order of their coming; a core subscription sees repeats, which are left out."""
     agents: list[FakeAgent] = field(default_factory=list)
+
+    _seen: set[str] = field(default_factory=set)
 
     async def submit(
         self, *, experiment: str | None = None, user: str = "ann", project: str = "default", **spec: Any
@@ -55,10 +57,12 @@ class Platform:
         return agent
 
     def of(self, experiment: str) -> list[Event]:
-        """The events of an experiment; their versions have no holes."""
-        found = [(version, event) for _, version, event in self.events if event.key == experiment]
-        assert [version for version, _ in found] == list(range(1, len(found) + 1))
-        return [event for _, event in found]
+        """The events of an experiment's execution in their order, as far as there is no hole yet."""
+        found: dict[int, Event] = {}
+        for _, version, event in self.events:
+            if event.key == experiment and type(event).aggregate == "experiment":
+                assert found.setdefault(version, event) == event, f"two events of version {version}"
+        return [found[version] for version in range(1, len(found) + 1) if version in found]
 
     def names(self, experiment: str) -> list[str]:
         """The names of the events of an experiment, reasons of waiting left out."""
@@ -88,6 +92,9 @@ class Platform:
         """Keep every event that is published."""
 
         async def received(subject: str, payload: bytes, headers: Mapping[str, str]) -> None:
+            if headers["ce-id"] in self._seen:
+                return
+            self._seen.add(headers["ce-id"])
             kind = REGISTER[headers["ce-type"]]
             self.events.append((subject.split(".")[2], int(headers["ce-inclversion"]), kind.read(payload)))
 
