@@ -6,6 +6,7 @@ The protocol is in docs/mechanisms/artifacts.md.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -155,7 +156,8 @@ class ArtifactClient:
                 hint="see that the disk has room and the directory can be written",
             ) from error
         finally:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
         return size
 
     def get_bytes(self, sha256: str) -> bytes:
@@ -221,6 +223,8 @@ class ArtifactClient:
                 with self._door.exchange("GET", f"/blobs/{sha256}", headers) as response:
                     if response.status != (206 if at else 200):
                         raise error_of(response, f"reading {sha256[:12]}")
+                    if response.length is None or not _goes_on(response.getheader("Content-Range"), at):
+                        raise ConnectionResetError("the connection was cut within the answer's head")
                     while piece := response.read(_BLOCK):
                         digest.update(piece)
                         _write(out, piece)
@@ -273,6 +277,11 @@ class ArtifactClient:
 
 class _LocalWriteError(InclError):
     """Our own disk, not the connection."""
+
+
+def _goes_on(content_range: str | None, at: int) -> bool:
+    """Whether an answer begins at this byte."""
+    return not at or (content_range or "").startswith(f"bytes {at}-")
 
 
 def _write(out: IO[bytes], piece: bytes) -> None:

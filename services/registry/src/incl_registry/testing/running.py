@@ -15,10 +15,12 @@ from incl_registry.handlers import Handlers
 from incl_registry.http import BlobDoor, DoorLimits
 from incl_registry.metrics import RegistryMetrics
 from incl_registry.server import HttpServer
+from incl_registry.tables import metadata
 from incl_shared.clock import SystemClock
-from incl_shared.db import Database, migrate
+from incl_shared.db import Database
 from incl_shared.queries.registry import DownloadGrant, Entry, Grant, UploadGrant
 from incl_shared.subjects import Asker
+from incl_shared.testing.db import create_tables
 
 KEY = b"k" * 32
 ANN = Asker("default", "ann")
@@ -54,10 +56,10 @@ class Store:
         return sign(KEY, replace(scope, **change))  # type: ignore[arg-type]
 
 
-async def open_store(url: str, folder: Path, limits: DoorLimits | None = None) -> Store:
+async def open_store(url: str, folder: Path, limits: DoorLimits | None = None, port: int = 0) -> Store:
     """Start one."""
     clock, metrics = SystemClock(), CollectorRegistry()
-    migrate(url, "incl_registry")
+    create_tables(url, metadata)
     database = Database(url)
     await database.start()
     blobs = FolderBlobs(folder)
@@ -65,7 +67,7 @@ async def open_store(url: str, folder: Path, limits: DoorLimits | None = None) -
     handlers = Handlers(database, blobs, clock, key=KEY, ttl_s=600, url=lambda: f"http://127.0.0.1:{holder[0].port}")
     limits = limits or DoorLimits(min_free=0, max_blob=1 << 40, idle_s=10)
     door = BlobDoor(database, blobs, clock, key=KEY, limits=limits, metrics=RegistryMetrics(metrics))
-    server = HttpServer(door.application(), "127.0.0.1", 0)
+    server = HttpServer(door.application(), "127.0.0.1", port)
     holder.append(server)
     await server.start()
     return Store(database, blobs, handlers, server, folder, metrics)
