@@ -72,11 +72,16 @@ class JobState(msgspec.Struct, kw_only=True):
         return tuple(WriterCount.model_validate(count) for count in self.writers)
 
 
+_exits = msgspec.json.Decoder(Exit, strict=False)
+
+
 class JobFiles:
     """Paths of one job, and what is written in its folder. All reads and writes are small."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._shim: Identity | None = None
+        self._exit: Exit | None = None
         self.work = root / "work"
         self.outputs = root / "outputs"
         self.data = root / "data"
@@ -116,12 +121,14 @@ class JobFiles:
             return JobState()
 
     def shim(self) -> Identity | None:
-        """The job's one shim, once it has claimed the folder."""
-        try:
-            document = json.loads((self.root / "shim.json").read_bytes())
-        except (OSError, ValueError):
-            return None
-        return Identity(int(document["pid"]), int(document["start"]), str(document["boot"]))
+        """The job's one shim, once it has claimed the folder. It never changes then."""
+        if self._shim is None:
+            try:
+                document = json.loads((self.root / "shim.json").read_bytes())
+            except (OSError, ValueError):
+                return None
+            self._shim = Identity(int(document["pid"]), int(document["start"]), str(document["boot"]))
+        return self._shim
 
     def child_time(self) -> float | None:
         """When the command's process was made, once it was."""
@@ -143,11 +150,13 @@ class JobFiles:
         return True
 
     def exit(self) -> Exit | None:
-        """How the command ended, if its shim has written it."""
-        try:
-            return msgspec.json.decode((self.root / "exit.json").read_bytes(), type=Exit, strict=False)
-        except (OSError, msgspec.DecodeError):
-            return None
+        """How the command ended, if its shim has written it. It never changes then."""
+        if self._exit is None:
+            try:
+                self._exit = _exits.decode((self.root / "exit.json").read_bytes())
+            except (OSError, msgspec.DecodeError):
+                return None
+        return self._exit
 
     def errors_end(self, limit: int = 8192) -> str:
         """The end of stderr as text."""

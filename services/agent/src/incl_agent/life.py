@@ -155,12 +155,15 @@ class JobLife:
             self.files.save_state(self.state)
             pid, pipe = spawn_shim(self.files.root, launch, self.node.shim)
             self.node.children.add(pid)
-            if not await read_line(pipe):
+            word = await read_line(pipe)
+            if not word:
                 await self._settle_claim(pid)
+        else:
+            word = ""
         shim = self.files.shim()
         if shim is None:
             return endings.no_shim(self.files.shim_errors())
-        exit_ = self.files.exit()
+        exit_ = None if word == "started" else self.files.exit()
         if exit_ is not None and exit_.error is not None:
             await self._bury()
             return endings.not_started(exit_, self.wanted.spec.command[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import marshal
 import os
@@ -37,10 +38,11 @@ class Identity:
 
     def alive(self) -> bool:
         """Whether this very process is still there (a zombie is not)."""
-        fields = stat_fields(self.pid)
-        return fields is not None and self.boot == boot_id() and int(fields[19]) == self.start and fields[0] != b"Z"
+        fields = stat_fields(self.pid) if self.boot == boot_id() else None
+        return fields is not None and int(fields[19]) == self.start and fields[0] != b"Z"
 
 
+@functools.cache
 def boot_id() -> str:
     """Changes with every boot of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
