@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,7 +88,7 @@ class Bench:
 
 
 @pytest.fixture(scope="session")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> ContainerRuntime:
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerRuntime]:
     """An image imported from a root file system of this machine's own shell."""
     folder = tmp_path_factory.mktemp("podman")
     if shutil.which("podman") is None:
@@ -118,7 +118,8 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> ContainerRuntime:
     )
     if trial.returncode != 7:
         pytest.skip(f"podman cannot run a container here: {trial.stderr[-200:]!r}")
-    return runtime
+    yield runtime
+    subprocess.run(["podman", "rmi", "--force", IMAGE], env=environment, capture_output=True)
 
 
 @pytest.fixture(params=["host", "bubblewrap", pytest.param("podman", marks=pytest.mark.podman)])
