@@ -29,6 +29,7 @@ from incl_shared.settings import BusSettings
 CONNECT_TIMEOUT_S = 2.0
 _REFUSED_S = 0.6
 _MAX_DELAY_S = 2.0
+UNREADABLE = "the credential cannot be read"
 
 Credentials = Callable[[], tuple[str, str]]
 """Gives (JWT, seed); asked at every (re)connect, so that a refreshed credential is used."""
@@ -135,19 +136,22 @@ def _next_server(servers: list[Server], _: dict[str, Any]) -> tuple[Server, floa
 
 
 def _signing(source: Credentials) -> dict[str, Any]:
-    def credential() -> tuple[str, str]:
-        try:
-            return source()
-        except (OSError, ValueError) as error:
-            raise nats.errors.Error(f"nats: authentication: the credential cannot be read: {error}") from error
+    """nats-py signs first, then asks for the JWT: both must be of one credential, also while it is refreshed."""
+    signed: list[str] = []
 
     def sign(nonce: str) -> bytes:
         import nkeys
 
-        pair = nkeys.from_seed(bytearray(credential()[1].encode()))
+        try:
+            jwt, seed = source()
+            pair = nkeys.from_seed(bytearray(seed.encode()))
+        except (OSError, ValueError, nkeys.NkeysError) as error:
+            text = f"nats: authentication: {UNREADABLE}: {type(error).__name__}"
+            raise nats.errors.Error(text) from error
+        signed[:] = [jwt]
         return base64.b64encode(pair.sign(nonce.encode()))
 
-    return {"user_jwt_cb": lambda: bytearray(credential()[0].encode()), "signature_cb": sign}
+    return {"user_jwt_cb": lambda: bytearray(signed[0].encode()), "signature_cb": sign}
 
 
 async def open_connection(
@@ -224,6 +228,8 @@ class _FirstAttempt:
     def reason(self, settings: BusSettings) -> InclError:
         cause = str(self.last or "no answer")
         where = ", ".join(url.rpartition("@")[2] for url in settings.urls)
+        if UNREADABLE in cause:
+            return DeniedError("the credential for the bus cannot be read", cause=cause, hint="see: incl doctor")
         if self.denied.done():
             return DeniedError(
                 f"the bus at {where} refused the credential", cause=cause, hint="see what is wrong: incl doctor"

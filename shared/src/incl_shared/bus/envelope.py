@@ -12,10 +12,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from incl_shared.events.base import Event
 from incl_shared.subjects import event as event_subject
 from incl_shared.subjects import request as request_subject
+
+if TYPE_CHECKING:
+    from incl_shared.events.base import Event
 
 MESSAGE_ID = "Nats-Msg-Id"
 TRACEPARENT = "traceparent"

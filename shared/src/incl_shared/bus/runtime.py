@@ -56,6 +56,11 @@ class ConsumerHealth:
         """Whether it consumes, or would if there were messages."""
         return self.bound and not self.trouble and not self.paused and self.fetch_age < 3 * SILENCE_S
 
+    @property
+    def live(self) -> bool:
+        """Whether it hears the server, or says what it waits for."""
+        return bool(self.trouble or self.paused) or self.fetch_age < 3 * SILENCE_S
+
 
 @dataclass(frozen=True)
 class Health:
@@ -70,9 +75,7 @@ class Health:
     @property
     def live(self) -> bool:
         """Whether restarting the process could not help: it runs, whatever others do."""
-        return self.started and all(
-            c.fetch_age < 3 * SILENCE_S or not self.connected or c.trouble for c in self.consumers
-        )
+        return self.started and (not self.connected or all(consumer.live for consumer in self.consumers))
 
     @property
     def ready(self) -> bool:
