@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from incl_provisioner.domain.placement import (
@@ -49,6 +49,7 @@ def _state(all_rooms: list[Room]) -> list[tuple[object, ...]]:
     return [(r.cpu_used, r.memory_used, frozenset(r.gpus_used), r.wire_used, r.ranks) for r in all_rooms]
 
 
+@settings(max_examples=40, deadline=None)
 @given(rooms, demands, st.booleans())
 def test_never_over_capacity_and_all_or_none(all_rooms: list[Room], wanted: list[Demand], spread: bool) -> None:
     for number, demand in enumerate(wanted):
@@ -72,6 +73,7 @@ def test_never_over_capacity_and_all_or_none(all_rooms: list[Room], wanted: list
         assert each.wire_used <= each.wire
 
 
+@settings(max_examples=40, deadline=None)
 @given(rooms, demands)
 def test_what_is_given_back_can_be_taken_again(all_rooms: list[Room], wanted: list[Demand]) -> None:
     before = _state(all_rooms)
@@ -83,6 +85,7 @@ def test_what_is_given_back_can_be_taken_again(all_rooms: list[Room], wanted: li
     assert _state(all_rooms) == before
 
 
+@settings(max_examples=40, deadline=None)
 @given(rooms, demands)
 def test_placing_is_deterministic(all_rooms: list[Room], wanted: list[Demand]) -> None:
     copies = [each.emptied() for each in all_rooms]
@@ -90,6 +93,7 @@ def test_placing_is_deterministic(all_rooms: list[Room], wanted: list[Demand]) -
     assert first == [place(demand, copies, str(number)) for number, demand in enumerate(wanted)]
 
 
+@settings(max_examples=40, deadline=None)
 @given(rooms, demands)
 def test_what_is_held_back_is_not_given_to_others(all_rooms: list[Room], wanted: list[Demand]) -> None:
     first, *others = wanted

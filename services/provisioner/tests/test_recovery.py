@@ -83,7 +83,7 @@ async def test_a_job_that_had_not_started_is_still_wanted_after_a_hello_without_
 async def test_a_silent_machine_is_lost_and_its_old_attempt_is_fenced_when_it_comes_back(
     start: Start, sqlite_url: str
 ) -> None:
-    platform = await start(sqlite_url, node_lease_s=0.4)
+    platform = await start(sqlite_url, node_lease_s=0.8)
     dying = await platform.agent("dying", script=lambda _: FOREVER)
     experiment = await platform.submit()
     await platform.event(experiment, AttemptStarted)
@@ -94,19 +94,19 @@ async def test_a_silent_machine_is_lost_and_its_old_attempt_is_fenced_when_it_co
     await until(lambda: any(isinstance(event, NodeLost) and event.node == "dying" for _, _, event in platform.events))
     await platform.agent("other", script=lambda _: Script())
     assert (await platform.finished(experiment)).attempts == 2
+    ready = next(event for _, _, event in platform.events if isinstance(event, NodeReady) and event.node == "dying")
     back = FakeAgent(platform.client, "dying", beat_s=0.1, look_s=0.1)
     back.held, back.generation = dying.held, dying.generation
     platform.agents.append(back)
     await back.start(hello=False)
     await until(lambda: back.killed == [job_id(experiment, 1, 0)])
-    ready = [event for _, _, event in platform.events if isinstance(event, NodeReady) and event.node == "dying"]
-    assert len(ready) == 2
+    await until(lambda: len([event for _, _, event in platform.events if event == ready]) == 2)
 
 
 async def test_the_machine_that_died_speaks_for_the_gang_and_not_the_error_of_its_peer(
     start: Start, sqlite_url: str
 ) -> None:
-    platform = await start(sqlite_url, node_lease_s=0.4)
+    platform = await start(sqlite_url, node_lease_s=0.8)
     first = await platform.agent("a", cpu=1.0, script=lambda _: FOREVER)
     second = await platform.agent("b", cpu=1.0, script=lambda _: FOREVER)
     await until(lambda: sum(isinstance(event, NodeReady) for _, _, event in platform.events) == 2)
