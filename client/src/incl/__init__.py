@@ -8,13 +8,14 @@ On the platform everything is set already; elsewhere `incl.init()` makes a run.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Mapping, Optional, Sequence, Union
 
 from incl import _state
 from incl._warn import warn
 
+TYPE_CHECKING = False  # as typing has it; importing typing costs more than all the rest
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Sequence, Union
 
     from incl._config import Config
     from incl._run import Run

@@ -9,10 +9,13 @@ import errno
 import os
 import threading
 import time
-from typing import Optional, Tuple
 
 from incl._values import encode
 from incl._warn import warn
+
+TYPE_CHECKING = False  # as typing has it; importing typing costs more than all the rest
+if TYPE_CHECKING:
+    from typing import Optional, Tuple
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _RETRY_S = 1.0

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import time
-from typing import Any, Callable, Dict, Optional
 
 from incl._spool import Writer
-from incl._values import MAX_KEY, Number, encode, flatten, pieces, to_step
+from incl._values import MAX_KEY, encode, flatten, pieces, to_step
 from incl._warn import warn
 
-Encoder = Callable[[Any], str]
+TYPE_CHECKING = False  # as typing has it; importing typing costs more than all the rest
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Optional
+
+    from incl._values import Number
+
+    Encoder = Callable[[Any], str]
 
 
 def _encoder() -> Encoder:
     """JSON text of a flat dict of floats and ints with str keys, by the C encoder kept ready where there is one."""
+    import json
+
     plain = json.JSONEncoder(separators=(",", ":")).encode
     make = getattr(json.encoder, "c_make_encoder", None)
     quote = getattr(json.encoder, "c_encode_basestring_ascii", None)
@@ -32,7 +38,6 @@ def _encoder() -> Encoder:
         return plain
 
 
-_encode_flat = _encoder()
 _PLAIN = frozenset({float})
 _PLAIN_INT = frozenset({float, int})
 
@@ -44,6 +49,7 @@ class State:
         self.spool = os.environ.get("INCL_SPOOL_DIR", "")
         self.experiment_id = os.environ.get("INCL_EXPERIMENT_ID") or None
         self.steps = itertools.count()
+        self.encode_flat = _encoder()
         self.known: Dict[str, None] = {}
         rank = os.environ.get("RANK", "")
         self.writer = Writer(self.spool, f"r{rank[:6]}-" if rank.isdigit() else "p") if self.spool else None
@@ -57,7 +63,7 @@ class State:
         number = step if type(step) is int and -(2**63) < step < 2**63 else self._step(step)
         now = time.time()
         if type(values) is dict and self.known.keys() >= values.keys() and _are_plain(values):
-            text = _encode_flat(values)
+            text = self.encode_flat(values)
             writer.write(f'{{"k":"m","t":{now!r},"s":{number},"v":{text}}}\n'.encode("ascii"), now)
         else:
             self._log_any(writer, values, number, now)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
-from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 
 from incl._warn import warn
 
-Number = Union[int, float]
+TYPE_CHECKING = False  # as typing has it; importing typing costs more than all the rest
+if TYPE_CHECKING:
+    from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
+
+    Number = Union[int, float]
 
 MAX_KEY = 250
 MAX_DEPTH = 16
@@ -135,4 +137,6 @@ def to_text(value: Any, limit: int = MAX_TEXT) -> str:
 
 def encode(record: Dict[str, Any]) -> bytes:
     """A record as a spool line: one line of ASCII JSON with bare NaN and Infinity, ended by a newline."""
+    import json
+
     return json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Set
+
+TYPE_CHECKING = False  # as typing has it; importing typing costs more than all the rest
+if TYPE_CHECKING:
+    from typing import Set
 
 _said: Set[str] = set()
 

@@ -6,6 +6,7 @@ path of the bus credential, which only its owner may read.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -56,7 +57,8 @@ def save_context(context: Context, path: Path | None = None) -> Path:
     except OSError as error:
         from incl_shared.errors import InvalidInput
 
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise InvalidInput(
             f"cannot write {target}", cause=error.strerror or str(error), hint="set INCL_CONTEXT_FILE to another place"
         ) from error

@@ -268,8 +268,12 @@ class FakePlatform:
 
     def tell(self, live: Live) -> None:
         """Send a live message."""
-        for receive in self._watchers.get(live.experiment, []):
-            receive(live.model_dump_json().encode())
+        self.garble(live.experiment, live.model_dump_json().encode())
+
+    def garble(self, identifier: str, payload: bytes) -> None:
+        """Send any bytes as a live message."""
+        for receive in self._watchers.get(identifier, []):
+            receive(payload)
 
     def keep(self, identifier: str, path: str, content: bytes, **fields: Any) -> Entry:
         """Store a file of an experiment."""

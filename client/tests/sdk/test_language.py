@@ -122,6 +122,17 @@ print(*sorted(set(sys.modules) - before))
 """
     done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
-    heavy = {"subprocess", "pathlib", "shutil", "asyncio", "multiprocessing", "csv", "tempfile", "socket", "logging"}
+    heavy = {
+        "subprocess",
+        "pathlib",
+        "shutil",
+        "asyncio",
+        "multiprocessing",
+        "csv",
+        "tempfile",
+        "socket",
+        "logging",
+        "typing",
+    }
     assert not loaded & heavy
     assert "incl._run" not in loaded
