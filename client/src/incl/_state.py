@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import time
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 def _encoder() -> Encoder:
     """JSON text of a flat dict of floats and ints with str keys, by the C encoder kept ready where there is one."""
-    import json
-
     plain = json.JSONEncoder(separators=(",", ":")).encode
     make = getattr(json.encoder, "c_make_encoder", None)
     quote = getattr(json.encoder, "c_encode_basestring_ascii", None)
@@ -42,6 +41,9 @@ _PLAIN = frozenset({float})
 _PLAIN_INT = frozenset({float, int})
 
 
+_encode_flat = _encoder()
+
+
 class State:
     """The spool of this process and what the environment says of it."""
 
@@ -49,7 +51,6 @@ class State:
         self.spool = os.environ.get("INCL_SPOOL_DIR", "")
         self.experiment_id = os.environ.get("INCL_EXPERIMENT_ID") or None
         self.steps = itertools.count()
-        self.encode_flat = _encoder()
         self.known: Dict[str, None] = {}
         rank = os.environ.get("RANK", "")
         self.writer = Writer(self.spool, f"r{rank[:6]}-" if rank.isdigit() else "p") if self.spool else None
@@ -63,7 +64,7 @@ class State:
         number = step if type(step) is int and -(2**63) < step < 2**63 else self._step(step)
         now = time.time()
         if type(values) is dict and self.known.keys() >= values.keys() and _are_plain(values):
-            text = self.encode_flat(values)
+            text = _encode_flat(values)
             writer.write(f'{{"k":"m","t":{now!r},"s":{number},"v":{text}}}\n'.encode("ascii"), now)
         else:
             self._log_any(writer, values, number, now)

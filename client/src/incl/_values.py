@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json  # not when first needed: an import inside a signal handler or a forked child can fail or hang
 import math
 
 from incl._warn import warn
@@ -137,6 +138,4 @@ def to_text(value: Any, limit: int = MAX_TEXT) -> str:
 
 def encode(record: Dict[str, Any]) -> bytes:
     """A record as a spool line: one line of ASCII JSON with bare NaN and Infinity, ended by a newline."""
-    import json
-
     return json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
