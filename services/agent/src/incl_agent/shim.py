@@ -306,6 +306,7 @@ def main() -> int:
     with open(STDIN, "rb", closefd=False) as file:
         launch = marshal.load(file)
     os.set_inheritable(NOTIFY, False)
+    os.closerange(NOTIFY + 1, os.sysconf("SC_OPEN_MAX"))  # whatever the agent's process had left open
     if not claim():
         return 0
     if launch["reap"]:
