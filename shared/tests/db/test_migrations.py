@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import subprocess
 import sys
 import time
@@ -84,6 +85,12 @@ class Package:
         self.tables()
         self.first()
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a process that can import it."""
+        path = os.pathsep.join([str(self.folder.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+        return os.environ | {"PYTHONPATH": path.rstrip(os.pathsep)}
+
     def tables(self, more: str = "") -> sa.MetaData:
         (self.folder / "tables.py").write_text(TABLES_PY.format(more=more))
         importlib.invalidate_caches()
@@ -150,8 +157,7 @@ async def test_several_at_once(database_url: str, package: Package) -> None:
     package.second()
     code = "import sys; from incl_shared.db import migrate; migrate(sys.argv[1], sys.argv[2])"
     command = [sys.executable, "-c", code, database_url, package.name]
-    environment = {"PYTHONPATH": str(package.folder.parent)}
-    running = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) for _ in range(3)]
+    running = [subprocess.Popen(command, env=package.environment, stderr=subprocess.PIPE) for _ in range(3)]
     for process in running:
         _, error = await asyncio.to_thread(process.communicate, None, 60)
         assert process.returncode == 0, error.decode()
@@ -165,7 +171,7 @@ def test_nothing_to_do_is_quick_and_needs_no_alembic(sqlite_url: str, package: P
         "sys.exit('alembic' in sys.modules and 'alembic was imported')"
     )
     command = [sys.executable, "-c", code, sqlite_url, package.name]
-    done = subprocess.run(command, env={"PYTHONPATH": str(package.folder.parent)}, capture_output=True, text=True)
+    done = subprocess.run(command, env=package.environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     best = min(_timed(sqlite_url, package.name) for _ in range(10))
     assert best < 0.02

@@ -2,7 +2,7 @@
 
 For every message one thing happens in the end: it is acknowledged (handled, or handled before), given back for later
 (it failed, or came too early), or buried as a dead letter. An outage of the database does none of these: the consumer
-holds what it has, tells the server that it works on it, and waits.
+holds what it has and waits; meanwhile the pull loop tells the server that it is worked on.
 """
 
 from __future__ import annotations
@@ -101,15 +101,12 @@ class Consumer:
                 await self._settle(items.pop(), poison)
         if not items:
             return
-        keeping = asyncio.create_task(self._keep_alive(items))
         started = time.perf_counter()
         try:
             outcomes = await self._outcomes(items)
         except _Stopping:
             await self._give_back(items)
             return
-        finally:
-            keeping.cancel()
         self._seconds.observe(time.perf_counter() - started)
         for item, outcome in zip(items, outcomes, strict=True):
             await self._settle(item, outcome)
@@ -218,14 +215,6 @@ class Consumer:
             if self._stopping.is_set():
                 raise _Stopping
             delay = min(delay * 2, _PAUSE_MAX_S)
-
-    async def _keep_alive(self, items: Sequence[_Item]) -> None:
-        """Tell the server that these are worked on, so that it does not deliver them again."""
-        while True:
-            await asyncio.sleep(self.durable.ack_wait / 3)
-            for item in items:
-                with contextlib.suppress(nats.errors.Error, OSError):
-                    await item.message.in_progress()
 
     # --- settling
 

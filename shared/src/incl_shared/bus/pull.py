@@ -71,6 +71,7 @@ class PullLoop:
         self._check_every = check_every
         self._silence = silence
         self._waiting: deque[Msg] = deque()
+        self._held: list[Msg] = []
         self._wake = asyncio.Event()
         self._handling = asyncio.Lock()
         self._open = 0
@@ -110,6 +111,13 @@ class PullLoop:
 
     async def run(self) -> None:
         """Until it is stopped."""
+        keeping = asyncio.create_task(self._keep_alive())
+        try:
+            await self._run_until_stopped()
+        finally:
+            keeping.cancel()
+
+    async def _run_until_stopped(self) -> None:
         while not self._stopped:
             try:
                 await self._run()
@@ -129,11 +137,21 @@ class PullLoop:
             await self._refresh()
             await self._request()
             async with self._handling:
-                batch = [] if self._stopped else self._take()
+                batch = self._held = [] if self._stopped else self._take()
                 if batch:
                     await self._consume(batch)
+                self._held = []
             if not batch:
                 await self._wait()
+
+    async def _keep_alive(self) -> None:
+        """Tell the server that what is here is worked on, so that it does not deliver it again."""
+        while True:
+            await asyncio.sleep(self._durable.ack_wait / 3)
+            for message in [*self._held, *self._waiting]:
+                if not message.is_acked:
+                    with contextlib.suppress(nats.errors.Error, OSError):
+                        await message.in_progress()
 
     # --- the durable
 
