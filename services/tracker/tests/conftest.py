@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
+import shutil
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -25,12 +28,14 @@ from incl_shared.queries.base import Answer, Query
 from incl_shared.subjects import Asker, Origin
 from incl_shared.telemetry.wire import Column, Extra, Line, LogBatch, MetricBatch
 from incl_shared.testing.clock import FakeClock
+from incl_shared.testing.db import PostgresServer
 from incl_tracker.answers import Answers
 from incl_tracker.handlers import Handlers
 from incl_tracker.settling import settle_due
 
 T = TypeVar("T")
 PROJECT, USER = "default", "ann"
+_names = itertools.count()
 
 
 @dataclass
@@ -135,21 +140,56 @@ class _Table:
         self._handlers[kind] = handler
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite database with the tables, to be copied."""
+    path = tmp_path_factory.mktemp("template") / "tracker.db"
+    migrate(f"sqlite:///{path}", "incl_tracker")
+    return path
+
+
+@pytest.fixture(scope="session")
+def pg_template(postgres_server: PostgresServer) -> str:
+    """The name of a PostgreSQL database with the tables, to be copied."""
+    name = f"tracker_template_{os.getpid()}"
+    postgres_server.administer(f"CREATE DATABASE {name}")
+    migrate(postgres_server.url(name), "incl_tracker")
+    return name
+
+
 @pytest.fixture
-async def bench(database_url: str, fake_clock: FakeClock) -> AsyncIterator[Bench]:
+def lite_url(template: Path, tmp_path: Path) -> str:
+    """A fresh SQLite database with the tables."""
+    shutil.copy(template, tmp_path / "tracker.db")
+    return f"sqlite:///{tmp_path / 'tracker.db'}"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def migrated_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A fresh database with the tables: SQLite, then PostgreSQL."""
+    if request.param == "sqlite":
+        yield request.getfixturevalue("lite_url")
+        return
+    copied, server = request.getfixturevalue("pg_template"), request.getfixturevalue("postgres_server")
+    name = f"tracker_{os.getpid()}_{next(_names)}"
+    server.administer(f"CREATE DATABASE {name} TEMPLATE {copied}")
+    yield server.url(name)
+    server.administer(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def bench(migrated_url: str, fake_clock: FakeClock) -> AsyncIterator[Bench]:
     """Handlers and answers on SQLite, then on PostgreSQL."""
-    await asyncio.to_thread(migrate, database_url, "incl_tracker")
-    database = Database(database_url, clock=fake_clock)
+    database = Database(migrated_url, clock=fake_clock)
     await database.start()
     yield Bench(database, fake_clock)
     await database.stop()
 
 
 @pytest.fixture
-async def lite(sqlite_url: str, fake_clock: FakeClock) -> AsyncIterator[Bench]:
+async def lite(lite_url: str, fake_clock: FakeClock) -> AsyncIterator[Bench]:
     """The same on SQLite alone, for what is not about the database."""
-    await asyncio.to_thread(migrate, sqlite_url, "incl_tracker")
-    database = Database(sqlite_url, clock=fake_clock)
+    database = Database(lite_url, clock=fake_clock)
     await database.start()
     yield Bench(database, fake_clock)
     await database.stop()

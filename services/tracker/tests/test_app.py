@@ -52,13 +52,13 @@ Start = Callable[..., Awaitable[App]]
 
 
 @pytest.fixture
-async def start(bus_settings: BusSettings, sqlite_url: str) -> AsyncIterator[Start]:
+async def start(bus_settings: BusSettings, lite_url: str) -> AsyncIterator[Start]:
     """Starts trackers on one database and one bus; stops them at the end."""
     apps: list[App] = []
 
     async def begin(settle_after_s: float = 60.0) -> App:
         settings = TrackerSettings(
-            database_url=sqlite_url,
+            database_url=lite_url,
             bus=bus_settings,
             settle_after_s=settle_after_s,
             settle_check_s=0.05,
@@ -285,10 +285,10 @@ async def test_a_run_outside_the_platform(start: Start, bus_client: BusClient, m
     assert (view.outside, view.row.state, view.settled) == (True, ExperimentState.FINISHED, True)
 
 
-async def test_its_own_credential_is_enough(secure_nats: Any, sqlite_url: str, make: Any) -> None:
+async def test_its_own_credential_is_enough(secure_nats: Any, lite_url: str, make: Any) -> None:
     """With the least privilege that the platform gives it, nothing that it does is denied."""
     bus = secure_nats.settings_of(secure_nats.minter.service(Role.TRACKER))
-    app = create_app(TrackerSettings(database_url=sqlite_url, bus=bus, live_interval_s=0.01))
+    app = create_app(TrackerSettings(database_url=lite_url, bus=bus, live_interval_s=0.01))
     await app.start()
     try:
         async with await secure_nats.service(Role.ADMIN) as admin:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -162,7 +163,7 @@ def test_ranges_are_sets(parts: list[tuple[int, int]], first: int, more: int) ->
         stored = ranges.merged(stored, begin, begin + length)
         truth |= set(range(begin, begin + length + 1))
     assert {n for a, b in stored for n in range(a, b + 1)} == truth
-    assert all(b + 1 < c for (_, b), (c, _) in zip(stored, stored[1:], strict=False))
+    assert all(b + 1 < c for (_, b), (c, _) in pairwise(stored))
     holes = ranges.missing(stored, first, first + more)
     assert {n for a, b in holes for n in range(a, b + 1)} == set(range(first, first + more + 1)) - truth
     assert ranges.total(stored) == len(truth)

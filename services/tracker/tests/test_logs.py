@@ -29,48 +29,48 @@ async def everything(bench: Any, query: GetLogs) -> list[LogLine]:
 
 
 @pytest.fixture
-async def talk(bench: Any, make: Any) -> str:
+async def talk(lite: Any, make: Any) -> str:
     """An experiment of two ranks and two attempts which said 0, 1, … 99, ten lines a batch."""
     experiment = new_id()
     for begin in range(0, 100, 10):
         origin = Origin("default", experiment, 1 + begin // 50, begin // 10 % 2)
         texts = [f"line {n}" for n in range(begin, begin + 10)]
-        await bench.batch(origin, make.log_batch(f"t{begin}", 1, texts))
+        await lite.batch(origin, make.log_batch(f"t{begin}", 1, texts))
     return experiment
 
 
 @pytest.mark.parametrize("limit", [1, 7, 10, 1000])
-async def test_pages_join_without_a_seam(bench: Any, talk: str, limit: int) -> None:
-    lines = await everything(bench, GetLogs(experiment=talk, limit=limit))
+async def test_pages_join_without_a_seam(lite: Any, talk: str, limit: int) -> None:
+    lines = await everything(lite, GetLogs(experiment=talk, limit=limit))
     assert [line.text for line in lines] == [f"line {n}" for n in range(100)]
 
 
-async def test_filters(bench: Any, talk: str) -> None:
-    ranked = await everything(bench, GetLogs(experiment=talk, rank=1, limit=3))
+async def test_filters(lite: Any, talk: str) -> None:
+    ranked = await everything(lite, GetLogs(experiment=talk, rank=1, limit=3))
     assert [line.text for line in ranked] == [f"line {n}" for n in range(100) if n // 10 % 2]
-    second = await everything(bench, GetLogs(experiment=talk, attempt=2))
+    second = await everything(lite, GetLogs(experiment=talk, attempt=2))
     assert [line.text for line in second] == [f"line {n}" for n in range(50, 100)]
-    found = await everything(bench, GetLogs(experiment=talk, search="LINE 7", limit=4))
+    found = await everything(lite, GetLogs(experiment=talk, search="LINE 7", limit=4))
     assert [line.text for line in found] == [f"line {n}" for n in (7, *range(70, 80))]
 
 
 @pytest.mark.parametrize(("tail", "first"), [(0, 100), (1, 99), (15, 85), (1000, 0)])
-async def test_tails(bench: Any, talk: str, tail: int, first: int) -> None:
-    page = await bench.ask(GetLogs(experiment=talk, tail=tail))
+async def test_tails(lite: Any, talk: str, tail: int, first: int) -> None:
+    page = await lite.ask(GetLogs(experiment=talk, tail=tail))
     assert [line.text for line in page.lines] == [f"line {n}" for n in range(first, 100)]
     assert (page.cursor, page.more) == (100, False)
 
 
-async def test_the_tail_of_one_rank(bench: Any, talk: str) -> None:
-    page = await bench.ask(GetLogs(experiment=talk, tail=12, rank=0, search="line"))
+async def test_the_tail_of_one_rank(lite: Any, talk: str) -> None:
+    page = await lite.ask(GetLogs(experiment=talk, tail=12, rank=0, search="line"))
     assert [line.text for line in page.lines] == [f"line {n}" for n in (68, 69, *range(80, 90))]
 
 
-async def test_a_cursor_at_the_end_waits_there(bench: Any, talk: str) -> None:
-    page = await bench.ask(GetLogs(experiment=talk, after=100))
+async def test_a_cursor_at_the_end_waits_there(lite: Any, talk: str) -> None:
+    page = await lite.ask(GetLogs(experiment=talk, after=100))
     assert (page.lines, page.cursor, page.more) == ((), 100, False)
     with pytest.raises(InvalidInput):
-        await bench.ask(GetLogs(experiment=talk, after=3, tail=3))
+        await lite.ask(GetLogs(experiment=talk, after=3, tail=3))
 
 
 async def test_a_line_of_ten_megabytes(bench: Any, make: Any) -> None:

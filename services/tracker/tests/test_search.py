@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import random
 from collections.abc import AsyncIterator
@@ -13,7 +12,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from incl_shared.db import Database, migrate
+from incl_shared.db import Database
 from incl_shared.errors import InvalidInput, UnavailableError
 from incl_shared.filters import FilterRow, matches, ordered, parse, parse_sort
 from incl_shared.ids import derived_id
@@ -96,9 +95,8 @@ class Base:
 
 
 @pytest.fixture
-async def base(database_url: str) -> AsyncIterator[Base]:
-    await asyncio.to_thread(migrate, database_url, "incl_tracker")
-    database = Database(database_url, clock=FakeClock(NOW))
+async def base(migrated_url: str) -> AsyncIterator[Base]:
+    database = Database(migrated_url, clock=FakeClock(NOW))
     await database.start()
 
     def fill(tx: Any) -> None:
@@ -196,7 +194,7 @@ async def test_a_list_that_takes_too_long_is_stopped(bench: Any) -> None:
         with time_limit(connection, 0.2):
             connection.execute(sa.text(endless)).all()
 
-    with pytest.raises(UnavailableError, match="took longer than 0.2 s"):
+    with pytest.raises(UnavailableError, match="took longer than"):
         await bench.read(slow)
     assert (await bench.ask(ListExperiments())).rows == ()
 
