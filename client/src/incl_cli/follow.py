@@ -153,9 +153,12 @@ class Follower:
             self._away = True
             await asyncio.sleep(0.5)
         else:
-            if self._away:
-                self._screen.note("connected again")
+            self._back()
+
+    def _back(self) -> None:
+        if self._away:
             self._away = False
+            self._screen.note("connected again")
 
     async def _ask_view(self) -> None:
         try:
@@ -184,6 +187,7 @@ class Follower:
             live = Live.model_validate_json(payload)
         except ValueError:
             return
+        self._back()
         if live.view is not None:
             self._take(live.view)
         if live.values:

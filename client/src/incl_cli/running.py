@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 from collections.abc import Callable, Coroutine, Sequence
 from importlib import import_module
 from typing import Any
@@ -65,6 +66,7 @@ def parser_of(command: Command) -> tuple[Parser, Any]:
 
 def run_command(command: Command, words: list[str], out: Output, connect: Callable[..., Any] | None) -> int:
     """Parse and run one command."""
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     parser, module = parser_of(command)
     after: list[str] | None = None
     if "--" in words and getattr(module, "TAKES_COMMAND", False):

@@ -48,8 +48,9 @@ class PlainScreen:
         self._current: ExperimentView | None = None
 
     def prepare(self, view: ExperimentView) -> None:
-        """Know the experiment, but tell nothing of it."""
+        """Know the experiment as it is now, and tell only what changes from here on."""
         self._nodes = view.row.nodes
+        self._told |= {(stage.attempt, stage.name, "end") for stage in view.stages if stage.end is not None}
 
     def view(self, view: ExperimentView) -> None:
         """Tell of stages that began or ended, and of why it waits."""

@@ -306,11 +306,12 @@ hits = [0]
 def handler(number, frame):
     hits[0] += 1
     incl.log({"handler": hits[0]})
+    signal.setitimer(signal.ITIMER_REAL, 0.0005)
 signal.signal(signal.SIGALRM, handler)
-signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+signal.setitimer(signal.ITIMER_REAL, 0.0005)
 for step in range(20000):
     incl.log({"x": step})
-signal.setitimer(signal.ITIMER_REAL, 0)
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
 print(hits[0])
 """
     done = run_python(script, tmp_path, {"INCL_SPOOL_DIR": str(spool)})

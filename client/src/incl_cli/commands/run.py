@@ -114,14 +114,16 @@ async def _submit(args: argparse.Namespace, session: Session, spec: ExperimentSp
     plan = Plan(_identifier(args.id) or new_id(), spec, ("run", *session.words))
     if args.dry_run:
         return await _dry_run(session, plan, preparation)
-    connecting = asyncio.ensure_future(_checked(session, spec))
+    works = [
+        asyncio.ensure_future(_checked(session, spec)),
+        asyncio.ensure_future(prepare(plan, preparation, session.out)),
+    ]
     try:
-        await prepare(plan, preparation, session.out)
-        platform = await connecting
+        platform, _ = await asyncio.gather(*works)
     finally:
-        if not connecting.done():
-            connecting.cancel()
-        await asyncio.gather(connecting, return_exceptions=True)
+        for work in works:
+            work.cancel()
+        await asyncio.gather(*works, return_exceptions=True)
     await send(platform, plan, session.out)
     return await end(args, session, platform, plan)
 
