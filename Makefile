@@ -45,6 +45,7 @@ contracts: .venv/dev.stamp ## freeze new events and queries, write docs/events.m
 
 docs: contracts ## every generated page
 	@$(PY) -m incl_cli.docs docs/cli.md
+	@$(PY) -m incl_shared.auth.page docs/mechanisms/credentials.md
 
 lock: .venv/dev.stamp ## resolve the requirements anew
 	@$(PY) tools/lock.py

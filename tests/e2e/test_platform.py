@@ -84,6 +84,29 @@ def test_a_service_that_dies_is_started_again(fresh: Home) -> None:
     assert done.code == 0, done.err
 
 
+def test_a_bus_that_dies_is_started_again_and_nothing_is_lost(fresh: Home) -> None:
+    work = fresh.folder / "work"
+    work.mkdir()
+    (work / "train.py").write_text(PATIENT)
+    go = fresh.folder / "go"
+    assert fresh.incl("up", "--detach", timeout=90).code == 0
+    identifier = fresh.submit("--env", f"GO={go}", "--", "python", "train.py", cwd=work)
+    wait(lambda: len(ticks(fresh, identifier)) > 3, 30, "some ticks")
+    run_file = fresh.data / "run.json"
+    first = json.loads(run_file.read_text())["children"]["nats"]["pid"]
+    os.kill(first, signal.SIGKILL)
+    wait(
+        lambda: json.loads(run_file.read_text())["children"].get("nats", {}).get("pid", first) != first, 20, "a new bus"
+    )
+    before = wait(lambda: len(ticks(fresh, identifier)), 30, "ticks after the bus came back")
+    wait(lambda: len(ticks(fresh, identifier)) > before + 3, 30, "more ticks")
+    go.touch()
+    view = wait(lambda: (v := fresh.show(identifier)) and v["settled"] and v, 40, "settled")
+    seen = ticks(fresh, identifier)
+    assert seen == list(range(len(seen)))
+    assert (view["row"]["state"], view["row"]["attempts"], view["gaps"]) == ("finished", 1, 0)
+
+
 def test_a_killed_platform_starts_again(fresh: Home) -> None:
     assert fresh.incl("up", "--detach", timeout=90).code == 0
     run_file = fresh.data / "run.json"
