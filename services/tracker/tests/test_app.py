@@ -63,6 +63,7 @@ async def start(bus_settings: BusSettings, lite_url: str) -> AsyncIterator[Start
             settle_after_s=settle_after_s,
             settle_check_s=0.05,
             live_interval_s=0.02,
+            ops_port=0,
         )
         app = create_app(settings)
         await app.start()
@@ -163,6 +164,13 @@ async def test_from_the_queue_to_the_settlement(start: Start, bus_client: BusCli
     with pytest.raises(NotFoundError):
         await bus_client.ask(GetExperiment(ref=experiment), project="other", user="ann")
     assert app.bus.health().ready
+    assert app.ops is not None
+    reader, writer = await asyncio.open_connection("127.0.0.1", app.ops.port)
+    writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    shown = (await reader.read()).decode()
+    writer.close()
+    assert "incl_tracker_points_total" in shown
+    assert "incl_tracker_bus_handled_total" in shown
 
 
 async def test_missing_records_settle_when_their_time_is_over(start: Start, bus_client: BusClient, make: Any) -> None:

@@ -10,8 +10,9 @@ from incl_shared.bus import topology
 from incl_shared.bus.runtime import Bus
 from incl_shared.clock import Clock, SystemClock
 from incl_shared.db import Database, DatabaseUnavailable, migrate
+from incl_shared.ops import OpsServer
 from incl_shared.queries.tracker import ExperimentView
-from incl_tracker import store_views
+from incl_tracker import counters, store_views
 from incl_tracker.answers import Answers
 from incl_tracker.handlers import Handlers
 from incl_tracker.live import LiveHub
@@ -39,7 +40,9 @@ class App:
         bus.consume_batch(topology.TRACKER_METRICS, handlers.metric_batches)
         bus.consume_batch(topology.TRACKER_LOGS, handlers.log_batches)
         Answers(database, clock, settings.list_limit_s).register(bus)
+        counters.register(bus.metrics.registry)
         self._settling: asyncio.Task[None] | None = None
+        self.ops: OpsServer | None = None
 
     async def start(self) -> None:
         """Migrate, open, connect, consume."""
@@ -48,9 +51,21 @@ class App:
         self.live.start()
         await self.bus.start()
         self._settling = asyncio.get_running_loop().create_task(self._settle(), name="tracker-settle")
+        if self.settings.ops_port is not None:
+            self.ops = OpsServer(port=self.settings.ops_port, host=self.settings.ops_host)
+            self.ops.add(
+                "tracker",
+                registry=self.bus.metrics.registry,
+                live=lambda: self.bus.health().live,
+                ready=lambda: self.bus.health().ready,
+            )
+            await self.ops.start()
 
     async def stop(self) -> None:
         """End in the opposite order; what is stored has been told."""
+        if self.ops is not None:
+            await self.ops.stop()
+            self.ops = None
         if self._settling is not None:
             self._settling.cancel()
             await asyncio.gather(self._settling, return_exceptions=True)

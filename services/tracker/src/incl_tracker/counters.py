@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter
+from prometheus_client import CollectorRegistry, Counter
 
-POINTS = Counter("incl_tracker_points_total", "Points stored.")
-LINES = Counter("incl_tracker_lines_total", "Log lines stored.")
-REPEATED = Counter("incl_tracker_repeated_records_total", "Records that came again and were stored already.")
-UNREADABLE = Counter("incl_tracker_unreadable_records_total", "Records of a spool that could not be read.")
-FOREIGN = Counter("incl_tracker_foreign_total", "Experiments whose id another project had written under.")
-SETTLED = Counter("incl_tracker_settled_total", "Attempts settled.")
-GAPS = Counter("incl_tracker_gaps_total", "Records known to be lost at a settlement.")
-LIVE = Counter("incl_tracker_live_total", "Live messages sent.", ["kind"])
-LIVE_FAILED = Counter("incl_tracker_live_failed_total", "Live messages that could not be sent.")
+POINTS = Counter("incl_tracker_points_total", "Points stored.", registry=None)
+LINES = Counter("incl_tracker_lines_total", "Log lines stored.", registry=None)
+REPEATED = Counter(
+    "incl_tracker_repeated_records_total", "Records that came again and were stored already.", registry=None
+)
+UNREADABLE = Counter(
+    "incl_tracker_unreadable_records_total", "Records of a spool that could not be read.", registry=None
+)
+FOREIGN = Counter(
+    "incl_tracker_foreign_total", "Experiments whose id another project had written under.", registry=None
+)
+SETTLED = Counter("incl_tracker_settled_total", "Attempts settled.", registry=None)
+GAPS = Counter("incl_tracker_gaps_total", "Records known to be lost at a settlement.", registry=None)
+LIVE = Counter("incl_tracker_live_total", "Live messages sent.", ["kind"], registry=None)
+LIVE_FAILED = Counter("incl_tracker_live_failed_total", "Live messages that could not be sent.", registry=None)
 ALL = (POINTS, LINES, REPEATED, UNREADABLE, FOREIGN, SETTLED, GAPS, LIVE, LIVE_FAILED)
+
+
+def register(registry: CollectorRegistry) -> None:
+    """Show them beside the bus metrics of a service."""
+    for counter in ALL:
+        registry.register(counter)
