@@ -152,16 +152,25 @@ def test_a_migration_that_fails_leaves_nothing(database_url: str, package: Packa
     assert columns(database_url, "things") == ["id", "name"]
 
 
-async def test_several_at_once(database_url: str, package: Package) -> None:
+async def test_several_processes_at_once(database_url: str, package: Package) -> None:
     migrate(database_url, package.name)
     package.second()
     code = "import sys; from incl_shared.db import migrate; migrate(sys.argv[1], sys.argv[2])"
     command = [sys.executable, "-c", code, database_url, package.name]
-    running = [subprocess.Popen(command, env=package.environment, stderr=subprocess.PIPE) for _ in range(3)]
+    running = [subprocess.Popen(command, env=package.environment, stderr=subprocess.PIPE) for _ in range(2)]
     for process in running:
         _, error = await asyncio.to_thread(process.communicate, None, 60)
         assert process.returncode == 0, error.decode()
     assert current_revision(database_url) == "0002"
+
+
+async def test_several_services_of_one_process_at_once(tmp_path: Path, package: Package) -> None:
+    """Alembic's context is global: without care one service's migrations run on another one's database."""
+    package.second()
+    urls = [f"sqlite:///{tmp_path / f'{number}.db'}" for number in range(4)]
+    await asyncio.gather(*(asyncio.to_thread(migrate, url, package.name) for url in urls for _ in range(2)))
+    assert [current_revision(url) for url in urls] == ["0002"] * 4
+    assert all(columns(url, "things") == ["id", "name", "size"] for url in urls)
 
 
 def test_nothing_to_do_is_quick_and_needs_no_alembic(sqlite_url: str, package: Package) -> None:
