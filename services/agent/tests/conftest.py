@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import signal
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 
 from incl_agent.app import Agent, create_app
 from incl_agent.fakes import FakePlatform
+from incl_agent.jobfiles import JobFiles
+from incl_agent.process import ProcessHandle
 from incl_agent.settings import AgentSettings
 from incl_shared.bus.client import BusClient
 from incl_shared.testing.nats import NatsServer, apply_topology
@@ -30,8 +33,8 @@ def module_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer
 
 
 @pytest.fixture
-def agent_settings(tmp_path: Path, module_nats: NatsServer) -> AgentSettings:
-    return AgentSettings(
+def agent_settings(tmp_path: Path, module_nats: NatsServer) -> Iterator[AgentSettings]:
+    settings = AgentSettings(
         node=f"node{next(_numbers)}",
         data_dir=tmp_path / "agent data",
         bus=module_nats.settings(),
@@ -42,6 +45,13 @@ def agent_settings(tmp_path: Path, module_nats: NatsServer) -> AgentSettings:
         leave_s=3.0,
         container_tool="none-such",
     )
+    yield settings
+    for folder in settings.jobs_dir.glob("*"):  # jobs outlive their agent, but not their test
+        shim = JobFiles(folder).shim()
+        handle = None if shim is None else ProcessHandle.open(shim)
+        if handle is not None:
+            handle.send(signal.SIGTERM)
+            handle.close()
 
 
 @pytest.fixture
