@@ -10,6 +10,7 @@ PostgreSQL: psycopg 3, read committed.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -107,7 +108,13 @@ class Transaction:
 
 def insert_ignore(connection: sa.Connection, table: sa.Table) -> Any:
     """INSERT … ON CONFLICT DO NOTHING, in the dialect at hand."""
-    if connection.dialect.name == "postgresql":
+    return _insert_ignore(connection.dialect.name, table)
+
+
+@functools.cache
+def _insert_ignore(dialect: str, table: sa.Table) -> Any:
+    """Made once a table: a statement that is made anew costs more than the row that it inserts."""
+    if dialect == "postgresql":
         from sqlalchemy.dialects.postgresql import insert as insert_pg
 
         return insert_pg(table).on_conflict_do_nothing()

@@ -34,35 +34,26 @@ def submit(work: Work, asker: Asker, event: ExperimentSubmitted, backend: Backen
             _log.warning("experiment %s was submitted again, by another one or with other content", event.experiment)
         return
     wire = wire_size(event.spec, event.submitter)
-    rooms = [node.room() for node in store.load_nodes(work.connection)]
+    rooms = work.rooms()
     refusal = _foreign(event, asker) or backend.refusal(event.spec, wire, rooms)
     spec = event.spec.model_copy(update={"project": asker.project})
-    execution = _queue(work, asker, event.model_copy(update={"spec": spec}), wire, digest)
+    execution = _queue(work, asker, event.model_copy(update={"spec": spec}), wire)
     if refusal is not None:
         refuse(work, execution, refusal)
     else:
         if not rooms:
             store.arm(work.connection, Timer.FEASIBLE, execution.id, work.now + work.settings.machine_wait_s)
         work.touch(Change.EXPERIMENT, execution.id)
-    store.save(work.connection, execution)
+    store.insert(work.connection, execution, event.model_dump_json(), digest)
 
 
-def _queue(work: Work, asker: Asker, event: ExperimentSubmitted, wire: int, digest: str) -> Execution:
+def _queue(work: Work, asker: Asker, event: ExperimentSubmitted, wire: int) -> Execution:
     spec = event.spec
-    demand = demand_of(spec, wire)
-    store.insert(
-        work.connection,
-        {
-            "id": event.experiment, "project": asker.project, "user": asker.user, "digest": digest,
-            "name": spec.name or short(event.experiment), "request": event.model_dump_json(), "live": 1,
-            "state": ExperimentState.QUEUED, "version": 0, "priority": spec.priority, "nodes": demand.nodes,
-            "cpu": demand.cpu, "memory": demand.memory, "gpus": demand.gpus, "runtime": demand.runtime,
-            "wire": demand.wire, "retry": spec.retry.model_dump_json(), "grace": spec.checkpoint.grace,
-            "created": work.now,
-        },
+    execution = Execution(
+        id=event.experiment, project=asker.project, user=asker.user, name=spec.name or short(event.experiment),
+        live=True, state=ExperimentState.QUEUED, version=0, priority=spec.priority, demand=demand_of(spec, wire),
+        retry=spec.retry.model_dump_json(), grace=spec.checkpoint.grace, created=work.now,
     )  # fmt: skip
-    execution = store.load(work.connection, event.experiment)
-    assert execution is not None
     queued = ExperimentQueued(
         experiment=event.experiment, user=asker.user, spec=spec, code=event.code, provenance=event.provenance,
         times=event.times,

@@ -42,14 +42,12 @@ def rank_reported(
     port: int | None = None,
 ) -> None:
     """A node said something about a rank. What is late, of an older attempt or of another's rank changes nothing."""
-    row = store.load_rank(work.connection, *key)
-    if row is None or not row.live:
+    found = store.load_rank(work.connection, *key)
+    if found is None or not found[1].live:
         return
+    execution, row = found
     if row.node != node:
         _log.warning("node %s speaks of %s-%d-%d, which is on %s", node, *key, row.node)
-        return
-    execution = store.load(work.connection, row.experiment)
-    if execution is None or execution.attempt != row.attempt:
         return
     row.times = times.model_dump_json()
     if port is not None and row.rank == 0 and row.state in (RankState.ASSIGNED, RankState.PREPARING):
@@ -104,20 +102,20 @@ def _attempt_advanced(work: Work, execution: Execution, row: RankRow, counts: Co
     state = advance_attempt(execution.attempt_state, fact)
     if state is None:
         return False
-    execution.attempt_state = state
     if state is AttemptState.RUNNING:
+        execution.attempt_state = state
         _started(work, execution, row)
     elif state is AttemptState.ENDED:
-        _conclude(work, execution)
-    return True
+        execution.attempt_state = state
+        _conclude(work, execution, row)
+    return state in (AttemptState.RUNNING, AttemptState.ENDED)
 
 
 def _started(work: Work, execution: Execution, row: RankRow) -> None:
     state = advance(execution.state, ExperimentFact.STARTED)
     if state is not None:
         execution.state = state
-    rows = [row] if execution.demand.nodes == 1 else store.load_ranks(work.connection, execution.id, execution.attempt)
-    ranks = tuple(RankTimes.model_validate_json(each.times) for each in rows)
+    ranks = tuple(RankTimes.model_validate_json(each.times) for each in _all(work, execution, row))
     work.emit(execution, AttemptStarted(experiment=execution.id, attempt=execution.attempt, ranks=ranks))
 
 
@@ -140,9 +138,14 @@ def stop_overdue(work: Work, key: str) -> None:
             give_up(work, row, EndReason.LOST, "it did not end after it was told to stop", work.now)
 
 
-def _conclude(work: Work, execution: Execution) -> None:
+def _all(work: Work, execution: Execution, row: RankRow) -> list[RankRow]:
+    """Every rank of the attempt that this one belongs to."""
+    return [row] if execution.demand.nodes == 1 else store.load_ranks(work.connection, execution.id, execution.attempt)
+
+
+def _conclude(work: Work, execution: Execution, row: RankRow) -> None:
     """Every rank ended: say so, and decide what follows."""
-    rows = store.load_ranks(work.connection, execution.id, execution.attempt)
+    rows = _all(work, execution, row)
     finishes = [(row, Finish.model_validate_json(row.finish or "")) for row in rows]
     ends = [End(row.rank, end.reason, end.message, end.hint, end.at, end.induced) for row, end in finishes]
     last = verdict(ends)

@@ -14,7 +14,7 @@ from incl_provisioner.backends import Backend
 from incl_provisioner.domain.attempt import RankFact
 from incl_provisioner.metrics import ProvisionerMetrics
 from incl_provisioner.settings import ProvisionerSettings
-from incl_provisioner.work import Finish, Work
+from incl_provisioner.work import Finish, Machines, Work
 from incl_shared.bus.errors import Early, Poison
 from incl_shared.errors import InvalidInput
 from incl_shared.events.experiments import ArtifactStored, ExperimentSubmitted, StopRequested
@@ -49,6 +49,7 @@ class Handlers:
         self._metrics = metrics
         self._backend = backend
         self._wake = wake
+        self._machines = Machines()
 
     def requests(self, tx: Transaction, delivery: Delivery) -> None:
         """ExperimentSubmitted, StopRequested. Who asks is read from the subject."""
@@ -97,7 +98,8 @@ class Handlers:
 
     def _work(self, tx: Transaction, delivery: Delivery) -> Work:
         now = tx.clock.now()
-        return Work(tx, self._settings, self._metrics, now, min(now, delivery.time or now), wake=self._wake)
+        said = min(now, delivery.time or now)
+        return Work(tx, self._settings, self._metrics, now, said, wake=self._wake, machines=self._machines)
 
     def _report(self, work: Work, node: str, report: Report) -> None:
         match report.body:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -37,17 +37,18 @@ class Execution:
     retry: str
     grace: float
     created: float
-    not_before: float
-    waiting: str
-    blocked_since: float | None
-    attempt: int
-    attempt_state: AttemptState | None
-    attempt_stopping: bool
-    attempt_checkpoint: str | None
-    port: int | None
-    checkpoint: str | None
-    reason: str | None
-    ended: float | None
+    not_before: float = 0.0
+    waiting: str = ""
+    blocked_since: float | None = None
+    attempt: int = 0
+    attempt_state: AttemptState | None = None
+    """The last that was told: the quiet states between follow from the ranks."""
+    attempt_stopping: bool = False
+    attempt_checkpoint: str | None = None
+    port: int | None = None
+    checkpoint: str | None = None
+    reason: str | None = None
+    ended: float | None = None
 
 
 @dataclass(slots=True)
@@ -92,6 +93,7 @@ class NodeRow:
         return Room(self.node, self.address, self.cpu, self.memory, self.gpus, runtimes, alive=self.alive)
 
 
+_FIELDS = fields(Execution)
 _HEAVY = {"request", "digest"}
 _COLUMNS = [column for column in experiments.c if column.name not in _HEAVY]
 _MUTABLE = (
@@ -123,10 +125,16 @@ _IDENTITY = sa.select(experiments.c.project, experiments.c.user, experiments.c.d
     experiments.c.id == bindparam("key")
 )
 _INSERT = sa.insert(experiments)
-_RANK = sa.select(ranks).where(
-    ranks.c.experiment == bindparam("key"),
-    ranks.c.attempt == bindparam("of_attempt"),
-    ranks.c.rank == bindparam("of_rank"),
+_PREFIX = "rank_"
+_WITH_RANK = (
+    sa.select(*_COLUMNS, *(column.label(f"{_PREFIX}{column.name}") for column in ranks.c))
+    .join(ranks, sa.and_(ranks.c.experiment == experiments.c.id, ranks.c.attempt == experiments.c.attempt))
+    .where(
+        experiments.c.id == bindparam("key"),
+        ranks.c.attempt == bindparam("of_attempt"),
+        ranks.c.rank == bindparam("of_rank"),
+    )
+    .with_for_update()
 )
 _RANKS = (
     sa.select(ranks)
@@ -154,6 +162,7 @@ _SAVE_RANK = (
     )
     .values({name: bindparam(f"new_{name}") for name in ("live", "state", "times", "finish")})
 )
+_RANK_FIELDS = ("experiment", "attempt", "rank", "live", "node", "address", "gpus", "state", "times", "finish")
 _INSERT_RANKS = sa.insert(ranks)
 _NODE = sa.select(nodes).where(nodes.c.node == bindparam("key")).with_for_update()
 _NODES = sa.select(nodes).order_by(nodes.c.node)
@@ -177,9 +186,16 @@ def identity(connection: sa.Connection, experiment: str) -> tuple[str, str, str]
     return None if row is None else (row.project, row.user, row.digest)
 
 
-def insert(connection: sa.Connection, values: dict[str, object]) -> None:
+def insert(connection: sa.Connection, execution: Execution, request: str, digest: str) -> None:
     """A new experiment."""
-    connection.execute(_INSERT, values)
+    demand = execution.demand
+    values = {field.name: _plain(getattr(execution, field.name)) for field in _FIELDS}
+    del values["demand"]
+    amounts = {
+        "nodes": demand.nodes, "cpu": demand.cpu, "memory": demand.memory, "gpus": demand.gpus,
+        "runtime": demand.runtime, "wire": demand.wire,
+    }  # fmt: skip
+    connection.execute(_INSERT, {**values, **amounts, "request": request, "digest": digest})
 
 
 def load(connection: sa.Connection, experiment: str) -> Execution | None:
@@ -278,10 +294,12 @@ def usage(connection: sa.Connection) -> dict[str, Usage]:
     return found
 
 
-def load_rank(connection: sa.Connection, experiment: str, attempt: int, rank: int) -> RankRow | None:
-    """One rank."""
-    row = connection.execute(_RANK, {"key": experiment, "of_attempt": attempt, "of_rank": rank}).first()
-    return None if row is None else _rank(row)
+def load_rank(
+    connection: sa.Connection, experiment: str, attempt: int, rank: int
+) -> tuple[Execution, RankRow] | None:
+    """One rank of a current attempt with its experiment, locked; none where there is none, or the attempt is old."""
+    row = connection.execute(_WITH_RANK, {"key": experiment, "of_attempt": attempt, "of_rank": rank}).first()
+    return None if row is None else (_execution(row), _rank(row, _PREFIX))
 
 
 def load_ranks(connection: sa.Connection, experiment: str, attempt: int) -> list[RankRow]:
@@ -339,12 +357,11 @@ def insert_ranks(connection: sa.Connection, rows: Sequence[tuple[str, int, Deman
         connection.execute(_INSERT_RANKS, values)
 
 
-def _rank(row: sa.Row[Any]) -> RankRow:
-    gpus = tuple(int(index) for index in row.gpus.split(",")) if row.gpus else ()
-    return RankRow(
-        row.experiment, row.attempt, row.rank, bool(row.live), row.node, row.address, gpus, RankState(row.state),
-        row.times, row.finish,
-    )  # fmt: skip
+def _rank(row: sa.Row[Any], prefix: str = "") -> RankRow:
+    values = {name: getattr(row, prefix + name) for name in _RANK_FIELDS}
+    gpus, state = values.pop("gpus"), RankState(values.pop("state"))
+    live = bool(values.pop("live"))
+    return RankRow(**values, live=live, state=state, gpus=tuple(map(int, gpus.split(","))) if gpus else ())
 
 
 # nodes

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict
 
 from incl_provisioner import store
+from incl_provisioner.domain.placement import Room
 from incl_provisioner.metrics import ProvisionerMetrics
 from incl_provisioner.settings import ProvisionerSettings
 from incl_provisioner.store import Execution
@@ -51,12 +52,20 @@ class Finish(BaseModel):
 
 
 @dataclass
+class Machines:
+    """The known machines, read once a transaction."""
+
+    tx: Transaction | None = None
+    rooms: list[Room] = field(default_factory=list)
+
+
+@dataclass
 class Work:
     """What a step needs.
 
     said: when what is handled was stored on the bus (epoch s), never after `now`.
     wake: called once a change for the scheduler is committed. touched: in the scheduler's own transaction it is told
-    through this set, not by rows.
+    through this set, not by rows. machines: what is shared by the works of one transaction.
     """
 
     tx: Transaction
@@ -66,11 +75,20 @@ class Work:
     said: float
     wake: Callable[[], None] | None = None
     touched: set[tuple[str, str]] | None = None
+    machines: Machines = field(default_factory=Machines)
+    _told: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def connection(self) -> sa.Connection:
         """The connection of the transaction."""
         return self.tx.connection
+
+    def rooms(self) -> list[Room]:
+        """Every machine that has said hello, empty."""
+        if self.machines.tx is not self.tx:
+            self.machines.tx = self.tx
+            self.machines.rooms = [node.room() for node in store.load_nodes(self.connection)]
+        return self.machines.rooms
 
     def emit(self, execution: Execution, event: Event) -> None:
         """The next event of an experiment; its version has no holes."""
@@ -79,6 +97,9 @@ class Work:
 
     def touch(self, kind: Change, key: str) -> None:
         """The scheduler must look at this."""
+        if (kind, key) in self._told:
+            return
+        self._told.add((kind, key))
         if self.touched is None:
             store.changed(self.connection, kind, key)
             if self.wake is not None:
