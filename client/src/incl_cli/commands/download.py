@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +102,7 @@ async def _fetch(
     if wanted:
         await platform.download(experiment, wanted, bar.add)
     bar.close()
+    await asyncio.to_thread(_unpack_directories, targets)
     if out.as_json:
         out.json(
             [
@@ -118,6 +121,17 @@ async def _fetch(
     out.note(f"{plural(len(missing), 'file')}, {size(total)} in {root}{there}")
     for target in targets:
         out.line(str(target))
+
+
+def _unpack_directories(targets: Iterable[Path]) -> None:
+    """A checkpoint that is a directory comes as an archive: the directory is made beside it, unless it is there."""
+    from incl_shared.archive import DIRECTORY_ENDING
+    from incl_shared.archive.unpack import unpack
+
+    for target in targets:
+        directory = target.with_name(target.name.removesuffix(DIRECTORY_ENDING))
+        if directory != target and not directory.exists():
+            unpack(target, directory)
 
 
 class _Bar:

@@ -88,7 +88,10 @@ class JobStore:
         """List stored blobs as files of the experiment; repeated it changes nothing."""
         for at in range(0, len(entries), _COMMIT):
             part = tuple(entries[at : at + _COMMIT])
-            await self._link.ask(CommitArtifacts(experiment=self._job.experiment, entries=part), seconds=_STEP_S)
+            listing = CommitArtifacts(
+                experiment=self._job.experiment, entries=part, keep=self._job.spec.keep_checkpoints
+            )
+            await self._link.ask(listing, seconds=_STEP_S)
 
     def close(self) -> None:
         """Close the HTTP connections."""

@@ -14,7 +14,7 @@ from incl_agent.blobs import JobStore
 from incl_agent.environment import Paths, build_environment, default_rendezvous, hostfile_text
 from incl_agent.runtimes import Launch, Plan, Prepared, RuntimeFailure
 from incl_agent.tasks import gather
-from incl_agent.uploading import DIRECTORY_ENDING
+from incl_shared.archive import DIRECTORY_ENDING
 from incl_shared.archive.unpack import unpack
 from incl_shared.control import CheckpointRef
 from incl_shared.errors import DeniedError, InclError, IntegrityError, InvalidInput, NotFoundError

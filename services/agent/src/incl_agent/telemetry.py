@@ -71,8 +71,9 @@ class ShippedTelemetry:
         await self._end_tasks(None)
         if self._tailer is None:
             self._open()
-        for text in words:
-            if self._tailer is not None:
+        if self._tailer is not None:
+            self._tailer.finish(self._clock.now())
+            for text in words:
                 self._tailer.say(text, self._clock.now())
         for shipper in self._shippers:
             while not await shipper.flush(_FLUSH_S):

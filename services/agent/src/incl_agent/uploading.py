@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from incl_agent.blobs import JobStore
 from incl_agent.outputs import Found, collect
 from incl_agent.tasks import end_all, gather
+from incl_shared.archive import DIRECTORY_ENDING
 from incl_shared.archive.pack import pack
 from incl_shared.errors import DeniedError, InclError, InvalidInput
 from incl_shared.queries.registry import Entry
@@ -29,7 +30,6 @@ _LAST_RETRY_S = 15.0
 _AT_ONCE = 4
 _PATIENCE_S = 5.0
 _MAX_CHECKPOINT = 1 << 43
-DIRECTORY_ENDING = ".incl-dir.tar.zst"
 """A checkpoint that is a directory is stored as one archive under its name with this ending."""
 
 
