@@ -44,7 +44,7 @@ def _provisioner(place: Place) -> App:
     from incl_provisioner.app import create_app
     from incl_provisioner.settings import ProvisionerSettings
 
-    return create_app(ProvisionerSettings(**_common("provisioner", place)))
+    return create_app(ProvisionerSettings(**_common("provisioner", place), holder="local"))
 
 
 def _tracker(place: Place) -> App:
