@@ -64,6 +64,7 @@ revision = '0002'
 down_revision = '0001'
 
 def upgrade():
+    {before}
     with op.batch_alter_table("things") as batch:
         batch.add_column(sa.Column("size", sa.Integer, nullable=True))
     {more}
@@ -101,8 +102,9 @@ class Package:
     def first(self, more: str = "pass") -> None:
         (self.folder / "migrations" / "versions" / "0001_first.py").write_text(FIRST.format(more=more))
 
-    def second(self, more: str = "pass") -> None:
-        (self.folder / "migrations" / "versions" / "0002_second.py").write_text(SECOND.format(more=more))
+    def second(self, more: str = "pass", before: str = "pass") -> None:
+        text = SECOND.format(more=more, before=before)
+        (self.folder / "migrations" / "versions" / "0002_second.py").write_text(text)
 
 
 @pytest.fixture
@@ -166,7 +168,7 @@ async def test_several_processes_at_once(database_url: str, package: Package) ->
 
 async def test_several_services_of_one_process_at_once(tmp_path: Path, package: Package) -> None:
     """Alembic's context is global: without care one service's migrations run on another one's database."""
-    package.second()
+    package.second(before='__import__("time").sleep(0.1)')
     urls = [f"sqlite:///{tmp_path / f'{number}.db'}" for number in range(4)]
     await asyncio.gather(*(asyncio.to_thread(migrate, url, package.name) for url in urls for _ in range(2)))
     assert [current_revision(url) for url in urls] == ["0002"] * 4
@@ -203,7 +205,7 @@ def test_a_database_from_the_future_is_refused(database_url: str, package: Packa
 
 def test_two_heads_are_refused(sqlite_url: str, package: Package) -> None:
     package.second()
-    text = SECOND.format(more="pass").replace("'0002'", "'0003'")
+    text = SECOND.format(more="pass", before="pass").replace("'0002'", "'0003'")
     (package.folder / "migrations" / "versions" / "0003_third.py").write_text(text)
     with pytest.raises(InternalError, match="2 heads"):
         migrate(sqlite_url, package.name)
