@@ -230,8 +230,9 @@ class Follower:
             self.cursor, more = page.cursor, page.more
 
     async def run(self, upto: int) -> None:
-        await self.client.subscribe(subjects.live("default", self.experiment), self.receive)
-        await self.catch_up()
+        if not self.texts:
+            await self.client.subscribe(subjects.live("default", self.experiment), self.receive)
+            await self.catch_up()
         while self.cursor < upto:
             message = await asyncio.wait_for(self.live.get(), 10)
             if message.kind != "logs" or message.cursor <= self.cursor:
@@ -264,9 +265,12 @@ async def test_whoever_follows_sees_each_line_once(
             followers.append(Follower(other, experiment))
             tasks.append(asyncio.create_task(followers[-1].run(total)))
         await asyncio.wait_for(asyncio.gather(speaking, *tasks), 30)
-    for follower in followers:
-        assert follower.texts == [f"line {n}" for n in range(1, total + 1)]
-    assert followers[0].from_live > 0
+        before = [follower.from_live for follower in followers]
+        await ship(bus_client, experiment, make.log_batch("tail", total + 1, ["the last one"]))
+        await asyncio.wait_for(asyncio.gather(*(follower.run(total + 1) for follower in followers)), 30)
+    for follower, live in zip(followers, before, strict=True):
+        assert follower.texts == [*(f"line {n}" for n in range(1, total + 1)), "the last one"]
+        assert follower.from_live == live + 1, "who is up to date needs no query"
 
 
 async def _said(client: BusClient, experiment: str, lines: int) -> bool:

@@ -131,8 +131,9 @@ def list_row(row: sa.RowMapping, values: dict[str, float]) -> ExperimentRow:
 def view(connection: sa.Connection, row: sa.RowMapping) -> ExperimentView:
     """All of one experiment but its points and lines."""
     identifier = row["id"]
-    metrics = _metrics(connection, identifier, json.loads(row["declared"]))
-    attempts = _attempts(connection, identifier)
+    metrics = _metrics(connection, identifier, json.loads(row["declared"])) if row["points"] else []
+    tried = _attempt_rows(connection, identifier) if row["attempts"] else ()
+    attempts = _attempts(connection, row, tried) if tried else []
     declared = {m.name: m.last for m in metrics if m.goal is not None}
     return ExperimentView(
         row=list_row(row, declared),
@@ -144,7 +145,7 @@ def view(connection: sa.Connection, row: sa.RowMapping) -> ExperimentView:
         config=_config(connection, identifier),
         message=row["message"],
         hint=row["hint"],
-        stages=tuple(_stages(connection, row)),
+        stages=tuple(_stages(row, tried)),
         attempts=tuple(attempts),
         metrics=tuple(metrics),
         artifacts=tuple(_artifacts(connection, identifier)),
@@ -203,12 +204,13 @@ def _attempt_rows(connection: sa.Connection, experiment: str) -> Sequence[sa.Row
     return connection.execute(query).mappings().all()
 
 
-def _attempts(connection: sa.Connection, experiment: str) -> list[AttemptView]:
-    said = settlement.expected_of(connection, experiment)
-    stored = settlement.stored_of(connection, experiment)
-    points = settlement.points_of(connection, experiment)
+def _attempts(connection: sa.Connection, experiment: sa.RowMapping, rows: Sequence[sa.RowMapping]) -> list[AttemptView]:
+    identifier = experiment["id"]
+    said = settlement.expected_of(connection, identifier) if any(row["settled"] for row in rows) else {}
+    stored = settlement.stored_of(connection, identifier)
+    points = settlement.points_of(connection, identifier) if experiment["points"] else {}
     result = []
-    for row in _attempt_rows(connection, experiment):
+    for row in rows:
         number = row["attempt"]
         counted = tally(said.get(number, ()), stored.get(number, ())) if row["settled"] else None
         result.append(
@@ -231,10 +233,10 @@ def _attempts(connection: sa.Connection, experiment: str) -> list[AttemptView]:
     return result
 
 
-def _stages(connection: sa.Connection, row: sa.RowMapping) -> list[Stage]:
+def _stages(row: sa.RowMapping, attempts: Sequence[sa.RowMapping]) -> list[Stage]:
     result = stages.client_stages(ClientTimes.model_validate_json(row["times"]) if row["times"] else None)
     last, assigned = 0, float("-inf")
-    for attempt in _attempt_rows(connection, row["id"]):
+    for attempt in attempts:
         last, assigned = attempt["attempt"], attempt["assigned"]
         starts = [RankTimes.model_validate(r) for r in json.loads(attempt["starts"])]
         ends = [RankEnd.model_validate(r).times for r in json.loads(attempt["ends"])]
