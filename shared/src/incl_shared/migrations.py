@@ -31,8 +31,6 @@ _REVISION = re.compile(r"""^revision(?:\s*:[^=]+)?\s*=\s*["']([^"']+)["']""", re
 _DOWN = re.compile(r"""^down_revision(?:\s*:[^=]+)?\s*=\s*(.+)$""", re.MULTILINE)
 _QUOTED = re.compile(r"""["']([^"']+)["']""")
 _LOCK = 0x494E434C
-_one_at_a_time = threading.Lock()
-"""Alembic's context is global to the process."""
 _ALEMBIC = threading.Lock()
 """Alembic keeps its context in module globals: one migration at a time in a process."""
 
@@ -138,7 +136,7 @@ def _upgrade(url: str, folder: Path) -> None:
 
     config, engine = _config(folder), make_engine(url, write=True, size=1)
     try:
-        with _one_at_a_time, engine.begin() as connection:
+        with engine.begin() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
             config.attributes["connection"] = connection
