@@ -1,6 +1,7 @@
-"""Enter pressed to the first line of user code, with the platform up: `incl run -- python first.py`, a changed file each time.
+"""Enter pressed to the first line of user code, with the platform up: `incl run -- python first.py`.
 
-The clock starts before the command line's process does, and stops in the first statement of the user's script.
+The file is another one each time. The clock starts before the command line's process does,
+and stops in the first statement of the user's script.
 """
 
 from __future__ import annotations

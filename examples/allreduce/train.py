@@ -7,8 +7,9 @@ import os
 import socket
 import time
 
-import incl
 import numpy as np
+
+import incl
 
 RANK, NODES = int(os.environ["INCL_NODE_RANK"]), int(os.environ["INCL_NUM_NODES"])
 ADDRESSES, PORT = os.environ["INCL_NODE_IPS"].split(","), int(os.environ["MASTER_PORT"])

@@ -1,11 +1,13 @@
 """A multi-layer perceptron in NumPy, trained on the handwritten digits that scikit-learn ships."""
 
 import os
+from itertools import pairwise
 
-import incl
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+
+import incl
 
 EPOCHS = int(os.environ.get("EPOCHS", "100"))
 LR = float(os.environ.get("LR", "0.0003"))
@@ -21,7 +23,7 @@ def dataset():
 
 class Mlp:
     def __init__(self, sizes, rng):
-        self.weights = [rng.normal(0, np.sqrt(2 / a), (a, b)).astype(np.float32) for a, b in zip(sizes, sizes[1:], strict=False)]
+        self.weights = [rng.normal(0, np.sqrt(2 / a), (a, b)).astype(np.float32) for a, b in pairwise(sizes)]
         self.biases = [np.zeros(b, np.float32) for b in sizes[1:]]
 
     @property
@@ -67,11 +69,13 @@ def main():
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
             step += 1
-            loss, accuracy, gradients = model.gradients(x_train[batch] + rng.normal(0, 0.15, (len(batch), 64)).astype(np.float32), y_train[batch])
+            loss, accuracy, gradients = model.gradients(
+                x_train[batch] + rng.normal(0, 0.15, (len(batch), 64)).astype(np.float32), y_train[batch]
+            )
             for i, (parameter, gradient) in enumerate(zip(model.parameters, gradients, strict=True)):
                 first[i] = 0.9 * first[i] + 0.1 * gradient
                 second[i] = 0.999 * second[i] + 0.001 * gradient**2
-                parameter -= LR * (first[i] / (1 - 0.9**step)) / (np.sqrt(second[i] / (1 - 0.999**step)) + 1e-8)
+                parameter[...] -= LR * (first[i] / (1 - 0.9**step)) / (np.sqrt(second[i] / (1 - 0.999**step)) + 1e-8)
             incl.log({"loss": loss, "acc": accuracy}, step=step)
         val_acc = (model.forward(x_val)[-1].argmax(axis=1) == y_val).mean()
         incl.log({"val_acc": val_acc}, step=step)

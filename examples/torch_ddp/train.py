@@ -1,11 +1,12 @@
-"""Distributed data parallel in PyTorch over gloo. Started as `torchrun train.py`: the rendezvous is in the environment."""
+"""Data parallel in PyTorch over gloo. Started as a bare `torchrun train.py`: the rendezvous is in the environment."""
 
 import os
 
-import incl
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+
+import incl
 
 
 def main():

@@ -45,7 +45,9 @@ async def test_a_failure_is_final_unless_its_kind_is_retried(platform: Platform)
     experiment = await platform.submit()
     finished = await platform.finished(experiment)
     assert (finished.state, finished.reason, finished.message) == (
-        ExperimentState.FAILED, EndReason.ERROR, "exit code 1",
+        ExperimentState.FAILED,
+        EndReason.ERROR,
+        "exit code 1",
     )
     assert finished.hint
 

@@ -120,9 +120,7 @@ async def test_the_machine_that_died_speaks_for_the_gang_and_not_the_error_of_it
     assert ended.message.startswith("rank 0: machine a was silent")
 
 
-async def test_a_pause_of_the_bus_is_no_machine_s_death(
-    start: Start, sqlite_url: str, nats_server: NatsServer
-) -> None:
+async def test_a_pause_of_the_bus_is_no_machine_s_death(start: Start, sqlite_url: str, nats_server: NatsServer) -> None:
     platform = await start(sqlite_url, node_lease_s=3.0)
     agent = await platform.agent(script=lambda _: FOREVER)
     experiment = await platform.submit()

@@ -80,9 +80,7 @@ class App:
     def _hears(self) -> bool:
         """Whether a machine that speaks is heard: its silence counts only then."""
         health = self.bus.health()
-        return health.connected and all(
-            consumer.ok and consumer.fetch_age < SILENCE_S for consumer in health.consumers
-        )
+        return health.connected and all(consumer.ok and consumer.fetch_age < SILENCE_S for consumer in health.consumers)
 
 
 def create_app(

@@ -60,9 +60,7 @@ class Model:
         if not ids:
             return
         executions = store.load_many(connection, ids)
-        active = {
-            each.id for each in executions.values() if each.live and each.state is not ExperimentState.QUEUED
-        }
+        active = {each.id for each in executions.values() if each.live and each.state is not ExperimentState.QUEUED}
         self._specs(connection, active)
         ranks = store.current_ranks(connection, active) if active else {}
         for experiment in sorted(ids):
@@ -99,9 +97,7 @@ class Model:
             self._release(running)
             if live:
                 self.scheduler.occupy(
-                    Running(
-                        execution.id, execution.attempt, execution.user, execution.project, execution.demand, live
-                    )
+                    Running(execution.id, execution.attempt, execution.user, execution.project, execution.demand, live)
                 )
         self.fleet.put(attempt_of(execution, rows, self.fleet.specs[execution.id]))
 

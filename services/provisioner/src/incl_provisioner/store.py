@@ -110,9 +110,7 @@ _QUEUE = (
     .order_by(experiments.c.priority.desc(), experiments.c.created, experiments.c.id)
     .limit(bindparam("most"))
 )
-_STATES = (
-    sa.select(experiments.c.state, sa.func.count()).where(_LIVE_EXPERIMENT).group_by(experiments.c.state)
-)
+_STATES = sa.select(experiments.c.state, sa.func.count()).where(_LIVE_EXPERIMENT).group_by(experiments.c.state)
 _SAVE = (
     sa.update(experiments)
     .where(experiments.c.id == bindparam("key"))
@@ -294,9 +292,7 @@ def usage(connection: sa.Connection) -> dict[str, Usage]:
     return found
 
 
-def load_rank(
-    connection: sa.Connection, experiment: str, attempt: int, rank: int
-) -> tuple[Execution, RankRow] | None:
+def load_rank(connection: sa.Connection, experiment: str, attempt: int, rank: int) -> tuple[Execution, RankRow] | None:
     """One rank of a current attempt with its experiment, locked; none where there is none, or the attempt is old."""
     row = connection.execute(_WITH_RANK, {"key": experiment, "of_attempt": attempt, "of_rank": rank}).first()
     return None if row is None else (_execution(row), _rank(row, _PREFIX))

@@ -43,9 +43,7 @@ def _no_cloud(spec: ExperimentSpec, _: Demand) -> Refusal | None:
             "leave `instance` out to run on the machines that are here; `incl status` lists them",
         )
     if spec.spot:
-        return Refusal(
-            RefusalKind.SPOT, "spot machines were asked for, but no cloud is configured", "leave `spot` out"
-        )
+        return Refusal(RefusalKind.SPOT, "spot machines were asked for, but no cloud is configured", "leave `spot` out")
     return None
 
 
