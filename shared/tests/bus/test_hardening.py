@@ -276,6 +276,33 @@ async def test_a_stop_under_load_leaves_nothing_behind(nats_server: NatsServer) 
         assert time.monotonic() - started < DURABLE.ack_wait - 2
 
 
+async def test_a_flush_does_not_overtake_what_was_sent_before() -> None:
+    """nats-py writes PING at once and a subscription later: who trusts its flush misses what is said next."""
+    said: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.15.1","max_payload":1048576,"headers":true}\r\n')
+        while line := await reader.readline():
+            said.append(line.split()[0])
+            if line == b"PING\r\n":
+                writer.write(b"PONG\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    client = await BusClient.connect(BusSettings(urls=(f"nats://127.0.0.1:{port}",)))
+    try:
+        await client.connection.flush()
+        said.clear()
+        await client.connection.subscribe("x")
+        await client.connection.flush()
+        assert said == [b"SUB", b"PING"]
+    finally:
+        await client.close()
+        server.close()
+        await server.wait_closed()
+
+
 async def test_a_service_that_cannot_connect_says_so(nats_server: NatsServer) -> None:
     nats_server.kill()
     bus = Bus(nats_server.settings(), service="probe", options=BusOptions(connect_timeout=0.3))

@@ -306,6 +306,7 @@ class BusClient:
     async def subscribe(self, subject: str, callback: MessageCallback, *, queue: str = "") -> Subscription:
         """A core subscription: what is said from now on, while connected. It comes back after a reconnect.
 
+        When this returns the server knows it (should it be connected): what is said elsewhere afterwards is heard.
         The callback gets (subject, payload, headers), one message at a time; what it raises is logged. End it with
         `await subscription.unsubscribe()`. A missing permission is only logged: the server refuses later, by itself.
         """
@@ -316,7 +317,11 @@ class BusClient:
             except Exception:  # noqa: BLE001 - the edge of the subscription's loop
                 _log.exception("a message on %s could not be handled", message.subject)
 
-        return await self.connection.subscribe(subject, queue=queue, cb=received)
+        subscription = await self.connection.subscribe(subject, queue=queue, cb=received)
+        if self.connected:
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await self.connection.flush(timeout=2)
+        return subscription
 
     # --- parts
 

@@ -7,6 +7,7 @@ What is different from `nats.connect` (each has a regression test in shared/test
 - it never gives up, and waits between attempts with jitter;
 - the first connection has a time limit, and its failure says what to do;
 - a connection that the server refused is closed before the next attempt (nats-py leaks its socket);
+- `flush` waits for what is still in nats-py's buffer too (nats-py's PING overtakes it);
 - a credential that cannot be read at a reconnect is an error of that attempt, not the silent end of the task.
 """
 
@@ -57,6 +58,18 @@ class HardenedClient(Client):
                 transport.close()
                 await transport.wait_closed()
         await super()._connect_to_server(s)
+
+    async def flush(self, timeout: int = 10) -> None:  # noqa: ASYNC109
+        """Wait until the server has processed everything that was sent before.
+
+        nats-py writes its PING past its own buffer: a subscription made before may reach the server after the answer.
+        """
+        if self.is_connected:
+            try:
+                await asyncio.wait_for(self._flush_pending(force_flush=True), timeout)
+            except TimeoutError:
+                raise nats.errors.FlushTimeoutError from None
+        await super().flush(timeout)
 
     async def _process_err(self, err_msg: str) -> None:
         text = err_msg.strip().strip("'")

@@ -183,6 +183,7 @@ class Bus:
             connection = await self._broker.connect()
             await self.client.adopt(cast("HardenedClient", connection))
             await self._broker.start()
+            await connection.flush(timeout=5)
         except BaseException:
             await self._broker.stop()
             raise
