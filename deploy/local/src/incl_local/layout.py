@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from incl_shared.errors import ConflictError, InvalidInput
 
 LOOPBACK = "127.0.0.1"
 PORT_NAMES = ("bus", "registry", "gateway", "ops")
+OPS_PORTS = 5
 PREFERRED = {"bus": 4422, "registry": 4423, "gateway": 4424, "ops": 4425}
 
 
@@ -115,7 +116,7 @@ class Layout:
                 ) from None
             yield
 
-    def ports(self, wanted: dict[str, int]) -> dict[str, int]:
+    def ports(self, wanted: Mapping[str, int]) -> dict[str, int]:
         """The ports of this platform: those given, else those of the last time, else the usual ones, else free ones.
 
         Raises:
@@ -124,20 +125,30 @@ class Layout:
         file = self.root / "ports.json"
         kept = json.loads(file.read_text()) if file.exists() else {}
         chosen: dict[str, int] = {}
+        taken: set[int] = set()
         for name in PORT_NAMES:
-            if name in wanted:
-                if not is_free(wanted[name]):
-                    raise ConflictError(
-                        f"port {wanted[name]} for {name} is taken", hint="choose another one, or leave it out"
-                    )
-                chosen[name] = wanted[name]
-            else:
-                candidates = [p for p in (kept.get(name), PREFERRED[name]) if p and p not in chosen.values()]
-                chosen[name] = next((port for port in candidates if is_free(port)), 0) or free_port(
-                    set(chosen.values())
+            if name in wanted and not _usable(wanted[name], name, taken):
+                raise ConflictError(
+                    f"port {wanted[name]} for {name} is taken", hint="choose another one, or leave it out"
                 )
+            candidates = [wanted[name]] if name in wanted else [kept.get(name, 0), PREFERRED[name]]
+            port = next((p for p in candidates if p and _usable(p, name, taken)), 0)
+            while not port:
+                offered = free_port(taken)
+                port = offered if _usable(offered, name, taken) else 0
+            chosen[name] = port
+            taken.update(_block(port, name))
         file.write_text(json.dumps(chosen))
         return chosen
+
+
+def _block(port: int, name: str) -> range:
+    """The ops port is the first of a row: one for each process of `--processes`."""
+    return range(port, port + (OPS_PORTS if name == "ops" else 1))
+
+
+def _usable(port: int, name: str, taken: set[int]) -> bool:
+    return all(p < 65_536 and p not in taken and is_free(p) for p in _block(port, name))
 
 
 def is_free(port: int) -> bool:

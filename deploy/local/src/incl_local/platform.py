@@ -115,8 +115,10 @@ class Platform:
         child = Child("nats", [str(server_binary()), "-c", str(bus.config)], log)
 
         async def up() -> None:
+            for stale in bus.ports_dir.glob("*.ports"):
+                stale.unlink(missing_ok=True)
             await self._supervise(child)
-            await wait_until_ready(bus.port, log)
+            await wait_until_ready(bus.ports_dir, lambda: self._supervisors["nats"].identity, log)
             issue(place, bus.minter)
             await declare(place)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 
+from incl_shared.contracts import ours
 from incl_shared.events import REGISTER, Event
 from incl_shared.queries import QUERIES
 
@@ -24,12 +25,13 @@ def events_page() -> str:
         ("EVENTS", "`incl.event.<project>.<kind>.<id>`: facts, by the outbox of the service that owns the thing"),
     ):
         parts.append(f"\n## {stream}\n\n{subject}.\n")
-        parts.extend(_event(kind) for kind in REGISTER.values() if kind.stream == stream)
+        parts.extend(_event(kind) for kind in REGISTER.values() if kind.stream == stream and ours(kind))
     parts.append("\n## Queries\n\n`incl.query.<project>.<user>.<service>.<name>`, request and reply.\n")
     parts.append("\n| service | name | question | answer | what |\n|---|---|---|---|---|\n")
     parts.extend(
         f"| {service} | {name} | {question.__name__} | {question.answer.__name__} | {_first(question)} |\n"
-        for (service, name), question in sorted(QUERIES.items())
+        for (service, name), question in sorted(QUERIES.items(), key=lambda item: item[0])
+        if ours(question)
     )
     return "".join(parts)
 
