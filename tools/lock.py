@@ -29,7 +29,8 @@ def third_party() -> list[str]:
     needs: set[str] = {"setuptools>=77"}
     for distribution in DISTRIBUTIONS:
         project = tomllib.loads((ROOT / distribution / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        needs |= {need for need in project["dependencies"] if not need.startswith("incl")}
+        extras = [need for group in project.get("optional-dependencies", {}).values() for need in group]
+        needs |= {need for need in [*project["dependencies"], *extras] if not need.startswith("incl")}
     return sorted(needs)
 
 

@@ -41,8 +41,10 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
         super().start_section(f"\x1b[1m{named}\x1b[0m" if named and self.bold else named)
 
     def add_usage(self, usage: str | None, actions: Any, groups: Any, prefix: str | None = None) -> None:
-        """'Usage:' with a capital."""
-        super().add_usage(usage, actions, groups, "\x1b[1mUsage:\x1b[0m " if self.bold else "Usage: ")
+        """'Usage:' with a capital; with a prefix it is asked for the name of a subcommand, which has no heading."""
+        if prefix is None:
+            prefix = "\x1b[1mUsage:\x1b[0m " if self.bold else "Usage: "
+        super().add_usage(usage, actions, groups, prefix)
 
 
 class Parser(argparse.ArgumentParser):

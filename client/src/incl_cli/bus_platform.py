@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from incl_cli.context import Context, exposed, load_context
+from incl_cli.deferred import deferred_jetstream
 from incl_cli.output import Output
 from incl_cli.platform import Blob, Progress, Wanted
 from incl_shared import subjects
-from incl_shared.bus.client import BusClient
 from incl_shared.errors import DeniedError, NotFoundError, UnavailableError
 from incl_shared.queries.base import AnswerT, Query
 from incl_shared.settings import BusSettings
+
+with deferred_jetstream():
+    from incl_shared.bus.client import BusClient
 
 if TYPE_CHECKING:
     from incl_shared.artifacts import ArtifactClient

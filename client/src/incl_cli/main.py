@@ -6,6 +6,7 @@ Exit codes: 0 done · 1 other error · 2 wrong input · 3 the experiment failed 
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +19,8 @@ INTERRUPTED = 130
 
 
 def entry() -> int:
-    """The console script."""
+    """The console script. Short-lived: the garbage collector need not look while modules load."""
+    gc.set_threshold(50_000)
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()

@@ -68,10 +68,9 @@ def overrides(args: argparse.Namespace, document: SpecDocument, base: Path) -> l
         UsageProblem: an option that cannot be read.
     """
     from incl_shared.specfile import Override
-    from incl_shared.yamltext import plain_value
 
     found: list[Override] = [
-        Override(path, plain_value(value), f"--{option.replace('_', '-')}")
+        Override(path, _plain(value), f"--{option.replace('_', '-')}")
         for option, path in _PLAIN
         if (value := getattr(args, option)) is not None
     ]
@@ -137,6 +136,12 @@ def _data(item: str, base: Path) -> dict[str, str]:
         raise UsageProblem(f"--data {item[:60]!r} names no folder", hint="--data /path/to/images:images")
     path = (base / Path(source).expanduser()).resolve()
     return {"source": str(path), **({"target": target} if target else {"target": path.name or "data"})}
+
+
+def _plain(value: str) -> object:
+    from incl_shared.yamltext import plain_value
+
+    return plain_value(value)
 
 
 def _set(item: str) -> Override:

@@ -12,12 +12,12 @@ from fastapi.routing import APIRoute
 from incl_gateway.door import OPEN_PATHS, Authenticator
 from incl_gateway.handlers import Handlers
 from incl_gateway.http import create_api
-from incl_gateway.server import HttpServer
 from incl_gateway.signer import Signer
 from incl_gateway.tables import members
 from incl_shared.auth.creds import parse_info
 from incl_shared.db import Database
-from incl_shared.errors import UnavailableError
+from incl_shared.errors import ConflictError
+from incl_shared.http_server import HttpServer
 from incl_shared.queries.gateway import CreateToken, ListTokens, WhoAmI
 from incl_shared.subjects import Asker
 from incl_shared.testing.clock import FakeClock
@@ -35,7 +35,7 @@ class Site:
             handlers, signer, Authenticator(database), urls=URLS, person_ttl=86_400, clock=clock,
             healthy=lambda: self.healthy,
         )  # fmt: skip
-        self.server = HttpServer(app, "127.0.0.1", 0)
+        self.server = HttpServer(app, "127.0.0.1", 0, "gateway")
 
 
 @pytest.fixture
@@ -196,5 +196,5 @@ async def test_who_leaves_a_project_loses_it_at_once(
 
 
 async def test_a_port_that_is_taken_is_said(site: Site) -> None:
-    with pytest.raises(UnavailableError, match="cannot listen"):
-        await HttpServer(site.routes, "127.0.0.1", site.server.port).start()
+    with pytest.raises(ConflictError, match="cannot listen"):
+        await HttpServer(site.routes, "127.0.0.1", site.server.port, "gateway").start()

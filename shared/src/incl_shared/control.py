@@ -18,7 +18,7 @@ from incl_shared.spec import CheckpointPolicy, DataMount
 class Wire(BaseModel):
     """Unknown fields are ignored, values do not change."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
 
 class Wanted(StrEnum):

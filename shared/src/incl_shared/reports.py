@@ -16,7 +16,7 @@ from incl_shared.states import EndReason
 
 
 class _Report(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
 
 class NodeHello(_Report):

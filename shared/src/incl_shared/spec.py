@@ -89,7 +89,7 @@ MetricName = Annotated[str, StringConstraints(min_length=1, max_length=250, patt
 class Strict(BaseModel):
     """Unknown keys are errors, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Goal(StrEnum):

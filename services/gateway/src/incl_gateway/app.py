@@ -9,7 +9,6 @@ from incl_gateway import store
 from incl_gateway.door import Authenticator
 from incl_gateway.handlers import Handlers
 from incl_gateway.http import create_api
-from incl_gateway.server import HttpServer
 from incl_gateway.settings import GatewaySettings
 from incl_gateway.signer import Signer
 from incl_gateway.vault import Vault
@@ -22,6 +21,7 @@ from incl_shared.bus.runtime import Bus
 from incl_shared.clock import Clock, SystemClock
 from incl_shared.control import NodeWanted
 from incl_shared.db import Database, migrate
+from incl_shared.http_server import HttpServer
 from incl_shared.queries.gateway import (
     AttemptCredential,
     CreateToken,
@@ -103,7 +103,7 @@ class App:
                 clock=self._clock,
                 healthy=lambda: self.ready,
             )
-            self.http = HttpServer(app, self.settings.host, self.settings.port)
+            self.http = HttpServer(app, self.settings.host, self.settings.port, "gateway")
             await self.http.start()
             undo.push_async_callback(self.http.stop)
             self._running = undo.pop_all()

@@ -10,13 +10,13 @@ from incl_registry.grants import load_key
 from incl_registry.handlers import Handlers
 from incl_registry.http import BlobDoor, DoorLimits
 from incl_registry.metrics import RegistryMetrics
-from incl_registry.server import HttpServer
 from incl_registry.settings import RegistrySettings
 from incl_registry.sweep import sweep
 from incl_shared.bus.runtime import Bus
 from incl_shared.bus.topology import REGISTRY_EVENTS
 from incl_shared.clock import Clock, SystemClock
 from incl_shared.db import Database, migrate
+from incl_shared.http_server import HttpServer
 
 _log = logging.getLogger("incl.registry")
 
@@ -63,7 +63,7 @@ class RegistryApp:
         )
         limits = DoorLimits(self.settings.min_free, self.settings.max_blob, self.settings.idle_s)
         door = BlobDoor(self.database, blobs, self.clock, key=key, limits=limits, metrics=self.metrics)
-        self._http = HttpServer(door.application(), self.settings.host, self.settings.port)
+        self._http = HttpServer(door.application(), self.settings.host, self.settings.port, "artifact store")
         await self._http.start()
         handlers.register(self.bus)
         self.bus.consume(REGISTRY_EVENTS, handlers.queued)

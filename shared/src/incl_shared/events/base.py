@@ -19,7 +19,7 @@ class Event(BaseModel):
     see `incl_shared.bus.envelope`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     version: ClassVar[int] = 1
     stream: ClassVar[str] = "EVENTS"

@@ -15,7 +15,7 @@ from incl_shared.states import EndReason, ExperimentState
 class Part(BaseModel):
     """A part of an event: the same rules."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class CodeRef(Part):

@@ -13,7 +13,7 @@ class Answer(BaseModel):
     NaN and infinities cross JSON as the strings 'NaN', 'Infinity', '-Infinity', which a float field reads back.
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True, ser_json_inf_nan="strings")
+    model_config = ConfigDict(extra="ignore", frozen=True, ser_json_inf_nan="strings", defer_build=True)
 
 
 AnswerT = TypeVar("AnswerT", bound=Answer)
@@ -25,7 +25,7 @@ QUERIES: dict[tuple[str, str], type[Query[Any]]] = {}
 class Query(BaseModel, Generic[AnswerT]):
     """A question. Who asks is read from the subject, never from here."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
     service: ClassVar[str]
     name: ClassVar[str]

@@ -14,10 +14,10 @@ from incl_registry.grants import GrantScope, Verb, sign
 from incl_registry.handlers import Handlers
 from incl_registry.http import BlobDoor, DoorLimits
 from incl_registry.metrics import RegistryMetrics
-from incl_registry.server import HttpServer
 from incl_registry.tables import metadata
 from incl_shared.clock import SystemClock
 from incl_shared.db import Database
+from incl_shared.http_server import HttpServer
 from incl_shared.queries.registry import DownloadGrant, Entry, Grant, UploadGrant
 from incl_shared.subjects import Asker
 from incl_shared.testing.db import create_tables
@@ -67,7 +67,7 @@ async def open_store(url: str, folder: Path, limits: DoorLimits | None = None, p
     handlers = Handlers(database, blobs, clock, key=KEY, ttl_s=600, url=lambda: f"http://127.0.0.1:{holder[0].port}")
     limits = limits or DoorLimits(min_free=0, max_blob=1 << 40, idle_s=10)
     door = BlobDoor(database, blobs, clock, key=KEY, limits=limits, metrics=RegistryMetrics(metrics))
-    server = HttpServer(door.application(), "127.0.0.1", port)
+    server = HttpServer(door.application(), "127.0.0.1", port, "artifact store")
     holder.append(server)
     await server.start()
     return Store(database, blobs, handlers, server, folder, metrics)

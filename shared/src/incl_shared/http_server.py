@@ -1,4 +1,7 @@
-"""uvicorn inside the loop of the service: no signal handlers, a socket bound before it starts."""
+"""uvicorn inside the loop of a service: no signal handlers, a socket bound before it starts.
+
+For services that declare uvicorn themselves (the distribution's extra `http`).
+"""
 
 from __future__ import annotations
 
@@ -37,10 +40,12 @@ class HttpServer:
     Args:
         application: what answers.
         host, port: where it listens; port 0 takes a free one.
+        name: of the service, for its errors.
     """
 
-    def __init__(self, application: ASGIApp, host: str, port: int) -> None:
+    def __init__(self, application: ASGIApp, host: str, port: int, name: str) -> None:
         self._application = application
+        self._name = name
         self._host, self._port = host, port
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
@@ -56,14 +61,16 @@ class HttpServer:
         Raises:
             ConflictError: the port is taken.
         """
-        listener = socket.socket(socket.AF_INET6 if ":" in self._host else socket.AF_INET)
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        # Named TCP: asyncio sends small answers at once (TCP_NODELAY) only where a socket says that it is TCP.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((self._host, self._port))
         except OSError as error:
             listener.close()
             raise ConflictError(
-                f"the artifact store cannot listen on {self._host}:{self._port}",
+                f"the {self._name} cannot listen on {self._host}:{self._port}",
                 cause=error.strerror or str(error),
                 hint="choose another port, or end what uses this one",
             ) from error
@@ -73,7 +80,7 @@ class HttpServer:
             date_header=False, server_header=False, timeout_keep_alive=30, timeout_graceful_shutdown=2,
         )  # fmt: skip
         self._server = _Server(config)
-        self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="registry-http")
+        self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name=f"{self._name} http")
         listening = asyncio.create_task(self._server.listening.wait())
         await asyncio.wait((listening, self._task), return_when=asyncio.FIRST_COMPLETED)
         listening.cancel()
