@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from incl_agent.link import JobLink
@@ -16,6 +17,7 @@ from incl_shared.queries.registry import CommitArtifacts, DownloadGrant, Entry, 
 _log = logging.getLogger("incl.agent")
 _COMMIT = 500
 _STEP_S = 20.0
+_AT_ONCE = 4
 
 Fetch = Callable[[Path], Awaitable[object]]
 
@@ -58,7 +60,11 @@ class BlobCache:
 
 
 class JobStore:
-    """What a job may read from the artifact store and write to it."""
+    """What a job may read from the artifact store and write to it.
+
+    Transfers wait for the store in threads of their own. The default threads of the loop are few, and where all
+    services share a process the store answers in them: transfers there would wait for themselves.
+    """
 
     def __init__(self, link: JobLink, job: JobWanted, patience_s: float) -> None:
         self._link = link
@@ -67,6 +73,7 @@ class JobStore:
         self._up: ArtifactClient | None = None
         self._down: ArtifactClient | None = None
         self._opening = asyncio.Lock()
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="incl-transfer")
 
     async def download(self, sha256: str, destination: Path) -> None:
         """Fetch a blob, checked."""
@@ -74,7 +81,7 @@ class JobStore:
             if self._down is None:
                 grant = await self._link.ask(DownloadGrant(experiment=self._job.experiment))
                 self._down = self._open(grant, self._renew_down)
-        await asyncio.to_thread(self._down.get, sha256, destination)
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._down.get, sha256, destination)
 
     async def upload(self, path: Path) -> Blob:
         """Store a file's bytes (not sent when the project has them)."""
@@ -82,7 +89,7 @@ class JobStore:
             if self._up is None:
                 grant = await self._link.ask(UploadGrant(experiment=self._job.experiment))
                 self._up = self._open(grant, self._renew_up)
-        return await asyncio.to_thread(self._up.put_file, path)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._up.put_file, path)
 
     async def commit(self, entries: list[Entry]) -> None:
         """List stored blobs as files of the experiment; repeated it changes nothing."""
@@ -94,7 +101,8 @@ class JobStore:
             await self._link.ask(listing, seconds=_STEP_S)
 
     def close(self) -> None:
-        """Close the HTTP connections."""
+        """Close the HTTP connections; what waits for a thread is dropped."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         for client in (self._up, self._down):
             if client is not None:
                 client.close()
