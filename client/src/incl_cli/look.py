@@ -41,7 +41,9 @@ def state_cell(state: str, reason: str | None = None) -> Cell:
 
 def is_own(metric: str) -> bool:
     """Whether the experiment logged this metric itself; `system/…` are the node's samples."""
-    return not metric.startswith("system/")
+    from incl_shared.queries.tracker import SYSTEM_PREFIX
+
+    return not metric.startswith(SYSTEM_PREFIX)
 
 
 def outcome(state: str) -> int:

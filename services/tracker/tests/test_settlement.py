@@ -121,3 +121,16 @@ async def test_telemetry_may_come_before_everything_else(bench: Any, make: Any) 
     await bench.event(ExperimentQueued(experiment=experiment, user="ann", spec=spec), 1)
     view = await bench.ask(GetExperiment(ref=experiment))
     assert (view.points, view.lines, view.metrics[0].last) == (1, 1, 2.0)
+
+
+async def test_samples_of_the_node_are_stored_but_are_no_points(bench: Any, make: Any) -> None:
+    async def both(experiment: str) -> None:
+        records = [(1, 1.0, {"a": 1.0, "system/memory": 5.0}), (2, 2.0, {"system/memory": 6.0})]
+        await bench.batch(Origin("default", experiment, 1, 0), make.metric_batch("w", 1, records))
+
+    experiment = await run(bench, (rank(0, w=2),), both)
+    [settled] = await bench.emitted(AttemptSettled)
+    assert (settled.points, settled.gaps) == (1, 0)
+    view = await bench.ask(GetExperiment(ref=experiment))
+    assert view.points == 1
+    assert {metric.name: metric.last for metric in view.metrics} == {"a": 1.0, "system/memory": 6.0}

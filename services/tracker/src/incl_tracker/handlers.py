@@ -11,6 +11,7 @@ from incl_shared.bus.errors import Early, Poison
 from incl_shared.errors import InvalidInput
 from incl_shared.events import ArtifactStored, Event, ExperimentQueued, RunEnded, RunStarted
 from incl_shared.ids import is_id
+from incl_shared.queries.tracker import SYSTEM_PREFIX
 from incl_shared.subjects import Origin
 from incl_tracker import counters
 from incl_tracker import store_experiments as experiments
@@ -242,7 +243,7 @@ class Handlers:
         fresh = telemetry.add_points(tx.connection, origin, writer, columns)
         if fresh:
             experiments.know_metrics(tx.connection, origin.project, fresh)
-        count = sum(len(points) for points in columns.values())
+        count = sum(len(points) for name, points in columns.items() if not name.startswith(SYSTEM_PREFIX))
         experiments.count(tx.connection, origin.experiment, points=row["points"] + count)
         newest = {name: _newest(points) for name, points in columns.items()} if origin.rank == 0 else {}
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from incl_shared.queries.tracker import SYSTEM_PREFIX
 from incl_tracker import tables as t
 from incl_tracker.domain.ranges import total
 from incl_tracker.domain.settlement import Stored, Wrote
@@ -74,9 +75,10 @@ def stored_of(connection: sa.Connection, experiment: str, attempt: int | None = 
 
 
 def points_of(connection: sa.Connection, experiment: str) -> dict[int, int]:
-    """How many points are stored, by attempt."""
+    """How many points are stored, by attempt; the node's samples are not among them."""
     c = t.series.c
-    query = sa.select(c.attempt, sa.func.sum(c.points)).where(c.experiment == experiment).group_by(c.attempt)
+    logged = sa.and_(c.experiment == experiment, ~c.metric.startswith(SYSTEM_PREFIX))
+    query = sa.select(c.attempt, sa.func.sum(c.points)).where(logged).group_by(c.attempt)
     return {attempt: int(points) for attempt, points in connection.execute(query)}
 
 

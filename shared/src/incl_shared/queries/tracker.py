@@ -12,6 +12,9 @@ from incl_shared.queries.base import Answer, Query
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import AttemptState, EndReason, ExperimentState
 
+SYSTEM_PREFIX = "system/"
+"""Metrics of this name are the node's samples: stored like all, but not counted as points, since nobody logged them."""
+
 
 class MetricSummary(Answer):
     """One metric of one experiment (rank 0 unless only others logged it). NaN counts, but is no extreme."""
