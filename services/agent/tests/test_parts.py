@@ -18,6 +18,7 @@ from incl_agent.journal import Journal
 from incl_agent.runtimes.base import Exit
 from incl_agent.sampling import append_record, measure
 from incl_agent.sdk import place_sdk
+from incl_agent.uploading import hold
 from incl_shared.control import JobSpec, JobWanted, NodeWanted, Rendezvous, Wanted
 from incl_shared.errors import ConflictError
 from incl_shared.ids import new_id
@@ -158,6 +159,37 @@ def test_a_sample_after_a_torn_line(tmp_path: Path) -> None:
     lines = path.read_text().splitlines()
     assert len(lines) == 2
     assert json.loads(lines[1])["s"] == 7
+
+
+def test_a_record_is_not_written_through_a_link_of_the_job(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("")
+    (tmp_path / "sys.jsonl").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match="symbolic"):
+        append_record(tmp_path, {"system/memory": 1.0}, 7)
+    (tmp_path / "sys.jsonl").unlink()
+    os.mkfifo(tmp_path / "sys.jsonl")
+    with pytest.raises(OSError, match="regular"):
+        append_record(tmp_path, {"system/memory": 1.0}, 7)
+    assert (tmp_path / "mine").read_text() == ""
+
+
+def test_what_is_exchanged_for_a_link_after_it_was_offered_is_not_uploaded(tmp_path: Path) -> None:
+    spool, secret = tmp_path / "spool", tmp_path / "secret"
+    spool.mkdir()
+    secret.mkdir()
+    (secret / "key").write_text("key")
+    for name, target in (("file", secret / "key"), ("folder", secret)):
+        (spool / name).symlink_to(target)
+    os.mkfifo(spool / "pipe")
+    (spool / "good").write_text("good")
+    names = ("file", "folder", "folder/key", "pipe", "../secret/key", "gone")
+    assert [hold(spool / name, spool) for name in names] == [None] * len(names)
+    held = hold(spool / "good", spool)
+    assert held is not None
+    (spool / "good").unlink()
+    (spool / "good").symlink_to(secret / "key")
+    assert Path(f"/proc/self/fd/{held}").read_text() == "good"
+    os.close(held)
 
 
 def test_processes_are_counted_for_the_job_above_them() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tempfile
 from pathlib import Path
 
@@ -182,3 +183,16 @@ def test_spooled_files_are_those_inside_that_are_still_there(tmp_path: Path) -> 
         (1, inside, "5/m.pt"),
         (2, inside, "k/6/m.txt"),
     ]
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    """A pipe would make the reader wait, /dev/zero read for ever, a link show what the job may not see."""
+    (tmp_path / "secret").write_text("secret\n")
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "secret")
+    (tmp_path / "zero.jsonl").symlink_to("/dev/zero")
+    (tmp_path / "folder.jsonl").mkdir()
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    reader = SpoolReader(tmp_path)
+    assert [reader.read(writer, Position()) for writer in reader.writers()] == [None] * 4
+    assert [reader.tail(writer, Position()) for writer in reader.writers()] == [0] * 4
+    assert spooled_files(tmp_path) == []

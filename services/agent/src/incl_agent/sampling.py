@@ -20,6 +20,7 @@ import psutil
 
 from incl_agent.gpus import Gpus, GpuUse
 from incl_agent.process import stat_fields
+from incl_shared.telemetry.spool import open_regular
 
 _log = logging.getLogger("incl.agent")
 WRITER = "sys"
@@ -95,7 +96,11 @@ class Sampler:
             for place, gpu in enumerate(entry.gpus):
                 values.update(_gpu_values(place, busy.get(gpu)))
             entry.last, entry.last_at = use, now
-            append_record(entry.spool, values, round(now - entry.since))
+            try:
+                append_record(entry.spool, values, round(now - entry.since))
+            except OSError as error:  # the job's own doing, or a full disk: the other jobs are measured all the same
+                self.failures += 1
+                _log.debug("no sample of job %s can be written: %s", job, error)
 
     def _node_values(self) -> dict[str, float]:
         network, now = psutil.net_io_counters(), time.monotonic()
@@ -136,7 +141,7 @@ def append_record(spool: Path, values: dict[str, float], step: int) -> None:
     """One record of the agent's own writer. A line that a crash cut short is cut off first."""
     path = spool / f"{WRITER}.jsonl"
     line = json.dumps({"k": "m", "t": time.time(), "s": step, "v": values}, separators=(",", ":")).encode() + b"\n"
-    with path.open("ab+") as file:
+    with os.fdopen(open_regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT), "rb+", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         if size:
             tail = os.pread(file.fileno(), min(size, 4096), max(0, size - 4096))

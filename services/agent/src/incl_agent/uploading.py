@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
+import stat
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -136,16 +138,19 @@ class Uploads:
 
     async def _spooled(self, file: SpooledFile) -> None:
         record, path = file.record, file.path
-        if not path.exists():
+        held = hold(path, self._life.files.spool)
+        if held is None:
             return
         name, packed = _spooled_name(record, path), None
-        if path.is_dir():
-            packed = self._life.files.root / f".{file.writer}-{file.sequence}.tar.zst"
-            await asyncio.to_thread(pack, path, packed, max_bytes=_MAX_CHECKPOINT, level=1)
-            name += DIRECTORY_ENDING
+        source = Path(f"/proc/self/fd/{held}")
         try:
-            blob = await self._store.upload(packed or path)
+            if stat.S_ISDIR(os.fstat(held).st_mode):
+                packed = self._life.files.root / f".{file.writer}-{file.sequence}.tar.zst"
+                await asyncio.to_thread(pack, source, packed, max_bytes=_MAX_CHECKPOINT, level=1)
+                name += DIRECTORY_ENDING
+            blob = await self._store.upload(packed or source)
         finally:
+            os.close(held)
             if packed is not None:
                 packed.unlink(missing_ok=True)
         kind = "checkpoint" if record.get("k") == "c" else "media"
@@ -190,6 +195,26 @@ def _spooled_name(record: dict[str, Any], path: Path) -> str:
         name = f"{record.get('key', 'media')}/{record.get('s', 0)}/{record.get('name') or path.name}"
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
     return "/".join(parts)[:2000] or path.name
+
+
+def hold(path: Path, spool: Path) -> int | None:
+    """A descriptor of what a record names; None when it is gone, or not in the spool.
+
+    It is looked at once it is held: a job that exchanges it for a link afterwards, to have a file uploaded that it may
+    not see itself, changes nothing any more.
+    """
+    try:
+        held = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        _log.warning("%s cannot be stored: %s", path, error.strerror)
+        return None
+    real, kind = Path(os.readlink(f"/proc/self/fd/{held}")), os.fstat(held).st_mode  # noqa: PTH115
+    if real.is_relative_to(spool.resolve()) and (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        return held
+    os.close(held)
+    return None
 
 
 def _discard(path: Path, spool: Path) -> None:

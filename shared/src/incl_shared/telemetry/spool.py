@@ -5,9 +5,11 @@ The reader keeps nothing that matters: whoever ships holds a Position for each w
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +50,20 @@ class Piece:
     offset: int
 
 
+def open_regular(path: Path, flags: int) -> int:
+    """A descriptor of a regular file. A job can put anything into its spool: a link that leads to files which it may
+    not see itself is not followed, and a pipe does not make its reader wait.
+
+    Raises:
+        OSError: it is something else, or cannot be opened.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return descriptor
+
+
 class SpoolReader:
     """Tails all `*.jsonl` of a directory."""
 
@@ -68,7 +84,8 @@ class SpoolReader:
     def read(self, writer: str, position: Position, *, max_records: int = 5000) -> Piece | None:
         """The next complete lines after position, at most max_records of them and READ_BYTES; None: nothing yet."""
         try:
-            with (self.directory / f"{writer}{ENDING}").open("rb", buffering=0) as file:
+            descriptor = open_regular(self.directory / f"{writer}{ENDING}", os.O_RDONLY)
+            with os.fdopen(descriptor, "rb", buffering=0) as file:
                 offset = self._begin(writer, file.fileno(), position.offset)
                 data = os.pread(file.fileno(), READ_BYTES, offset)
                 end = data.rfind(b"\n") + 1
@@ -84,9 +101,10 @@ class SpoolReader:
     def tail(self, writer: str, position: Position) -> int:
         """Bytes after position that end in no newline: a record that its writer never finished."""
         try:
-            return max(0, (self.directory / f"{writer}{ENDING}").stat().st_size - position.offset)
+            status = (self.directory / f"{writer}{ENDING}").lstat()
         except OSError:
             return 0
+        return max(0, status.st_size - position.offset) if stat.S_ISREG(status.st_mode) else 0
 
     def seek(self, writer: str, sequence: int) -> Position:
         """The position after record `sequence`, or after the last one there is. Reads the file from its beginning."""
