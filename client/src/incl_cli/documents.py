@@ -39,8 +39,8 @@ What is data goes to stdout, everything else to stderr. Every command takes `--j
 stderr: `{"error": {"code", "message", "cause", "hint"}}`. `NO_COLOR` and `--no-color` turn colours off; without a
 terminal there are none.
 
-An experiment is named by its id, by the beginning or the end of it (four characters at least), by its name, or by
-`@last` (the newest), `@last~1` (the one before) and so on.
+An experiment is named by its id or the eight characters that `incl ls` shows, by the beginning or the end of either
+(four characters at least), by its name, or by `@last` (the newest), `@last~1` (the one before) and so on.
 
 ## Exit codes
 

@@ -20,6 +20,7 @@ import pytest
 from incl_cli import text
 from incl_cli.chart import Line, draw
 from incl_cli.context import Context, exposed, load_context, save_context
+from incl_cli.documents import page
 from incl_cli.output import Output, jsonable
 from incl_cli.provenance import git_state, python_state
 from incl_cli.testing import Run
@@ -270,3 +271,8 @@ def test_login_with_a_bad_token_or_no_gateway(cli: Run, gateway: str, tmp_path: 
     assert cli("login", gateway, "--token", "two words\nhere").code in (2, 6)
     with pytest.raises(UnavailableError):
         load_context()
+
+
+def test_a_subcommand_says_usage_once() -> None:
+    assert "Usage: Usage" not in page()
+    assert "Usage: incl secret set" in page()

@@ -230,5 +230,7 @@ def test_commands_that_cannot_be_run() -> None:
     missing = endings.not_started(Exit(error="No such file or directory", errno=2, stage="exec"), "./train.sh")
     assert missing.reason is EndReason.COMMAND
     assert "working directory" in missing.hint
+    python = endings.not_started(Exit(error="No such file or directory", errno=2, stage="exec"), "python")
+    assert "python3" in python.hint
     text = endings.not_started(Exit(error="Exec format error", errno=8, stage="exec"), "./train")
     assert "#!" in text.message

@@ -165,7 +165,11 @@ async def test_stopped_before_it_started(lite: Any) -> None:
     )
     await lite.event(stopped, 3, time=1003.0)
     view = await lite.ask(GetExperiment(ref=experiment))
-    assert (view.row.state, view.message, view.hint) == (ExperimentState.STOPPED, "enough", "run it again")
+    assert (view.row.state, view.message, view.hint) == (
+        ExperimentState.STOPPED,
+        "stopped by ann: enough",
+        "run it again",
+    )
     assert view.settled
     assert (view.stages[-1].name, view.stages[-1].end) == ("queued", 1003.0)
 
@@ -284,8 +288,20 @@ async def test_artifacts_are_listed_once(bench: Any) -> None:
     assert [(a.path, a.sha256[0]) for a in view.artifacts] == [("model.pt", "b"), ("é" * 2048, "c")]
 
 
+async def test_who_stopped_it_and_why_stays(lite: Any) -> None:
+    experiment = new_id()
+    for number, (event, time) in enumerate(life(experiment)[:5], 1):
+        await lite.event(event, number, time=time)
+    await lite.event(ExperimentStopping(experiment=experiment, by="ann", reason="loss is NaN"), 6, time=1060.0)
+    end = RankEnd(rank=0, node="n1", reason=EndReason.STOPPED, times=RankTimes(rank=0))
+    ended = AttemptEnded(experiment=experiment, attempt=1, reason=EndReason.STOPPED, retry=False, ranks=(end,))
+    await lite.event(ended, 7, time=1061.0)
+    view = await lite.ask(GetExperiment(ref=experiment))
+    assert view.message == "stopped by ann: loss is NaN"
+
+
 async def test_references(bench: Any) -> None:
-    first, second = f"{'0' * 20}aaaa11", f"{'0' * 20}bbaa11"
+    first, second = f"{'0' * 18}77aaaa11", f"{'0' * 18}78bbaa11"
     for place, experiment in enumerate((first, second)):
         await bench.event(ExperimentQueued(experiment=experiment, user="ann", spec=SPEC), 1, time=1000.0 + place)
 
@@ -295,6 +311,7 @@ async def test_references(bench: Any) -> None:
     assert await found(first.upper()) == first
     assert await found("aaaa11") == first
     assert await found("bbaa11") == second
+    assert await found("78bba") == second, "the beginning of the eight characters that lists show"
     assert await found("@last") == second
     assert await found("@LAST~1") == first
     assert await found("digits") == second

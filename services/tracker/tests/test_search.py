@@ -62,7 +62,7 @@ def write(connection: sa.Connection, row: FilterRow) -> None:
     columns = {
         "known": True, "name": row.name, "user": row.user, "state": row.status, "reason": row.reason,
         "nodes": row.nodes, "gpus": row.gpus, "attempts": row.attempts, "created": row.created,
-        "started": row.started, "ended": row.ended,
+        "started": row.started, "ended": row.ended, "points": len(row.metrics),
     }  # fmt: skip
     store.update(connection, row.id, columns)
     store.set_tags(connection, row.id, row.tags)
@@ -203,3 +203,14 @@ async def test_the_longest_filter_is_answered(base: Base) -> None:
     text = " or ".join(["acc > 1"] * 360)
     wanted = [row.id for row in ordered(ROWS, (), NOW) if row.metrics.get("acc", 0) > 1]
     assert await base.list(text, "") == wanted
+
+
+async def test_a_list_shows_what_is_asked_about_and_otherwise_something(base: Base) -> None:
+    async def shown(text: str) -> set[str]:
+        query = ListExperiments(filter=text, limit=1000)
+        page = await base.database.read(lambda c: search(c, "default", query, NOW, 5.0))
+        return {name for row in page.rows for name in row.metrics}
+
+    assert await shown("acc > 0") == {"acc"}
+    assert await shown("") <= set(METRICS)
+    assert await shown("")

@@ -158,7 +158,8 @@ def _attempt(out: Output, attempt: AttemptView) -> list[str]:
     for rank in attempt.ranks:
         if rank.exit_code or rank.signal or (rank.message and rank.message != attempt.message):
             how = f"signal {rank.signal}" if rank.signal else f"exit code {rank.exit_code}"
-            lines.append(f"     rank {rank.rank} on {rank.node}: {how}  {rank.message}".rstrip())
+            what = how if rank.message in ("", how, attempt.message) else f"{how}  {rank.message}"
+            lines.append(f"     rank {rank.rank} on {rank.node}: {what}")
     return lines
 
 

@@ -60,7 +60,13 @@ def _show(findings: list[Finding], *, color: bool) -> None:
         if finding.mend:
             print(f"    mend it: {finding.mend}")
     broken = sum(finding.level == "error" for finding in findings)
-    print("nothing is broken" if not broken else f"{broken} broken: start with the first")
+    print(_verdict(broken))
+
+
+def _verdict(broken: int) -> str:
+    if broken == 0:
+        return "nothing is broken"
+    return "one thing is broken" if broken == 1 else f"{broken} things are broken: start with the first"
 
 
 def examine(layout: Layout) -> Iterator[Finding]:
@@ -151,7 +157,7 @@ def _tools(_: Layout) -> Iterator[Finding]:
     if "bwrap" not in found:
         yield Finding("note", "no bubblewrap: experiments with `sandbox: true` are refused")
     if found:
-        yield Finding("ok", f"container tools: {', '.join(found)} (whether they work, the agent says: incl queue)")
+        yield Finding("ok", f"container tools: {', '.join(found)} (those that work: incl queue)")
 
 
 def _not_running(layout: Layout, running: Running | None) -> Iterator[Finding]:

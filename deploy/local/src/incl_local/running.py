@@ -72,7 +72,9 @@ def find(layout: Layout) -> Running:
     """
     running = read(layout)
     if running is None or not running.identity.alive():
-        raise NotFoundError("the platform does not run", cause=f"nobody holds {layout.root}", hint="incl up")
+        raise NotFoundError(
+            "the platform does not run", cause=f"no platform has its data in {layout.root}", hint="incl up"
+        )
     return running
 
 

@@ -77,6 +77,8 @@ def not_started(exit_: Exit, command: str) -> End:
         )
     if "/" in command:
         hint = "paths are relative to the working directory that was packed; is the file in it, and not ignored?"
+    elif command == "python":
+        hint = "this machine may have python3 alone: name that, or activate your virtual environment before incl run"
     else:
         hint = "is it installed on that machine? commands are looked up in PATH; a file of yours needs ./ before it"
     return End(EndReason.COMMAND, f"the command {command!r} cannot be run: {exit_.error}", hint)

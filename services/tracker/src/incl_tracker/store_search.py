@@ -22,6 +22,8 @@ from incl_tracker.store_views import list_row
 _e = t.experiments.c
 _STEPS = 20_000
 """Steps of SQLite's machine between two looks at the clock."""
+_SAMPLE = 5
+_COLUMNS = 3
 
 
 def search(
@@ -53,7 +55,8 @@ def search(
     if more:
         values = [page[-1][f"key_{place}"] for place in range(len(keys))]
         cursor = _write_cursor({"now": moment, "keys": values, "id": page[-1]["id"], "of": mark})
-    return ExperimentPage(rows=tuple(_with_metrics(connection, page)), cursor=cursor)
+    named = _metrics_named(node, order)
+    return ExperimentPage(rows=tuple(_with_metrics(connection, page, named)), cursor=cursor)
 
 
 def metric_names(connection: sa.Connection, project: str, limit: int = 2000) -> list[str]:
@@ -90,8 +93,12 @@ def time_limit(connection: sa.Connection, seconds: float) -> Iterator[None]:
             raw.set_progress_handler(None, 0)
 
 
+def _metrics_named(node: Filter, order: Iterable[SortKey]) -> set[str]:
+    return {f.name for f in (*fields_of(node), *(key.field for key in order)) if f.kind is Kind.METRIC}
+
+
 def _check_metrics(connection: sa.Connection, project: str, node: Filter, order: Iterable[SortKey]) -> None:
-    named = {f.name for f in (*fields_of(node), *(key.field for key in order)) if f.kind is Kind.METRIC}
+    named = _metrics_named(node, order)
     if not named:
         return
     c = t.known_metrics.c
@@ -120,18 +127,25 @@ def _following(
     return sa.or_(*later)
 
 
-def _with_metrics(connection: sa.Connection, rows: Sequence[sa.RowMapping]) -> Iterator[ExperimentRow]:
-    declared = {row["id"]: json.loads(row["declared"]) for row in rows}
-    names = {name for goals in declared.values() for name in goals}
+def _with_metrics(connection: sa.Connection, rows: Sequence[sa.RowMapping], named: set[str]) -> Iterator[ExperimentRow]:
+    """With the values of the metrics that the question names and that any row declares; else of a few that exist."""
+    ids = [row["id"] for row in rows]
+    declared = {name for row in rows for name in json.loads(row["declared"])}
+    names = named | declared or _some_metrics(connection, [row["id"] for row in rows if row["points"]][:_SAMPLE])
     found: dict[str, dict[str, float]] = {}
     if names:
         c = t.metrics.c
-        query = sa.select(c.experiment, c.metric, c.last).where(c.experiment.in_(declared), c.metric.in_(names))
-        for experiment, metric, last in connection.execute(query):
-            if metric in declared[experiment]:
-                found.setdefault(experiment, {})[metric] = float("nan") if last is None else last
+        query = sa.select(c.experiment, c.metric, c.last).where(c.experiment.in_(ids), c.metric.in_(names))
+        for experiment, metric, last in connection.execute(query.order_by(c.metric)):
+            found.setdefault(experiment, {})[metric] = float("nan") if last is None else last
     for row in rows:
         yield list_row(row, found.get(row["id"], {}))
+
+
+def _some_metrics(connection: sa.Connection, experiments: Sequence[str]) -> set[str]:
+    c = t.metrics.c
+    query = sa.select(c.metric).where(c.experiment.in_(experiments), c.metric.not_like("system/%")).distinct()
+    return set(connection.execute(query.order_by(c.metric).limit(_COLUMNS)).scalars()) if experiments else set()
 
 
 def _write_cursor(content: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from incl_shared.errors import AmbiguousError, NotFoundError
 from incl_shared.events import ClientTimes, CodeRef, Placement, Provenance, RankEnd, RankTimes
-from incl_shared.ids import ID_LENGTH
+from incl_shared.ids import ID_LENGTH, SHORT_LENGTH
 from incl_shared.queries.tracker import ArtifactView, AttemptView, ExperimentRow, ExperimentView, MetricSummary, Stage
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import FINAL_STATES, AttemptState, EndReason, ExperimentState
@@ -90,13 +90,34 @@ def _by_piece(
     query = mine.where(_e.name == reference.name).order_by(*newest).limit(1)
     named = connection.execute(query).mappings().one_or_none()
     if named is None and candidates:
-        raise AmbiguousError(
-            f"{reference.name!r} means several experiments",
-            cause="; ".join(f"{row['id']} ({row['name']})" for row in candidates[: _CANDIDATES - 1])
-            + ("; …" if len(candidates) == _CANDIDATES else ""),
-            hint="give more characters, or the last 8 of the id, as incl ls shows them",
-        )
+        raise _ambiguous(reference, candidates)
+    if named is None and reference.piece is not None and len(reference.piece) < SHORT_LENGTH:
+        return _by_short(connection, mine, reference, newest)
     return named
+
+
+def _by_short(
+    connection: sa.Connection,
+    mine: sa.Select[Any],
+    reference: references.Reference,
+    newest: tuple[sa.ColumnElement[Any], ...],
+) -> sa.RowMapping | None:
+    """By the beginning of the short id that lists show."""
+    piece = reference.piece or ""
+    begins = sa.func.substr(_e.id, ID_LENGTH - SHORT_LENGTH + 1, len(piece)) == piece
+    candidates = connection.execute(mine.where(begins).order_by(*newest).limit(_CANDIDATES)).mappings().all()
+    if len(candidates) > 1:
+        raise _ambiguous(reference, candidates)
+    return candidates[0] if candidates else None
+
+
+def _ambiguous(reference: references.Reference, candidates: Sequence[sa.RowMapping]) -> AmbiguousError:
+    return AmbiguousError(
+        f"{reference.name!r} means several experiments",
+        cause="; ".join(f"{row['id']} ({row['name']})" for row in candidates[: _CANDIDATES - 1])
+        + ("; …" if len(candidates) == _CANDIDATES else ""),
+        hint="give more characters, or the last 8 of the id, as incl ls shows them",
+    )
 
 
 def _upper(piece: str) -> str:
@@ -108,7 +129,7 @@ def _none(ref: str, project: str) -> NotFoundError:
 
 
 def list_row(row: sa.RowMapping, values: dict[str, float]) -> ExperimentRow:
-    """One line of a list; values are those of its declared metrics."""
+    """One line of a list; values: of the metrics to show in it."""
     return ExperimentRow(
         id=row["id"],
         name=row["name"],
@@ -131,7 +152,7 @@ def list_row(row: sa.RowMapping, values: dict[str, float]) -> ExperimentRow:
 def view(connection: sa.Connection, row: sa.RowMapping) -> ExperimentView:
     """All of one experiment but its points and lines."""
     identifier = row["id"]
-    metrics = _metrics(connection, identifier, json.loads(row["declared"])) if row["points"] else []
+    metrics = _metrics(connection, identifier, json.loads(row["declared"]))
     tried = _attempt_rows(connection, identifier) if row["attempts"] else ()
     attempts = _attempts(connection, row, tried) if tried else []
     declared = {m.name: m.last for m in metrics if m.goal is not None}

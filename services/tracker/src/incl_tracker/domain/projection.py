@@ -63,9 +63,9 @@ def project(row: Row, event: Event, time: float) -> Change | None:
         case AttemptStarted():
             return _started(row, event, time)
         case AttemptEnded():
-            return _ended(event, time)
+            return _ended(row, event, time)
         case ExperimentStopping():
-            return Change({"state": ExperimentState.STOPPING.value, "message": clean(event.reason, MAX_REASON)})
+            return _stopping(event)
         case ExperimentFinished():
             return _finished(row, event, time)
         case _:
@@ -183,7 +183,13 @@ def _started(row: Row, event: AttemptStarted, time: float) -> Change:
     return Change(change, event.attempt, values)
 
 
-def _ended(event: AttemptEnded, time: float) -> Change:
+def _stopping(event: ExperimentStopping) -> Change:
+    why = f": {event.reason}" if event.reason else ""
+    message = clean(f"stopped by {event.by}{why}", MAX_REASON)
+    return Change({"state": ExperimentState.STOPPING.value, "message": message})
+
+
+def _ended(row: Row, event: AttemptEnded, time: float) -> Change:
     values = {
         "state": AttemptState.ENDED.value,
         "reason": event.reason.value,
@@ -192,7 +198,8 @@ def _ended(event: AttemptEnded, time: float) -> Change:
         "ended": time,
         "wait_for_due": some_silent(event.ranks),
     }
-    change: dict[str, Any] = {"message": values["message"]}
+    asked = row["state"] == ExperimentState.STOPPING and event.reason is EndReason.STOPPED
+    change: dict[str, Any] = {} if asked and not event.message else {"message": values["message"]}
     if event.retry:
         change |= {"state": ExperimentState.QUEUED.value, "queued_at": time, "waiting": "", "waits": "[]"}
     return Change(change, event.attempt, values, ended=event.ranks)

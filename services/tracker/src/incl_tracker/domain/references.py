@@ -1,4 +1,4 @@
-"""What a person may call an experiment: an id, an end or a beginning of one, @last, @last~2, a name."""
+"""What a person may call an experiment: an id, an end or a beginning of one or of its short form, @last, a name."""
 
 from __future__ import annotations
 
