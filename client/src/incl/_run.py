@@ -235,7 +235,7 @@ def _make(
         return run
     shown = os.path.relpath(place) if len(os.path.relpath(place)) < len(place) else place
     if mode != "offline" and _ship.start(place):
-        info(f"run {identifier[-8:]} is recorded in {shown} and shipped")
+        info(f"run {identifier[-8:]} is recorded in {shown}, and shipped in the background")
     else:
         info(f"run {identifier[-8:]} is recorded in {shown}; send it with: incl sync {_ship.quoted(shown)}")
     return run

@@ -120,7 +120,8 @@ class RunDirectory:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise ConflictError(
-                    f"the run in {self.path} is being shipped already", hint=f"see {self.path / 'ship.log'}"
+                    f"the run in {self.path} has a process that ships it, or waits for the platform",
+                    hint=f"see {self.path / 'ship.log'}",
                 ) from error
             yield
 

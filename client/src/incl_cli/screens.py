@@ -226,17 +226,27 @@ class LogScreen(PlainScreen):
     def __init__(self, out: Output, *, timestamps: bool = False, as_json: bool = False) -> None:
         super().__init__(out, timestamps=timestamps)
         self._as_json = as_json
+        self._begun: tuple[int, int, str] | None = None
 
     def view(self, view: ExperimentView) -> None:
         """Not shown."""
 
     def lines(self, lines: Sequence[LogLine]) -> None:
-        """The lines."""
-        if not self._as_json:
-            super().lines(lines)
-            return
+        """The lines; a very long one, which comes in parts, is one line again."""
         for line in lines:
-            self.out.json_line(line)
+            if self._as_json:
+                self.out.json_line(line)
+            else:
+                self._piece(line)
+        self.out.out.flush()
+
+    def _piece(self, line: LogLine) -> None:
+        source = (line.attempt, line.rank, line.stream)
+        if self._begun is not None and self._begun != source:
+            self.write("")
+        text = line.text if self._begun == source and not self.out.out.isatty() else self.format(line)
+        self._begun = source if line.part and not self.out.out.isatty() else None
+        self.out.out.write(text if self._begun else f"{text}\n")
 
     def values(self, values: dict[str, Any], points: int) -> None:
         """Not shown."""

@@ -9,6 +9,7 @@ from incl_cli.output import Output, paint
 from incl_cli.text import Cell, Column, duration, number, plural, size, table
 
 if TYPE_CHECKING:
+    from incl_cli.text import Row
     from incl_shared.queries.tracker import ExperimentView, MetricSummary
 
 _MOST_METRICS, _MOST_FILES = 12, 6
@@ -69,15 +70,21 @@ def print_summary(out: Output, view: ExperimentView) -> None:
         out.note(f"  … and {len(own) - _MOST_METRICS} more metrics", "dim")
     out.note(counts(view))
     files = [item for item in view.artifacts if item.kind in KEPT]
-    for item in files[:_MOST_FILES]:
-        out.note(f"  {item.path}  {size(item.size)}")
+    files.sort(key=lambda item: item.kind != "output")
+    rows: list[Row] = [
+        [item.path, Cell(size(item.size), "dim"), Cell(item.kind if item.kind != "output" else "", "dim")]
+        for item in files[:_MOST_FILES]
+    ]
+    columns = [Column("", flexible=True, least=20), Column("", right=True), Column("")]
+    for line in table(_Err(out), columns, rows, indent="  ") if rows else ():
+        out.note(line)
     if len(files) > _MOST_FILES:
         out.note(f"  … and {len(files) - _MOST_FILES} more", "dim")
     name = short(view.row.id)
     following = [f"incl show {name}"]
     following += [f"incl metrics {name}"] if own else []
     following += [f"incl download {name}"] if files else []
-    following += [f"incl logs {name} --tail 50"] if state == "failed" else []
+    following += [f"incl logs {name} --tail 50"] if state == "failed" and view.lines else []
     out.note(f"next: {' · '.join(following)}", "dim")
 
 

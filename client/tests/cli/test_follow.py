@@ -239,6 +239,14 @@ def test_logs_as_json_lines() -> None:
     assert [json.loads(text)["stream"] for text in out.getvalue().splitlines()] == ["out", "err"]
 
 
+def test_a_very_long_line_is_one_line_again() -> None:
+    out = io.StringIO()
+    screen = LogScreen(Output(out, io.StringIO()))
+    screen.lines([line("aa").model_copy(update={"part": True})])
+    screen.lines([line("bb"), line("cc").model_copy(update={"part": True}), line("other", stream="err"), line("dd")])
+    assert out.getvalue() == "aabb\ncc\nother\ndd\n"
+
+
 def test_the_footer_has_stage_time_metrics_and_the_way_out(fake: FakePlatform) -> None:
     screen = LiveScreen(Output(Terminal(), Terminal(), color=False))
     view = fake.add(

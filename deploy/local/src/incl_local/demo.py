@@ -45,19 +45,16 @@ def _train(ours: bool) -> int:
     _incl("metrics", "@last", "val_acc")
     _say(f"\n$ incl download @last -o {OUTPUTS}")
     _incl("download", "@last", "-o", str(OUTPUTS))
-    start = f"  {_shown('incl')} up -d                        # the platform again\n" if ours else ""
+    start = "  incl up -d                        # the platform again\n" if ours else ""
     _say(
-        f"\nThe outputs lie in {OUTPUTS}/. What to try next:\n\n{start}"
-        f"  {_shown('incl')} show @last                   # stages, attempts, metrics, files\n"
-        f"  {_shown('incl')} rerun @last --env LR=0.001   # the same code, another learning rate\n"
-        f"  {_shown('incl')} compare @last~1 @last        # what is different\n"
-        f"  {_shown('incl')} ls 'val_acc > 0.9' --sort -val_acc\n"
+        f"\nThe outputs lie in {OUTPUTS}/. What to try next:\n\n"
+        f"  . {os.path.relpath(BIN / 'activate'):<31} # incl, and a Python with scikit-learn\n{start}"
+        "  incl show @last                   # stages, attempts, metrics, files\n"
+        "  incl rerun @last --env LR=0.001   # the same code, another learning rate\n"
+        "  incl compare @last~1 @last        # what is different\n"
+        "  incl ls 'val_acc > 0.9' --sort -val_acc\n"
     )
     return 0
-
-
-def _shown(name: str) -> str:
-    return os.path.relpath(BIN / name)
 
 
 def _say(text: str) -> None:

@@ -193,7 +193,7 @@ def finish(
     execution.state, execution.live = state, False
     execution.reason, execution.ended = reason, work.now
     if not hint and state is ExperimentState.FAILED and execution.attempt:
-        hint = f"see: incl logs {short(execution.id)}"
+        hint = f"incl logs {short(execution.id)}"
     work.emit(
         execution,
         ExperimentFinished(
