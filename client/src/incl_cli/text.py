@@ -16,6 +16,7 @@ _ESCAPES = re.compile(
 )
 _COLOR = re.compile(r"^\x1b\[[0-9;:]*m$")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_UNPRINTED = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def duration(seconds: float | None) -> str:
@@ -93,6 +94,13 @@ def harmless(text: str, *, colors: bool) -> str:
     return "".join(shown) + "\x1b[0m"
 
 
+def plain(text: str) -> str:
+    """Somebody's name for a thing (a file, a command) on one line: nothing in it steers a terminal or turns letters."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _UNPRINTED.sub("\N{REPLACEMENT CHARACTER}", _ESCAPES.sub("", text))
+
+
 def cells(text: str) -> int:
     """Columns of a terminal that a text takes; styles take none."""
     plain = _ESCAPES.sub("", text) if "\x1b" in text else text
@@ -141,7 +149,7 @@ Row = Sequence[Cell | str]
 
 def table(out: Output, columns: Sequence[Column], rows: Sequence[Row], indent: str = "") -> list[str]:
     """The lines of a table: aligned, cut to the terminal, with a dim heading. Columns empty everywhere are left out."""
-    grid = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
+    grid = [[_clean(cell if isinstance(cell, Cell) else Cell(cell)) for cell in row] for row in rows]
     used = [i for i in range(len(columns)) if any(row[i].text for row in grid)] or list(range(len(columns)))
     widths = {i: max([cells(columns[i].title), *(cells(row[i].text) for row in grid)]) for i in used}
     excess = sum(widths.values()) + 2 * (len(used) - 1) + len(indent) - out.width
@@ -153,6 +161,11 @@ def table(out: Output, columns: Sequence[Column], rows: Sequence[Row], indent: s
     heading = [Cell(columns[i].title, "dim") for i in range(len(columns))]
     titled = any(column.title for column in columns)
     return [_row(out, columns, row, used, widths, indent) for row in ([heading] if titled else []) + grid]
+
+
+def _clean(cell: Cell) -> Cell:
+    text = plain(cell.text)
+    return cell if text == cell.text else Cell(text, cell.style)
 
 
 def _row(

@@ -83,7 +83,7 @@ async def _fetch(
 ) -> None:
     from incl_cli.artifacts import is_there, place
     from incl_cli.platform import Wanted
-    from incl_cli.text import plural, size
+    from incl_cli.text import plain, plural, size
     from incl_shared.errors import ConflictError
 
     by_rank = len({entry.rank for entry in entries}) > 1
@@ -120,7 +120,7 @@ async def _fetch(
     there = f", {len(targets) - len(missing)} there already" if len(targets) > len(missing) else ""
     out.note(f"{plural(len(missing), 'file')}, {size(total)} in {root}{there}")
     for target in targets:
-        out.line(str(target))
+        out.line(plain(str(target)) if out.out.isatty() else str(target))
 
 
 def _unpack_directories(targets: Iterable[Path]) -> None:
