@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from incl_cli.output import Output
-from incl_cli.text import fit, number
+from incl_cli.text import fit, number, plural
 
 COLORS = ("cyan", "yellow", "magenta", "green", "blue", "red")
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
@@ -98,7 +98,7 @@ def draw(out: Output, title: str, lines: Sequence[Line], *, width: int, height: 
         ]
     left_out = sum(len(line.steps) - len(line.finite) for line in lines)
     if left_out:
-        text.append(out.paint(f" {'':>{left}}  {left_out} points are NaN or infinite", "yellow"))
+        text.append(out.paint(f" {'':>{left}}  {plural(left_out, 'point')} left out: NaN or infinite", "yellow"))
     return text
 
 

@@ -194,7 +194,7 @@ def test_metrics_are_drawn_with_axis_and_best(cli: Run, fake: FakePlatform, digi
     assert "val_acc  last 0.5 at step 10, best 0.9 at step 3" in text
     assert "system/cpu" not in text
     assert re.search("[⠁-⣿]", text)
-    assert "1 points are NaN or infinite" in text
+    assert "1 point left out: NaN or infinite" in text
     assert text.splitlines()[1].split()[0] == "1"
 
 
