@@ -56,6 +56,8 @@ def _environment(value: dict[str, str]) -> dict[str, str]:
             raise ValueError(f"{name} is set by the platform; choose a name without {_RESERVED_PREFIX}")
         if "\x00" in text:
             raise ValueError(f"the value of {name} has a NUL character")
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError(f"the value of {name} is not UTF-8")
     return value
 
 
