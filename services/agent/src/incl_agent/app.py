@@ -28,7 +28,6 @@ from incl_agent.runtimes.host import HostRuntime
 from incl_agent.sampling import Sampler
 from incl_agent.sdk import place_sdk
 from incl_agent.settings import AgentSettings, usable_cores
-from incl_agent.tasks import end_all
 from incl_agent.telemetry import ShippedTelemetry
 from incl_shared.auth.names import Role, inbox_prefix
 from incl_shared.bus.client import BusClient
@@ -36,6 +35,7 @@ from incl_shared.clock import SystemClock
 from incl_shared.errors import ConflictError
 from incl_shared.machine import machine_hash
 from incl_shared.reports import NodeHello
+from incl_shared.tasks import end_all
 
 _log = logging.getLogger("incl.agent")
 _CONNECT_S = 30.0

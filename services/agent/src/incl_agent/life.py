@@ -24,12 +24,12 @@ from incl_agent.preparing import Preparation
 from incl_agent.process import ProcessHandle, boot_id, end_survivors, read_line, spawn_shim
 from incl_agent.runtimes import RuntimeFailure
 from incl_agent.runtimes.containers import ContainerRuntime
-from incl_agent.tasks import end_all
 from incl_agent.uploading import Uploads
 from incl_shared.control import JobWanted, Wanted
 from incl_shared.errors import InclError
 from incl_shared.reports import AnyReport, JobEnded, JobPreparing, JobReady, JobStarted, JobUploading
 from incl_shared.states import EndReason
+from incl_shared.tasks import end_all
 
 T = TypeVar("T")
 _log = logging.getLogger("incl.agent")

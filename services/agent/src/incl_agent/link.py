@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 
-from incl_agent.tasks import end_all
 from incl_shared.auth.names import Role, inbox_prefix, job_principal
 from incl_shared.bus.client import BusClient
 from incl_shared.control import JobWanted
@@ -15,6 +14,7 @@ from incl_shared.queries.base import AnswerT, Query
 from incl_shared.queries.gateway import AttemptCredential, Credential
 from incl_shared.settings import BusSettings
 from incl_shared.subjects import NODES_PROJECT
+from incl_shared.tasks import end_all
 
 _log = logging.getLogger("incl.agent")
 _FIRST_RETRY_S = 0.1

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from incl_agent.jobfiles import JobFiles
 from incl_agent.life import JobLife
 from incl_agent.node import Node
-from incl_agent.tasks import end_all
 from incl_shared.control import JobWanted, NodeWanted, Wanted
 from incl_shared.events.experiments import RankTimes
 from incl_shared.ids import parse_job_id
 from incl_shared.reports import JobEnded, NodeHeartbeat
 from incl_shared.states import EndReason
+from incl_shared.tasks import end_all
 
 _log = logging.getLogger("incl.agent")
 _FIRST_RETRY_S = 1.0

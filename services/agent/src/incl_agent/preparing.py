@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, TypeVar
 from incl_agent.blobs import JobStore
 from incl_agent.environment import Paths, build_environment, default_rendezvous, hostfile_text
 from incl_agent.runtimes import Launch, Plan, Prepared, RuntimeFailure
-from incl_agent.tasks import gather
 from incl_shared.archive import DIRECTORY_ENDING
 from incl_shared.archive.unpack import unpack
 from incl_shared.control import CheckpointRef
 from incl_shared.errors import DeniedError, InclError, IntegrityError, InvalidInput, NotFoundError
 from incl_shared.queries.gateway import ReadSecrets
 from incl_shared.states import EndReason
+from incl_shared.tasks import gather
 
 if TYPE_CHECKING:
     from incl_agent.life import JobLife

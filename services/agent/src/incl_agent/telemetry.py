@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from incl_agent.tasks import end_all
 from incl_shared import subjects
 from incl_shared.clock import Clock
 from incl_shared.events.experiments import WriterCount
+from incl_shared.tasks import end_all
 from incl_shared.telemetry import ERR, OUT, LogSource, LogTailer, MetricSource, Shipper, spooled_file
 from incl_shared.telemetry.wire import Extra
 

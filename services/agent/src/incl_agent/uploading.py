@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from incl_agent.blobs import JobStore
 from incl_agent.outputs import Found, collect
-from incl_agent.tasks import end_all, gather
 from incl_shared.archive import DIRECTORY_ENDING
 from incl_shared.archive.pack import pack
 from incl_shared.errors import DeniedError, InclError, InvalidInput
 from incl_shared.queries.registry import Entry
 from incl_shared.spec import CheckpointPolicy
+from incl_shared.tasks import end_all, gather
 from incl_shared.telemetry.spool import SpooledFile, spooled_files
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from incl_shared.bus.errors import WrongSequence
 from incl_shared.bus.topology import CONTROL
 from incl_shared.control import NodeWanted
 from incl_shared.errors import InclError
+from incl_shared.tasks import end_all
 
 _log = logging.getLogger("incl.provisioner")
 _AT_ONCE = 32
@@ -69,10 +70,8 @@ class Publisher:
 
     async def stop(self) -> None:
         """Write no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await end_all([self._task])
+        self._task = None
 
     @property
     def idle(self) -> bool:

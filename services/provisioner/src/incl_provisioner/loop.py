@@ -23,6 +23,7 @@ from incl_shared import leases
 from incl_shared.clock import Clock
 from incl_shared.db import Database, DatabaseUnavailable, Transaction
 from incl_shared.leases import Lease, LeaseLost
+from incl_shared.tasks import end_all
 
 _log = logging.getLogger("incl.provisioner")
 LEASE = "scheduler"
@@ -73,10 +74,8 @@ class Reconciler:
 
     async def stop(self) -> None:
         """End after the pass that runs now, and let another one have the lease at once."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await end_all([self._task])
+        self._task = None
         await self._abdicate()
         lease, self._lease = self._lease, None
         if lease is not None:

@@ -17,6 +17,7 @@ from incl_shared.bus.topology import REGISTRY_EVENTS
 from incl_shared.clock import Clock, SystemClock
 from incl_shared.db import Database, migrate
 from incl_shared.http_server import HttpServer
+from incl_shared.tasks import end_all
 
 _log = logging.getLogger("incl.registry")
 
@@ -73,9 +74,7 @@ class RegistryApp:
     async def stop(self) -> None:
         """Leave the bus, let requests end, close."""
         sweeper, self._sweeper = self._sweeper, None
-        if sweeper is not None:
-            sweeper.cancel()
-            await asyncio.gather(sweeper, return_exceptions=True)
+        await end_all([sweeper])
         await self.bus.stop()
         if self._http is not None:
             await self._http.stop()

@@ -12,6 +12,7 @@ from incl_shared.clock import Clock, SystemClock
 from incl_shared.db import Database, DatabaseUnavailable, migrate
 from incl_shared.ops import OpsServer
 from incl_shared.queries.tracker import ExperimentView
+from incl_shared.tasks import end_all
 from incl_tracker import counters, store_views
 from incl_tracker.answers import Answers
 from incl_tracker.handlers import Handlers
@@ -66,10 +67,8 @@ class App:
         if self.ops is not None:
             await self.ops.stop()
             self.ops = None
-        if self._settling is not None:
-            self._settling.cancel()
-            await asyncio.gather(self._settling, return_exceptions=True)
-            self._settling = None
+        await end_all([self._settling])
+        self._settling = None
         await self.live.stop()
         await self.bus.stop()
         await self.database.stop()

@@ -17,6 +17,7 @@ from incl_shared.clock import Clock
 from incl_shared.errors import InclError
 from incl_shared.queries.tracker import ExperimentView, Live, LogLine
 from incl_shared.subjects import Origin
+from incl_shared.tasks import end_all
 from incl_shared.telemetry.wire import Line
 from incl_tracker import counters
 from incl_tracker.domain.loglines import joined, shown, size_of
@@ -75,8 +76,7 @@ class LiveHub:
     async def stop(self) -> None:
         """Publish what is left, and end."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_all([self._task])
             self._task = None
             await self._flush(everything=True)
 

@@ -26,6 +26,7 @@ from nats.aio.client import Client, Server
 
 from incl_shared.errors import DeniedError, InclError, UnavailableError
 from incl_shared.settings import BusSettings
+from incl_shared.tasks import end_all
 
 CONNECT_TIMEOUT_S = 2.0
 _REFUSED_S = 0.6
@@ -201,8 +202,7 @@ async def open_connection(
         attempt.over = True
         succeeded = task.done() and not task.cancelled() and task.exception() is None
         if not succeeded:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end_all([task])
             with contextlib.suppress(OSError, nats.errors.Error):
                 await client.close()
     if not succeeded:

@@ -23,6 +23,7 @@ from incl_shared.bus.tables import inbox
 from incl_shared.bus.topology import INBOX_KEPT_S, Durable
 from incl_shared.clock import Clock, SystemClock
 from incl_shared.db import Database, DatabaseUnavailable, Transaction
+from incl_shared.tasks import end_all
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -197,9 +198,7 @@ class Bus:
         self._started = False
         for consumer, _ in self._consumers:
             consumer.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_all(self._tasks)
         self._tasks.clear()
         if self._relay is not None:
             await self._relay.stop()

@@ -28,6 +28,7 @@ from incl_shared.reports import (
     Report,
 )
 from incl_shared.states import EndReason
+from incl_shared.tasks import end_all
 
 _BASE_PORT = 40_000
 
@@ -107,9 +108,7 @@ class FakeAgent:
         subscription, self._subscription = self._subscription, None
         if subscription is not None and self.client.connected:
             await subscription.unsubscribe()
-        for task in (*self._tasks, *(held.task for held in self.held.values() if held.task is not None)):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_all([*self._tasks, *(held.task for held in self.held.values())])
         self._tasks.clear()
 
     async def hello(self, jobs: tuple[str, ...] | None = None) -> None:
