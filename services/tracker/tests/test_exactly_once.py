@@ -236,3 +236,38 @@ async def test_a_record_that_cannot_be_read_costs_no_other(lite: Any, make: Any)
     alerts = await lite.emitted(AlertRaised)
     assert [(a.title, a.level) for a in alerts] == [("good", "info")]  # type: ignore[attr-defined]
     assert lite.told.marks[(origin, "metrics/w")] == len(records)
+
+
+async def test_alerts_stand_in_the_view_once_newest_last(bench: Any, make: Any) -> None:
+    experiment = new_id()
+    await bench.event(ExperimentQueued(experiment=experiment, user="ann", spec=ExperimentSpec(command=["x"])), 1)
+    before = await bench.ask(GetExperiment(ref=experiment))
+    bench.told.changes.clear()
+    said: list[Any] = [
+        {"k": "a", "t": 7.0, "title": "late", "text": "x\x00" * 2000, "level": "error"},
+        {"k": "a", "t": 5.0, "title": "early"},
+        {"k": "a", "t": math.inf, "title": "timeless", "level": "loud"},
+    ]
+    batch = make.metric_batch("w", 1, said)
+    for _ in range(2):
+        await bench.batch(Origin("default", experiment, 1, 1), batch)
+    view = await bench.ask(GetExperiment(ref=experiment))
+    shown = [(a.attempt, a.rank, a.time, a.title, a.level) for a in view.alerts]
+    assert shown == [
+        (1, 1, 5.0, "early", "info"),
+        (1, 1, 7.0, "late", "error"),
+        (1, 1, bench.clock.now(), "timeless", "info"),
+    ]
+    assert len(view.alerts[1].text) == 1000
+    assert "\x00" not in view.alerts[1].text
+    assert view.version > before.version
+    assert experiment in bench.told.changes
+
+
+async def test_a_view_has_the_newest_alerts(lite: Any, make: Any) -> None:
+    experiment = new_id()
+    await lite.event(ExperimentQueued(experiment=experiment, user="ann", spec=ExperimentSpec(command=["x"])), 1)
+    said = [{"k": "a", "t": float(n), "title": f"{n}"} for n in range(60)]
+    await lite.batch(Origin("default", experiment, 1, 0), make.metric_batch("w", 1, said))
+    view = await lite.ask(GetExperiment(ref=experiment))
+    assert [a.title for a in view.alerts] == [str(n) for n in range(10, 60)]

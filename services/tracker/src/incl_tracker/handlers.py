@@ -113,7 +113,7 @@ class Handlers:
             said = read_extras(new.extras)
             telemetry.set_ranges(tx.connection, origin, "metrics", batch.writer, stored, dropped + said.dropped)
             self._points(tx, origin, row, batch.writer, new.columns)
-            self._extras(tx, origin, batch.writer, said)
+            self._extras(tx, origin, batch.writer, said, delivery.time)
             self._settle(tx, origin)
         mark = ranges.watermark(stored)
         tx.after_commit(lambda: self._audience.stored(origin, "metrics", batch.writer, mark))
@@ -253,13 +253,16 @@ class Handlers:
 
         tx.after_commit(tell)
 
-    def _extras(self, tx: Transaction, origin: Origin, writer: str, said: Said) -> None:
+    def _extras(self, tx: Transaction, origin: Origin, writer: str, said: Said, received: float) -> None:
         counters.UNREADABLE.inc(said.unreadable)
         if said.config:
             experiments.set_params(tx.connection, origin.experiment, "config", said.config, origin.attempt)
             experiments.update(tx.connection, origin.experiment, {})
             self._changed(tx, origin.project, origin.experiment)
-        raise_alerts(tx, origin, writer, said.alerts)
+        if said.alerts:
+            experiments.add_alerts(tx.connection, origin, writer, said.alerts, received)
+            raise_alerts(tx, origin, writer, said.alerts)
+            self._changed(tx, origin.project, origin.experiment)
 
     def _lines(
         self, tx: Transaction, origin: Origin, row: sa.RowMapping, writer: str, pieces: list[tuple[int, list[Line]]]

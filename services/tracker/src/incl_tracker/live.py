@@ -33,6 +33,7 @@ _SHORTER: tuple[dict[str, Any], ...] = (
     {"spec": None},
     {"config": {}},
     {"metrics": ()},
+    {"alerts": ()},
     {"attempts": ()},
 )
 """What a view that is too big for a message leaves out, one after the other; who needs it asks."""

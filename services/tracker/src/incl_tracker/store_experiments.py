@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,11 +11,13 @@ import sqlalchemy as sa
 from incl_shared.events import ArtifactStored
 from incl_shared.filters import as_number
 from incl_shared.states import ExperimentState
+from incl_shared.subjects import Origin
 from incl_tracker import tables as t
+from incl_tracker.domain.extras import Alert
 from incl_tracker.domain.text import clean
 from incl_tracker.sql import insert_new, upsert
 
-_TELEMETRY = (t.writers, t.series, t.chunks, t.metrics, t.log_batches, t.artifacts, t.params, t.tags)
+_TELEMETRY = (t.writers, t.series, t.chunks, t.metrics, t.log_batches, t.artifacts, t.alerts, t.params, t.tags)
 _SHELL: dict[str, Any] = {
     "known": False,
     "outside": False,
@@ -137,6 +139,27 @@ def set_params(
 def know_metrics(connection: sa.Connection, project: str, names: list[str]) -> None:
     """Remember that the project has these metrics."""
     insert_new(connection, t.known_metrics, [{"project": project, "metric": name} for name in names])
+
+
+def add_alerts(
+    connection: sa.Connection, origin: Origin, writer: str, alerts: Sequence[Alert], received: float
+) -> None:
+    """List alerts, each once. received: the time (seconds since the epoch) of those that say none."""
+    rows = [
+        {
+            "experiment": origin.experiment,
+            "attempt": origin.attempt,
+            "rank": origin.rank,
+            "writer": writer,
+            "sequence": alert.sequence,
+            "time": received if alert.time is None else alert.time,
+            "title": alert.title,
+            "text": alert.text,
+            "level": alert.level,
+        }
+        for alert in alerts
+    ]
+    insert_new(connection, t.alerts, rows)
 
 
 def set_artifact(connection: sa.Connection, event: ArtifactStored, version: int) -> None:

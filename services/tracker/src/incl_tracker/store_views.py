@@ -11,7 +11,15 @@ import sqlalchemy as sa
 from incl_shared.errors import AmbiguousError, NotFoundError
 from incl_shared.events import ClientTimes, CodeRef, Placement, Provenance, RankEnd, RankTimes
 from incl_shared.ids import ID_LENGTH, SHORT_LENGTH
-from incl_shared.queries.tracker import ArtifactView, AttemptView, ExperimentRow, ExperimentView, MetricSummary, Stage
+from incl_shared.queries.tracker import (
+    AlertView,
+    ArtifactView,
+    AttemptView,
+    ExperimentRow,
+    ExperimentView,
+    MetricSummary,
+    Stage,
+)
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import FINAL_STATES, AttemptState, EndReason, ExperimentState
 from incl_shared.subjects import Asker
@@ -19,10 +27,13 @@ from incl_tracker import store_settlement as settlement
 from incl_tracker import tables as t
 from incl_tracker.domain import references, stages
 from incl_tracker.domain.settlement import tally
+from incl_tracker.domain.text import clean
 from incl_tracker.store_telemetry import summary_of
 
 MAX_ARTIFACTS = 500
 MAX_METRICS = 500
+MAX_ALERTS = 50
+ALERT_TEXT = 1000
 _CANDIDATES = 6
 _e = t.experiments.c
 
@@ -170,6 +181,7 @@ def view(connection: sa.Connection, row: sa.RowMapping) -> ExperimentView:
         attempts=tuple(attempts),
         metrics=tuple(metrics),
         artifacts=tuple(_artifacts(connection, identifier)),
+        alerts=tuple(_alerts(connection, identifier)) if row["alerts"] else (),
         points=row["points"],
         lines=row["lines"],
         gaps=sum(attempt.gaps for attempt in attempts),
@@ -217,6 +229,24 @@ def _artifacts(connection: sa.Connection, experiment: str) -> list[ArtifactView]
         .limit(MAX_ARTIFACTS)
     )
     return [ArtifactView.model_validate(dict(row)) for row in connection.execute(query).mappings()]
+
+
+def _alerts(connection: sa.Connection, experiment: str) -> list[AlertView]:
+    """The newest, oldest first; long texts cut, so that a view stays small enough for a message."""
+    c = t.alerts.c
+    newest = (c.time.desc(), c.attempt.desc(), c.rank.desc(), c.writer.desc(), c.sequence.desc())
+    query = sa.select(t.alerts).where(c.experiment == experiment).order_by(*newest).limit(MAX_ALERTS)
+    return [
+        AlertView(
+            attempt=row["attempt"],
+            rank=row["rank"],
+            time=row["time"],
+            title=row["title"],
+            text=clean(row["text"], ALERT_TEXT),
+            level=row["level"],
+        )
+        for row in reversed(connection.execute(query).mappings().all())
+    ]
 
 
 def _attempt_rows(connection: sa.Connection, experiment: str) -> Sequence[sa.RowMapping]:

@@ -217,6 +217,21 @@ log_batches = Table(
     Column("lines", LargeBinary, nullable=False, comment="zstd of msgpack of [[time, stream, text, flags], …]"),
 )
 
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("experiment", ID, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("rank", Integer, primary_key=True),
+    Column("writer", TOKEN, primary_key=True),
+    Column("sequence", BigInteger, primary_key=True, comment="the writer's number of the record"),
+    Column("time", Double, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("level", String(8), nullable=False, comment="info, warn or error"),
+    Index("ix_alerts_time", "experiment", "time"),
+)
+
 artifacts = Table(
     "artifacts",
     metadata,

@@ -72,6 +72,17 @@ class ArtifactView(Answer):
     step: int | None = None
 
 
+class AlertView(Answer):
+    """What a script told by incl.alert."""
+
+    attempt: int
+    rank: int
+    time: float = Field(description="Seconds since the epoch.")
+    title: str
+    text: str = Field("", description="At most 1000 characters of it.")
+    level: Literal["info", "warn", "error"] = "info"
+
+
 class AttemptView(Answer):
     """One attempt."""
 
@@ -106,6 +117,7 @@ class ExperimentView(Answer):
     attempts: tuple[AttemptView, ...] = ()
     metrics: tuple[MetricSummary, ...] = ()
     artifacts: tuple[ArtifactView, ...] = ()
+    alerts: tuple[AlertView, ...] = Field((), description="The newest 50, oldest first.")
     points: int = 0
     lines: int = 0
     gaps: int = 0

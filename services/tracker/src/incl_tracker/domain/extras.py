@@ -17,12 +17,13 @@ MAX_VALUE = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """incl.alert(…). `sequence` is the record's number within its writer."""
+    """incl.alert(…). `sequence` is the record's number within its writer; no time: it did not say a sensible one."""
 
     sequence: int
     title: str
     text: str
     level: str
+    time: float | None = None
 
 
 @dataclass(slots=True)
@@ -56,6 +57,7 @@ def _read(record: dict[str, Any], sequence: int, said: Said) -> None:
                     clean(str(record["title"]), 500),
                     clean(str(record.get("text", "")), MAX_VALUE),
                     level if level in LEVELS else "info",
+                    _moment(record.get("t")),
                 )
             )
         case "p":
@@ -65,6 +67,11 @@ def _read(record: dict[str, Any], sequence: int, said: Said) -> None:
                     said.config[name] = (time, text)
         case "d":
             said.dropped += max(0, int(record["n"]))
+
+
+def _moment(value: object) -> float | None:
+    """A time that every database can hold, or none."""
+    return float(value) if isinstance(value, int | float) and 0 <= value < 1e12 else None
 
 
 def flatten(values: dict[str, Any]) -> dict[str, str]:

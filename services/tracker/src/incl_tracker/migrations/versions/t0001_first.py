@@ -20,6 +20,7 @@ WORDS = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 def upgrade() -> None:
     """Make them."""
     create_common_tables(op)  # type: ignore[arg-type]
+    _alerts()
     _artifacts()
     _attempts()
     _chunks()
@@ -37,6 +38,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop them."""
     for name in (
+        "alerts",
         "artifacts",
         "attempts",
         "chunks",
@@ -52,6 +54,23 @@ def downgrade() -> None:
     ):
         op.drop_table(name)
     drop_common_tables(op)  # type: ignore[arg-type]
+
+
+def _alerts() -> None:
+    op.create_table(
+        "alerts",
+        sa.Column("experiment", ID, nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("rank", sa.Integer(), nullable=False),
+        sa.Column("writer", TOKEN, nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False, comment="the writer's number of the record"),
+        sa.Column("time", sa.Double(), nullable=False),
+        sa.Column("title", sa.Text(), nullable=False),
+        sa.Column("text", sa.Text(), nullable=False),
+        sa.Column("level", sa.String(length=8), nullable=False, comment="info, warn or error"),
+        sa.PrimaryKeyConstraint("experiment", "attempt", "rank", "writer", "sequence"),
+    )
+    op.create_index("ix_alerts_time", "alerts", ["experiment", "time"], unique=False)
 
 
 def _artifacts() -> None:
