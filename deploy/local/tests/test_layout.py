@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from incl_local.layout import PORT_NAMES, Layout, is_free
-from incl_shared.errors import ConflictError, InvalidInput
+from incl_shared.bus.topology import Limits
+from incl_shared.errors import ConflictError, InvalidInput, UnavailableError
 
 
 def test_everything_is_for_its_owner_alone(tmp_path: Path) -> None:
@@ -63,3 +67,15 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
             Layout(tmp_path / "data").prepare()
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_the_limits_of_the_streams_fit_the_disk_and_stay(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    first = layout.limits()
+    assert first.file_bytes <= shutil.disk_usage(tmp_path).free
+    (tmp_path / "limits.json").write_text(json.dumps(asdict(Limits().within(2 * 10**9))))
+    kept = layout.limits()
+    assert kept.file_bytes <= 2 * 10**9
+    assert kept.metrics_bytes == kept.logs_bytes > kept.requests_bytes
+    with pytest.raises(UnavailableError, match="the bus needs"):
+        Limits().within(300 * 2**20)

@@ -59,24 +59,29 @@ class Bench:
             grace_s=10.0,
         )
 
-    async def start(self, plan: Plan) -> ProcessHandle:
+    async def begin(self, plan: Plan) -> ProcessHandle | None:
+        """The shim; None when it has ended already."""
         _, pipe = spawn_shim(self.files.root, self.runtime.launch(plan, self.prepared))
         await read_line(pipe)
         identity = self.files.shim()
         assert identity is not None
-        handle = ProcessHandle.open(identity)
+        return ProcessHandle.open(identity)
+
+    async def start(self, plan: Plan) -> ProcessHandle:
+        handle = await self.begin(plan)
         assert handle is not None
         return handle
 
-    async def finish(self, handle: ProcessHandle) -> Outcome:
-        await asyncio.wait_for(handle.wait(), 30)
-        handle.close()
+    async def finish(self, handle: ProcessHandle | None) -> Outcome:
+        if handle is not None:
+            await asyncio.wait_for(handle.wait(), 30)
+            handle.close()
         exit_ = self.files.exit()
         assert exit_ is not None, self.files.shim_errors()
         return self.runtime.outcome(exit_, self.files.errors_end())
 
     async def run(self, *argv: str, **changes: object) -> Outcome:
-        return await self.finish(await self.start(replace(self.plan(*argv), **changes)))  # type: ignore[arg-type]
+        return await self.finish(await self.begin(replace(self.plan(*argv), **changes)))  # type: ignore[arg-type]
 
     @property
     def out(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -56,14 +55,3 @@ def _port(text: str) -> int:
     if not 0 < number < 65_536:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port")
     return number
-
-
-def main() -> int:
-    """`python -m incl_local.cli`, for where the script `incl` is not."""
-    parser = argparse.ArgumentParser(prog="incl")
-    add_parser(parser.add_subparsers(dest="command", required=True))
-    return run(parser.parse_args())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,16 +6,20 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from incl_shared.bus.topology import Limits
 from incl_shared.errors import ConflictError, InvalidInput
 
 LOOPBACK = "127.0.0.1"
 PORT_NAMES = ("bus", "registry", "gateway", "ops")
 OPS_PORTS = 5
+BUS_SHARE = 0.6
+"""The part of the free disk that the bus may reserve: the rest is for databases, artifacts and jobs."""
 PREFERRED = {"bus": 4422, "registry": 4423, "gateway": 4424, "ops": 4425}
 
 
@@ -139,6 +143,19 @@ class Layout:
             chosen[name] = port
             taken.update(_block(port, name))
         file.write_text(json.dumps(chosen))
+        return chosen
+
+    def limits(self) -> Limits:
+        """How much the streams may take: chosen at the first start by the room on the disk, and kept.
+
+        Raises:
+            UnavailableError: when the disk has too little room.
+        """
+        file = self.root / "limits.json"
+        if file.exists():
+            return Limits(**json.loads(file.read_text(encoding="utf-8")))
+        chosen = Limits().within(int(shutil.disk_usage(self.root).free * BUS_SHARE))
+        file.write_text(json.dumps(asdict(chosen)), encoding="utf-8")
         return chosen
 
 

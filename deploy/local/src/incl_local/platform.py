@@ -91,7 +91,8 @@ class Platform:
         await asyncio.to_thread(end_leftovers, self._layout)
         self._exit.callback(lambda: self._layout.run_file.unlink(missing_ok=True))
         ports = self._layout.ports(dict(self._options.ports))
-        bus = await asyncio.to_thread(prepare, self._layout.nats, ports["bus"])
+        limits = self._layout.limits()
+        bus = await asyncio.to_thread(prepare, self._layout.nats, ports["bus"], reserved=limits.file_bytes)
         place = Place(self._layout, ports, self._options.processes)
         self.place = place
         await self._start_bus(bus, place)
@@ -120,7 +121,7 @@ class Platform:
             await self._supervise(child)
             await wait_until_ready(bus.ports_dir, lambda: self._supervisors["nats"].identity, log)
             issue(place, bus.minter)
-            await declare(place)
+            await declare(place, self._layout.limits())
 
         await self._timed("bus", bus.url, up())
 
@@ -190,10 +191,10 @@ async def _all_of(works: Iterable[Coroutine[None, None, None]]) -> None:
         raise errors.exceptions[0] from None
 
 
-async def declare(place: Place) -> None:
+async def declare(place: Place, limits: topology.Limits) -> None:
     """Declare the streams and durables, as the administrator."""
     async with await BusClient.connect(place.bus("admin")) as client:
-        await topology.apply(client.jetstream())
+        await topology.apply(client.jetstream(), limits=limits)
         for durable in topology.DURABLES:
             await topology.ensure_durable(client.jetstream(), durable)
 

@@ -114,7 +114,7 @@ def _home(path: Path) -> str:
 def _detach(arguments: argparse.Namespace, layout: Layout) -> int:
     layout.prepare()
     log = layout.logs / "up.log"
-    command = [sys.executable, "-m", "incl_local.cli", "up", "--data", str(layout.root)]
+    command = [sys.executable, "-m", "incl_cli", "up", "--data", str(layout.root)]
     for name in ("bus", "registry", "gateway", "ops"):
         if (port := getattr(arguments, f"{name}_port")) is not None:
             command += [f"--{name}-port", str(port)]
@@ -146,8 +146,18 @@ def _wait(child: subprocess.Popen[bytes], layout: Layout, log: Path) -> Running:
         if child.poll() is not None:
             break
         time.sleep(0.03)
-    words = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    problem = next((line for line in words if line.startswith("error: ")), words[-1] if words else "no word")
-    hint = next((line[6:] for line in words if line.startswith("hint: ")), f"see {log}")
+    said = _complaint(log)
     child.terminate()
-    raise UnavailableError("the platform did not start", cause=problem.removeprefix("error: "), hint=hint)
+    raise UnavailableError("the platform did not start", cause=said["error"], hint=said["hint"])
+
+
+def _complaint(log: Path) -> dict[str, str]:
+    """What a platform that ended said last: its error with the cause, and the hint."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    found = dict.fromkeys(("error", "cause", "hint"), "")
+    for line in lines:
+        key, _, text = line.partition(": ")
+        if key in found:
+            found[key] = text
+    error = found["error"] or (lines[-1] if lines else "it said nothing")
+    return {"error": f"{error}: {found['cause']}" if found["cause"] else error, "hint": found["hint"] or f"see {log}"}

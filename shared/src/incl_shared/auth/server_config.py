@@ -35,21 +35,22 @@ class BusPaths:
         return f"nats://127.0.0.1:{self.port}"
 
 
-def prepare(directory: Path, port: int) -> BusPaths:
+def prepare(directory: Path, port: int, *, reserved: int = 0) -> BusPaths:
     """Keys, JetStream store and nats-server.conf of a platform under `directory`; what exists is kept.
 
     `port` -1 lets the server choose; it then writes the ports that it took into a file below `ports_dir`.
+    reserved: bytes that the streams reserve; the server would not load them again with less than that.
     """
     private_dir(directory)
     keys = PlatformKeys.create(directory / "keys")
     store = private_dir(directory / "jetstream")
     ports = private_dir(directory / "ports")
     config = directory / "nats-server.conf"
-    write_private(config, config_text(keys, store=store, ports_dir=ports, port=port).encode())
+    write_private(config, config_text(keys, store=store, ports_dir=ports, port=port, reserved=reserved).encode())
     return BusPaths(config, directory / "keys", store, ports, port, keys, Minter(keys.signers()))
 
 
-def config_text(keys: PlatformKeys, *, store: Path, ports_dir: Path, port: int) -> str:
+def config_text(keys: PlatformKeys, *, store: Path, ports_dir: Path, port: int, reserved: int = 0) -> str:
     """The text of nats-server.conf. It holds no secret: public keys and signed claims only.
 
     js_ack_fc_v2 stays off: it breaks ordered consumers, KV and object get of nats-py 2.16.
@@ -75,7 +76,7 @@ jetstream {{
   store_dir: {_quoted(store)}
   sync_interval: always
   max_memory_store: {256 * 1024 * 1024}
-  max_file_store: {max_store(store)}
+  max_file_store: {max(max_store(store), reserved)}
 }}
 """
 

@@ -21,6 +21,7 @@ DAY = 86_400.0
 MIB = 1 << 20
 _REPORTS_BYTES = 128 * MIB
 _DEAD_BYTES = 128 * MIB
+_LEAST_BYTES = 32 * MIB
 REQUESTS, EVENTS, REPORTS, METRICS = "REQUESTS", "EVENTS", "REPORTS", "METRICS"
 LOGS, LIVE, CONTROL, DEAD = "LOGS", "LIVE", "CONTROL", "DEAD"
 ADVISORIES = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>"
@@ -46,6 +47,30 @@ class Limits:
         """What the streams reserve on disk: the server's max_file_store must be at least this."""
         small = _REPORTS_BYTES + _DEAD_BYTES
         return self.requests_bytes + self.events_bytes + self.metrics_bytes + self.logs_bytes + small
+
+    def within(self, room: int) -> Limits:
+        """These limits, made smaller in proportion where they would reserve more than `room` bytes.
+
+        Raises:
+            UnavailableError: when there is too little room for a bus at all.
+        """
+        if self.file_bytes <= room:
+            return self
+        small = _REPORTS_BYTES + _DEAD_BYTES
+        share = (room - small) / (self.file_bytes - small)
+        if self.requests_bytes * share < _LEAST_BYTES:
+            needed = small + (self.file_bytes - small) * _LEAST_BYTES // self.requests_bytes
+            raise UnavailableError(
+                f"the disk has room for {room // MIB} MiB of messages, the bus needs {needed // MIB} MiB",
+                hint="make room, or choose another place: incl up --data DIR",
+            )
+        return replace(
+            self,
+            requests_bytes=int(self.requests_bytes * share),
+            events_bytes=int(self.events_bytes * share),
+            metrics_bytes=int(self.metrics_bytes * share),
+            logs_bytes=int(self.logs_bytes * share),
+        )
 
 
 @dataclass(frozen=True)
