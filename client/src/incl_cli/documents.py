@@ -65,10 +65,11 @@ does not go on.
 
 `incl run --json` and `rerun --json` print one object at the end: `id`, `name`, `project`, `state`, `reason`,
 `exit_code` (of the experiment's process), `message`, `hint`, `attempts`, `duration_s`, `metrics` (name: last value),
-`best`, `points`, `lines`, `gaps`, `settled`, `outputs` (`path`, `kind`, `size`, `sha256`). With `--follow` each line is
-one object with `event`: `state`, `log`, `metrics`, and at last `end` with the fields above; with `--detach` it has only
-`id`, `name` and `state`. `ls`, `show`, `queue`, `download --list` and `metrics` print the answers of the platform's
-queries as they are (docs/events.md). NaN and infinities are the strings `NaN`, `Infinity`, `-Infinity`.
+`best`, `points`, `lines`, `gaps`, `alerts` (`level`, `title`, `text`, `time`, `attempt`, `rank`), `settled`,
+`outputs` (`path`, `kind`, `size`, `sha256`). With `--follow` each line is one object with `event`: `state`, `log`,
+`metrics`, `alert`, and at last `end` with the fields above; with `--detach` it has only `id`, `name` and `state`.
+`ls`, `show`, `queue`, `download --list` and `metrics` print the answers of the platform's queries as they are
+(docs/events.md). NaN and infinities are the strings `NaN`, `Infinity`, `-Infinity`.
 
 ## Environment
 

@@ -9,7 +9,7 @@ from incl_cli.text import Cell
 
 if TYPE_CHECKING:
     from incl_cli.platform import Platform
-    from incl_shared.queries.tracker import ExperimentView
+    from incl_shared.queries.tracker import AlertView, ExperimentView
 
 STATE_STYLES = {
     "queued": "yellow",
@@ -29,6 +29,7 @@ STAGE_STYLES = {
     "running": "green",
     "uploading": "blue",
 }
+ALERT_STYLES = {"info": "cyan", "warn": "yellow", "error": "red"}
 FAILED = 3
 """The exit code when the experiment itself did not finish."""
 
@@ -37,6 +38,15 @@ def state_cell(state: str, reason: str | None = None) -> Cell:
     """A state in its colour, with the reason where it adds something."""
     extra = f" ({reason})" if reason and reason not in ("completed", "stopped", "error") else ""
     return Cell(state + extra, STATE_STYLES.get(state, ""))
+
+
+def alert_text(alert: AlertView, *, ranks: bool = False) -> str:
+    """'warn: loss is NaN — at step 5' on one line; ranks: with the rank that told it."""
+    from incl_cli.text import plain
+
+    where = f" (rank {alert.rank})" if ranks else ""
+    title, text = (plain(" ".join(words.split())) for words in (alert.title, alert.text))
+    return f"{alert.level}: {title}{where}" + (f" — {text}" if text else "")
 
 
 def is_own(metric: str) -> bool:

@@ -6,10 +6,11 @@ The experiment's own lines go to stdout, everything said about it to stderr.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from incl_cli.look import STAGE_STYLES, is_own
+from incl_cli.look import ALERT_STYLES, STAGE_STYLES, alert_text, is_own
 from incl_cli.output import Output, paint
 from incl_cli.text import duration, harmless, number
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from incl_cli.follow import Screen
-    from incl_shared.queries.tracker import ExperimentView, LogLine, Stage
+    from incl_shared.queries.tracker import AlertView, ExperimentView, LogLine, Stage
 
 _RANK_STYLES = ("cyan", "magenta", "yellow", "blue", "green", "red")
 _EVERY_S = 10.0
@@ -41,6 +42,7 @@ class PlainScreen:
         self.out = out
         self._timestamps = timestamps
         self._told: set[tuple[int, str, str]] = set()
+        self._alerts: Counter[AlertView] = Counter()
         self._nodes = 1
         self._names: tuple[str, ...] = ()
         self._values: dict[str, Any] = {}
@@ -51,6 +53,7 @@ class PlainScreen:
         """Know the experiment as it is now, and tell only what changes from here on."""
         self._nodes = view.row.nodes
         self._told |= {(stage.attempt, stage.name, "end") for stage in view.stages if stage.end is not None}
+        self._new_alerts(view)
 
     def view(self, view: ExperimentView) -> None:
         """Tell of stages that began or ended, and of why it waits."""
@@ -66,6 +69,19 @@ class PlainScreen:
         waiting = view.row.waiting if view.row.state.value == "queued" else ""
         if waiting:
             self._once((view.row.attempts, "waiting", waiting), f"waiting: {waiting}", "yellow")
+        self.alerts(view)
+
+    def alerts(self, view: ExperimentView) -> None:
+        """Tell of alerts, each once."""
+        for alert in self._new_alerts(view):
+            self.note(f"! {alert_text(alert, ranks=self._nodes > 1)}", ALERT_STYLES[alert.level])
+
+    def _new_alerts(self, view: ExperimentView) -> list[AlertView]:
+        """Those not told yet. Equal ones are as many as a view has of them, as nothing else tells them apart."""
+        there = Counter(view.alerts)
+        new = list((there - self._alerts).elements())
+        self._alerts |= there
+        return sorted(new, key=lambda alert: alert.time)
 
     def _stage(self, stage: Stage, *, many: bool) -> None:
         where = f" (attempt {stage.attempt})" if many and stage.attempt else ""
@@ -229,7 +245,9 @@ class LogScreen(PlainScreen):
         self._begun: tuple[int, int, str] | None = None
 
     def view(self, view: ExperimentView) -> None:
-        """Not shown."""
+        """Only its alerts are told."""
+        self._nodes = view.row.nodes
+        self.alerts(view)
 
     def lines(self, lines: Sequence[LogLine]) -> None:
         """The lines; a very long one, which comes in parts, is one line again."""
@@ -281,6 +299,8 @@ class EventScreen(QuietScreen):
                 "stages": [stage.model_dump(mode="json") for stage in view.stages],
             }
         )
+        for alert in self._new_alerts(view):
+            self.out.json_line({"event": "alert", **alert.model_dump(mode="json")})
 
     def lines(self, lines: Sequence[LogLine]) -> None:
         """{"event": "log", …} for each line."""

@@ -36,6 +36,7 @@ def as_json(view: ExperimentView) -> dict[str, Any]:
         "points": view.points,
         "lines": view.lines,
         "gaps": view.gaps,
+        "alerts": [alert.model_dump(mode="json") for alert in view.alerts],
         "settled": view.settled,
         "outputs": [
             {"path": item.path, "kind": item.kind, "size": item.size, "sha256": item.sha256}
@@ -89,11 +90,13 @@ def print_summary(out: Output, view: ExperimentView) -> None:
 
 
 def counts(view: ExperimentView) -> str:
-    """'412 points, 0 gaps, 38 lines, 3 outputs (1.2 MB)'."""
+    """'412 points, 0 gaps, 38 lines, 1 alert, 3 outputs (1.2 MB)'."""
     files = [item for item in view.artifacts if item.kind in KEPT]
     stored = "" if view.settled or not view.attempts else " (still storing)"
     kept = f", {plural(len(files), 'output')} ({size(sum(item.size for item in files))})" if files else ""
-    return f"{plural(view.points, 'point')}, {plural(view.gaps, 'gap')}, {plural(view.lines, 'line')}{kept}{stored}"
+    alerts = f", {plural(len(view.alerts), 'alert')}" if view.alerts else ""
+    counted = f"{plural(view.points, 'point')}, {plural(view.gaps, 'gap')}, {plural(view.lines, 'line')}"
+    return f"{counted}{alerts}{kept}{stored}"
 
 
 def metric_lines(out: Output, metrics: list[MetricSummary]) -> list[str]:

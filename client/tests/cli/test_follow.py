@@ -19,7 +19,7 @@ from incl_cli.output import Output
 from incl_cli.screens import LiveScreen, LogScreen, PlainScreen
 from incl_cli.testing import FakePlatform, Terminal
 from incl_shared.errors import UnavailableError
-from incl_shared.queries.tracker import ExperimentView, GetExperiment, GetLogs, Live, LogLine, Stage
+from incl_shared.queries.tracker import AlertView, ExperimentView, GetExperiment, GetLogs, Live, LogLine, Stage
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import ExperimentState
 from incl_shared.testing.wait import until
@@ -285,3 +285,23 @@ def test_a_narrow_terminal_never_wraps_the_footer(fake: FakePlatform) -> None:
     screen.view(fake.add(state=ExperimentState.QUEUED, waiting="a very long reason " * 10))
     console = Console(width=40, file=io.StringIO())
     assert len(console.render_lines(screen.footer(now=12.5))) == 1
+
+
+def test_alerts_are_told_once_and_cannot_steer_the_terminal(fake: FakePlatform) -> None:
+    said = io.StringIO()
+    out = Output(io.StringIO(), said)
+    view = fake.add()
+    first = AlertView(attempt=1, rank=0, time=1.0, title="loss\x1b[2J is NaN", text="at\nstep 5", level="error")
+    second = AlertView(attempt=1, rank=0, time=0.5, title="slow")
+    followed, logged = PlainScreen(out), LogScreen(out)
+    logged.prepare(view.model_copy(update={"alerts": (first,)}))
+    for alerts in ((first,), (first, second, second), (first, second, second)):
+        followed.view(view.model_copy(update={"alerts": alerts}))
+    assert said.getvalue().splitlines() == [
+        "! error: loss is NaN — at step 5",
+        "! info: slow",
+        "! info: slow",
+    ]
+    logged.view(view.model_copy(update={"alerts": (first, second)}))
+    assert said.getvalue().count("slow") == 3
+    assert said.getvalue().count("NaN") == 1

@@ -18,7 +18,7 @@ from incl_shared.errors import UnavailableError, UnsupportedError
 from incl_shared.events import ExperimentSubmitted
 from incl_shared.ids import new_id
 from incl_shared.queries.provisioner import CheckFeasible
-from incl_shared.queries.tracker import AttemptView
+from incl_shared.queries.tracker import AlertView, AttemptView
 from incl_shared.states import AttemptState, ExperimentState
 
 
@@ -101,6 +101,23 @@ def test_json_with_follow_is_a_line_for_each_thing(cli: Run, fake: FakePlatform)
     assert events[-1]["state"] == "finished"
 
 
+def test_alerts_are_told_once_while_it_is_followed(cli: Run, fake: FakePlatform) -> None:
+    alert = AlertView(attempt=1, rank=0, time=1.0, title="diverged", level="error")
+
+    async def script(event: ExperimentSubmitted) -> None:
+        fake.change(event.experiment, state=ExperimentState.RUNNING, attempts=1, alerts=(alert,))
+        await asyncio.sleep(0)
+        fake.change(event.experiment, state=ExperimentState.FINISHED, settled=True)
+
+    fake.on_submit = script
+    result = cli("run", "--", "true")
+    assert result.err.count("! error: diverged") == 1
+    assert "1 alert" in result.err
+    lines = [json.loads(line) for line in cli("run", "--json", "--follow", "--", "true").out.splitlines()]
+    assert [line["title"] for line in lines if line["event"] == "alert"] == ["diverged"]
+    assert lines[-1]["alerts"][0]["level"] == "error"
+
+
 def test_detached_prints_the_id_alone(cli: Run, fake: FakePlatform) -> None:
     result = cli("run", "--detach", "--", "true")
     assert result.code == 0
@@ -172,7 +189,7 @@ def test_a_file_with_options_over_it(cli: Run, fake: FakePlatform) -> None:
     Path("configs/code/train.py").write_text("1")
     Path("configs/train.yaml").write_text(
         "name: base\ncommand: python train.py\nworkdir: code\nimage: python:3.11\ntags: [a]\nenv: {LR: 1e-3, B: x}\n"
-        "data: [{source: ../shared, target: s}]\nretry: {attempts: 5, on: [error]}\n"
+        "metrics: {acc: max}\ndata: [{source: ../shared, target: s}]\nretry: {attempts: 5, on: [error]}\n"
     )
     options = ["--env", "LR=0.5", "--tag", "b", "--no-image", "--cpu", "0.5", "--memory", "2GB", "--retries", "0"]
     options += ["--set", "checkpoint.keep=best", "--set", "env.C=1.10", "--priority", "-3", "--max-duration", "2h"]

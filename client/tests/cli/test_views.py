@@ -17,6 +17,7 @@ from incl_shared.events import CodeRef, Placement, Provenance, RankEnd
 from incl_shared.events.experiments import RankTimes
 from incl_shared.queries.provisioner import Cluster, NodeView, QueuedView
 from incl_shared.queries.tracker import (
+    AlertView,
     AttemptView,
     ExperimentView,
     GetSeries,
@@ -92,6 +93,18 @@ def test_show_draws_stages_as_bars_on_one_axis(cli: Run) -> None:
 
 def test_show_as_json_is_the_whole_view(cli: Run, digits: ExperimentView) -> None:
     assert ExperimentView.model_validate(cli("show", "--json", "digits").json) == digits
+
+
+def test_show_tells_alerts(cli: Run, fake: FakePlatform, digits: ExperimentView) -> None:
+    alerts = tuple(
+        AlertView(attempt=1, rank=rank, time=3.0, title="lo\x1b]0;x\x07ss", text="NaN", level="warn") for rank in (0, 1)
+    )
+    fake.change(digits.row.id, alerts=alerts)
+    text = cli("show", "digits").out
+    assert "Alerts" in text
+    assert "warn: loss (rank 1) — NaN" in text
+    assert "2 alerts" in text
+    assert [alert["rank"] for alert in cli("show", "digits", "--json").json["alerts"]] == [0, 1]
 
 
 def test_show_spec_can_be_run_again(cli: Run, fake: FakePlatform) -> None:

@@ -67,6 +67,7 @@ def _print(out: Output, view: ExperimentView) -> None:
     if len(view.attempts) > 1 or any(attempt.message for attempt in view.attempts):
         _section(out, "Attempts", [line for attempt in view.attempts for line in _attempt(out, attempt)])
     own = [metric for metric in view.metrics if is_own(metric.name)]
+    _section(out, "Alerts", _alerts(out, view))
     _section(out, "Metrics", metric_lines(out, own))
     if len(own) < len(view.metrics):
         machine = [metric.name for metric in view.metrics if not is_own(metric.name)]
@@ -161,6 +162,18 @@ def _attempt(out: Output, attempt: AttemptView) -> list[str]:
             what = how if rank.message in ("", how, attempt.message) else f"{how}  {rank.message}"
             lines.append(f"     rank {rank.rank} on {rank.node}: {what}")
     return lines
+
+
+def _alerts(out: Output, view: ExperimentView) -> list[str]:
+    from incl_cli.look import ALERT_STYLES, alert_text
+    from incl_cli.text import moment
+
+    many = len({alert.rank for alert in view.alerts}) > 1
+    return [
+        f"  {out.paint(moment(alert.time), 'dim')}  "
+        f"{out.paint(alert_text(alert, ranks=many), ALERT_STYLES[alert.level])}"
+        for alert in view.alerts
+    ]
 
 
 def _pairs(out: Output, pairs: dict[str, str]) -> list[str]:
