@@ -90,8 +90,30 @@ async def test_events_are_handled_once_and_in_order(
     for number in range(30):
         await publish(bus_client, str(number), event_id=f"e{number}")
     await make_bus(lambda bus: bus.consume(TRACKER_EVENTS, lambda tx, d: record(tx, reason_of(d))))
+    expected = [str(number) for number in range(30)]
+
+    async def all_recorded() -> bool:
+        return len(await recorded(database)) >= len(expected)
+
+    await until(all_recorded)
     await until(lambda: pending_is_zero(bus_client, TRACKER_EVENTS))
-    assert await recorded(database) == [str(number) for number in range(30)]
+    assert await recorded(database) == expected
+
+
+async def test_ids_that_are_longer_than_the_inbox_holds_are_still_themselves(
+    make_bus: MakeBus, bus_client: BusClient, database: Database
+) -> None:
+    long = "x" * 200
+    for number, ending in enumerate("aab"):
+        await publish(bus_client, str(number), event_id=f"{long}{ending}")
+    await make_bus(lambda bus: bus.consume(TRACKER_EVENTS, lambda tx, d: record(tx, reason_of(d))))
+
+    async def two() -> bool:
+        return len(await recorded(database)) >= 2
+
+    await until(two)
+    await until(lambda: pending_is_zero(bus_client, TRACKER_EVENTS))
+    assert await recorded(database) == ["0", "2"]
 
 
 async def pending_is_zero(client: BusClient, durable: Durable) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from incl_shared.bus.metrics import BusMetrics
 
 _log = logging.getLogger("incl.bus")
+_INBOX_CHARACTERS = 128
 
 Handler = Callable[[Transaction, Delivery], None]
 BatchHandler = Callable[[Transaction, list[Delivery]], None]
@@ -149,15 +151,16 @@ class Consumer:
     def _run(self, tx: Transaction, deliveries: list[Delivery]) -> list[Outcome]:
         seen, outcomes = self._seen(tx, deliveries), []
         for delivery in deliveries:
-            outcome = DUPLICATE if delivery.id in seen else self._one(tx, delivery)
+            key = _inbox_key(delivery.id)
+            outcome = DUPLICATE if key in seen else self._one(tx, delivery)
             outcomes.append(outcome)
             if outcome == DONE:
-                seen.add(delivery.id)
+                seen.add(key)
         return outcomes
 
     def _one(self, tx: Transaction, delivery: Delivery) -> Outcome:
         assert self._handler is not None
-        row = {"durable": self._inbox_name, "message_id": delivery.id[:128], "seen": tx.clock.now()}
+        row = {"durable": self._inbox_name, "message_id": _inbox_key(delivery.id), "seen": tx.clock.now()}
         try:
             with tracing(delivery), tx.savepoint():
                 tx.connection.execute(sa.insert(inbox), row)
@@ -173,7 +176,7 @@ class Consumer:
         return f"{self.durable.stream}.{self.durable.name}"[:64]
 
     def _seen(self, tx: Transaction, deliveries: list[Delivery]) -> set[str]:
-        ids = [delivery.id[:128] for delivery in deliveries]
+        ids = [_inbox_key(delivery.id) for delivery in deliveries]
         query = sa.select(inbox.c.message_id).where(inbox.c.durable == self._inbox_name, inbox.c.message_id.in_(ids))
         return set(tx.connection.execute(query).scalars())
 
@@ -298,3 +301,8 @@ def _bare(message: Msg) -> Delivery:
         id=f"{metadata.stream}-{sequence}", type="", time=metadata.timestamp.timestamp(), version=0,
         stream=metadata.stream, sequence=sequence, deliveries=metadata.num_delivered, traceparent=None,
     )  # fmt: skip
+
+
+def _inbox_key(identifier: str) -> str:
+    """An id as the inbox keeps it: one that is too long for the column by its hash, so that no two become one."""
+    return identifier if len(identifier) <= _INBOX_CHARACTERS else hashlib.sha256(identifier.encode()).hexdigest()
