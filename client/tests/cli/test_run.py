@@ -168,6 +168,26 @@ def test_two_submits_with_one_id_are_one_experiment(cli: Run, fake: FakePlatform
     for _ in range(2):
         assert cli("run", "-d", "--id", identifier, "--", "true").out == identifier + "\n"
     assert len(fake.published) == 1
+    fake.change(identifier, state=ExperimentState.FINISHED, settled=True)
+    result = cli("run", "--id", identifier, "--", "true")
+    assert result.code == 0
+    assert f"{identifier} is already submitted; following it" in result.err
+    assert len(fake.published) == 1
+
+
+def test_the_id_of_another_experiment_is_refused(cli: Run, fake: FakePlatform) -> None:
+    identifier = new_id()
+    cli("run", "-d", "--id", identifier, "--", "true")
+    result = cli("run", "--id", identifier, "--nodes", "2", "--json", "--", "false")
+    assert (result.code, result.out) == (5, "")
+    assert identifier in result.error["message"]
+    assert result.error["cause"] == "its command, nodes differ"
+    assert "leave out --id" in result.error["hint"]
+    assert f"incl show {identifier[-8:]}" in result.error["hint"]
+    fake.add(outside := new_id())
+    fake.views[outside] = fake.views[outside].model_copy(update={"spec": None})
+    assert "outside the platform" in cli("run", "-d", "--id", outside, "--", "true").err
+    assert len(fake.published) == 1
 
 
 def test_an_id_that_is_none_is_refused(cli: Run) -> None:
