@@ -228,7 +228,7 @@ def test_the_schema_for_editors_is_current() -> None:
     ("document", "good"),
     [
         ({"command": "x"}, True),
-        ({"command": ["x"], "resources": {"memory": "2GB"}, "max_duration": "2h", "checkpoint": "best"}, True),
+        ({"command": ["x"], "resources": {"memory": "2GB"}, "max_duration": "2h", "checkpoint": "latest"}, True),
         ({"command": "x", "env": {"A": 1, "B": True}, "x-own": 3, "checkpoint": {"grace": "10s"}}, True),
         ({}, False),
         ({"command": "x", "resorces": {}}, False),
@@ -244,3 +244,12 @@ def test_the_schema_says_what_the_reader_says(document: dict[str, object], good:
         assert spec(text).command
     else:
         complaint(text)
+
+
+def test_to_keep_the_best_needs_a_metric() -> None:
+    wanted = "train.yaml:2: checkpoint.keep: best needs a metric with its goal, e.g. metrics: {val_acc: max}"
+    assert complaint("command: x\ncheckpoint: best\n").message.endswith(wanted.partition(":")[2])
+    assert complaint("command: x\ncheckpoint:\n  grace: 1s\n  keep: best\n").message.endswith(
+        wanted.replace("yaml:2", "yaml:4").partition(":")[2]
+    )
+    assert spec("command: x\ncheckpoint: best\nmetrics: {loss: min}\n").checkpoint.keep.value == "best"

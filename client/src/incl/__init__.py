@@ -111,7 +111,8 @@ def checkpoint(
 ) -> Optional[Path]:
     """Keep a checkpoint: a file, a directory, or bytes (with a name). It is copied, so the script may go on writing it.
 
-    move: the file is given away (renamed instead of copied). metrics: numbers that belong to it, for keeping the best.
+    move: the file is given away (renamed instead of copied). metrics: numbers that belong to it, for keeping the best
+    (`checkpoint: best`); without them those of this process's newest incl.log().
     Returns:
         Where the copy lies until it is stored, or None when it could not be kept (said once on stderr).
     """

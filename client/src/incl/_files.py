@@ -13,7 +13,7 @@ import stat
 from typing import TYPE_CHECKING, Any, Dict, Optional, Union
 
 from incl import _state
-from incl._values import flatten, to_step, to_text
+from incl._values import flatten, pieces, to_step, to_text
 from incl._warn import warn
 
 if TYPE_CHECKING:
@@ -117,7 +117,9 @@ def checkpoint(
     except Exception as error:
         warn(f"checkpoint-{getattr(error, 'errno', '')}", f"the checkpoint of step {number} is not kept: {error}")
         return None
-    numbers = flatten(metrics) if hasattr(metrics, "items") else {}
+    numbers = pieces(flatten(state.last))[0] if metrics is None else {}
+    if hasattr(metrics, "items"):
+        numbers = flatten(metrics)
     path = f"{number}/{name}"
     state.record({"k": "c", "s": number, "path": path, "file": file, "metrics": numbers})
     _point(state, {"file": file, "step": number})

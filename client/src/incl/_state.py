@@ -52,6 +52,7 @@ class State:
         self.experiment_id = os.environ.get("INCL_EXPERIMENT_ID") or None
         self.steps = itertools.count()
         self.known: Dict[str, None] = {}
+        self.last: Dict[str, Any] = {}
         rank = os.environ.get("RANK", "")
         self.writer = Writer(self.spool, f"r{rank[:6]}-" if rank.isdigit() else "p") if self.spool else None
 
@@ -64,6 +65,7 @@ class State:
         number = step if type(step) is int and -(2**63) < step < 2**63 else self._step(step)
         now = time.time()
         if type(values) is dict and self.known.keys() >= values.keys() and _are_plain(values):
+            self.last = values
             text = _encode_flat(values)
             writer.write(f'{{"k":"m","t":{now!r},"s":{number},"v":{text}}}\n'.encode("ascii"), now)
         else:
@@ -87,6 +89,7 @@ class State:
                 (key, None) for key in values if type(key) is str and 0 < len(key) <= MAX_KEY and key.isprintable()
             )
         if numbers:
+            self.last = numbers
             for piece in pieces(numbers):
                 writer.write(encode({"k": "m", "t": now, "s": step, "v": piece}), now)
 

@@ -59,6 +59,19 @@ def test_a_checkpoint_is_a_copy_that_later_writes_do_not_touch(spool: Path, tmp_
     assert incl.latest_checkpoint() == kept
 
 
+def test_a_checkpoint_has_the_values_logged_last(spool: Path) -> None:
+    incl.checkpoint(b"x", step=1, name="a")
+    incl.log({"loss": np.float32(0.5), "deep": {"acc": 1}})
+    incl.checkpoint(b"x", step=2, name="a")
+    for loss in (0.25, 0.125):
+        incl.log({"loss": loss})
+    incl.checkpoint(b"x", step=3, name="a")
+    incl.checkpoint(b"x", step=4, name="a", metrics={})
+    incl.checkpoint(b"x", step=5, name="a", metrics={"acc": 0.5})
+    found = {record["s"]: record["metrics"] for record in records(spool) if record["k"] == "c"}
+    assert found == {1: {}, 2: {"loss": 0.5, "deep/acc": 1}, 3: {"loss": 0.125}, 4: {}, 5: {"acc": 0.5}}
+
+
 def test_directories_bytes_and_names(spool: Path, tmp_path: Path) -> None:
     folder = tmp_path / "ckpt"
     (folder / "deep").mkdir(parents=True)

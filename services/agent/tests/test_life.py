@@ -288,7 +288,7 @@ async def test_outputs_by_pattern_and_never_from_outside(agent: Agent, platform:
         'cd "$INCL_OUTPUT_DIR"\n'
         f"ln -s '{tmp_path}/secret.txt' leak; ln -s '{tmp_path}' dir; echo 3 > real; ln -s real link; mkfifo pipe\n"
     )
-    job = platform.job("sh", "run.sh", code=platform.code({"run.sh": script}), outputs=("runs/**/*.json",))
+    job = platform.job("sh", "run.sh", code=platform.code({"run.sh": script}), outputs=("runs/**/*.json", "x/*"))
     await platform.want(job)
     end = await platform.ended(job)
     assert end.reason is EndReason.COMPLETED
@@ -299,6 +299,7 @@ async def test_outputs_by_pattern_and_never_from_outside(agent: Agent, platform:
     assert b"secret" not in b"".join(platform.store.blobs.values())
     said = [text for _, stream, text in await platform.lines(job) if stream == 2]
     assert any("leak" in text for text in said)
+    assert [text for text in said if "matched" in text] == ["outputs: nothing matched 'x/*'"]
 
 
 async def test_a_store_that_stays_away_ends_in_infra(agent: Agent, platform: FakePlatform) -> None:
@@ -320,9 +321,10 @@ async def test_checkpoints_and_media_are_stored_while_it_runs(agent: Agent, plat
         "os.makedirs('dir', exist_ok=True); open('dir/part', 'w').write('p')\n"
         "incl.log_text('notes', 'hello', step=1)\n"
         "while not os.path.exists('go'): time.sleep(0.01)\n"
-        "incl.checkpoint('dir', step=2)\n"
+        "incl.checkpoint('dir', step=2, metrics={'loss': 0.25})\n"
     )
-    job = platform.job("python3", "run.py", code=platform.code({"run.py": script}), keep_checkpoints="all")
+    job = platform.job("python3", "run.py", code=platform.code({"run.py": script}), keep_checkpoints="all",
+        goals={"loss": "min"})  # fmt: skip
     await platform.want(job)
     await until(lambda: {"checkpoint", "media"} <= {entry.kind for entry in platform.entries})
     first = next(entry for entry in platform.entries if entry.kind == "checkpoint")
@@ -330,8 +332,8 @@ async def test_checkpoints_and_media_are_stored_while_it_runs(agent: Agent, plat
     (agent.settings.jobs_dir / job.job / "work" / "go").touch()
     end = await platform.ended(job)
     assert end.reason is EndReason.COMPLETED
-    packed = [entry.path for entry in platform.entries if entry.kind == "checkpoint"]
-    assert packed == ["1/a.pt", "2/dir.incl-dir.tar.zst"]
+    packed = [(entry.path, entry.score) for entry in platform.entries if entry.kind == "checkpoint"]
+    assert packed == [("1/a.pt", -0.5), ("2/dir.incl-dir.tar.zst", -0.25)]
     assert sum(count.records for count in end.writers if count.writer not in ("log", "sys")) == 4
     again = next(entry for entry in platform.entries if entry.path.startswith("2/"))
     second = platform.job(

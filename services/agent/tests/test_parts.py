@@ -18,11 +18,12 @@ from incl_agent.journal import Journal
 from incl_agent.runtimes.base import Exit
 from incl_agent.sampling import append_record, measure
 from incl_agent.sdk import place_sdk
-from incl_agent.uploading import hold
+from incl_agent.uploading import hold, score_of
 from incl_shared.control import JobSpec, JobWanted, NodeWanted, Rendezvous, Wanted
 from incl_shared.errors import ConflictError
 from incl_shared.ids import new_id
 from incl_shared.reports import NodeHeartbeat, Report
+from incl_shared.spec import Goal
 from incl_shared.states import EndReason
 
 
@@ -234,3 +235,21 @@ def test_commands_that_cannot_be_run() -> None:
     assert "python3" in python.hint
     text = endings.not_started(Exit(error="Exec format error", errno=8, stage="exec"), "./train")
     assert "#!" in text.message
+
+
+@pytest.mark.parametrize(
+    ("metrics", "score"),
+    [
+        ({"acc": 0.9, "loss": 2}, 0.9),
+        ({"loss": 2}, -2.0),
+        ({"acc": float("nan"), "loss": 2}, None),
+        ({"acc": float("inf")}, None),
+        ({"acc": "0.9"}, None),
+        ({"other": 1.0}, None),
+        ({}, None),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_the_score_of_a_checkpoint(metrics: object, score: float | None) -> None:
+    assert score_of({"k": "c", "metrics": metrics}, {"acc": Goal.MAX, "loss": Goal.MIN}) == score

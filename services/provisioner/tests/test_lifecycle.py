@@ -35,6 +35,7 @@ async def test_the_wanted_list_has_the_job_and_later_does_not(platform: Platform
     job = agent.lists[-1].jobs[0]
     assert (job.job, job.project, job.user, job.wanted) == (job_id(experiment, 1, 0), "default", "ann", Wanted.RUN)
     assert (job.spec.env, job.spec.metrics, job.spec.cpu, job.rendezvous) == ({"LR": "0.1"}, ("acc",), 0.5, None)
+    assert job.spec.goals == {"acc": "max"}
     await agent.end(job.job, EndReason.COMPLETED, 0)
     await platform.finished(experiment)
     await until(lambda: agent.lists[-1].jobs == ())

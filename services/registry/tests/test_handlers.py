@@ -150,6 +150,31 @@ async def test_old_checkpoints_leave_the_list(any_store: Store, experiment: str)
     assert len(await everything(store, experiment, kind="checkpoint")) == 3
 
 
+async def test_the_best_and_the_newest_checkpoint_stay(any_store: Store, experiment: str) -> None:
+    store = any_store
+    await upload(store, experiment, b"x", b"y")
+    kept: list[list[tuple[int | None, float | None]]] = []
+    for step, score in ((1, None), (2, None), (3, -0.5), (4, None), (5, -0.25), (6, -0.75), (7, -0.25)):
+        saved = entry(b"x", "model.pt", "checkpoint", attempt=1, step=step, score=score)
+        await commit(store, experiment, saved, entry(b"x", f"log{step}"), keep="best")
+        found = await everything(store, experiment, kind="checkpoint")
+        kept.append([(e.step, e.score) for e in found])
+    assert kept == [
+        [(1, None)],
+        [(2, None), (1, None)],
+        [(3, -0.5)],
+        [(4, None), (3, -0.5)],
+        [(5, -0.25)],
+        [(6, -0.75), (5, -0.25)],
+        [(7, -0.25)],
+    ]
+    assert len(await everything(store, experiment, kind="output")) == 7
+    again = entry(b"y", "model.pt", "checkpoint", attempt=1, step=7, score=-2.0)
+    await commit(store, experiment, again, keep="best")
+    assert await everything(store, experiment, kind="checkpoint") == [again]
+    assert all("score" not in told for told in await emitted(store))
+
+
 async def test_a_page_fits_into_a_message(store: Store, experiment: str) -> None:
     await upload(store, experiment, b"x")
     await commit(store, experiment, *(entry(b"x", f"{number:03}/" + "ü" * 2000) for number in range(120)))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from incl_registry.access import Claim, check, check_entries, job_of
 from incl_registry.errors import UnauthorizedError
 from incl_registry.grants import GrantScope, Verb, load_key, sign, verify
-from incl_registry.retention import Kept, superseded
+from incl_registry.retention import Kept, superseded, unwanted
 from incl_registry.testing.running import KEY, entry
 from incl_shared.auth.names import job_principal
 from incl_shared.errors import DeniedError, InvalidInput, NotFoundError
@@ -151,3 +151,20 @@ def test_no_rank_loses_its_newest(files: list[Kept]) -> None:
     for rank in {file.rank for file in files}:
         newest = max((file.attempt, file.step) for file in files if file.rank == rank)
         assert not any(file.id in gone for file in files if file.rank == rank and (file.attempt, file.step) == newest)
+
+
+def test_the_best_checkpoint_is_wanted() -> None:
+    assert unwanted([]) == []
+    assert unwanted([Kept(1, 1, 0, 1), Kept(2, 1, 0, 2)]) == []
+    alone = [Kept(1, 1, 0, 1, 0.5), Kept(2, 1, 0, 2, 0.9), Kept(3, 1, 0, 3), Kept(4, 2, 0, 1, 0.1)]
+    assert unwanted(alone) == [1, 3]
+    parts = [Kept(1, 1, 0, 1, 0.5), Kept(2, 1, 0, 1), Kept(3, 1, 0, 2, 0.4), Kept(4, 1, 0, 3)]
+    assert unwanted(parts) == [3]
+
+
+def test_the_best_checkpoint_is_one_that_every_rank_wrote() -> None:
+    whole = [Kept(1, 1, 0, 1, 0.5), Kept(2, 1, 1, 1)]
+    part = Kept(3, 1, 0, 2, 0.9)
+    assert unwanted([*whole, part]) == []
+    newest = [Kept(4, 2, 0, 1, 0.1), Kept(5, 2, 1, 1)]
+    assert unwanted([*whole, part, *newest]) == [3]

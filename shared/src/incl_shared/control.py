@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from incl_shared.events.experiments import CodeRef, Submitter
 from incl_shared.ids import Id, Sha256, Token, job_id
-from incl_shared.spec import CheckpointPolicy, DataMount
+from incl_shared.spec import CheckpointPolicy, DataMount, Goal
 
 
 class Wire(BaseModel):
@@ -63,6 +63,9 @@ class JobSpec(Wire):
     data: tuple[DataMount, ...] = ()
     outputs: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
+    goals: dict[str, Goal] = Field(
+        default_factory=dict, description="Which way each of the metrics is better, in the author's order."
+    )
     max_duration_s: float | None = None
     grace_s: float = 30.0
     keep_checkpoints: CheckpointPolicy = CheckpointPolicy.LATEST

@@ -211,4 +211,6 @@ class ExperimentSpec(Strict):
         doubled = set(self.env) & set(self.secrets)
         if doubled:
             raise ValueError(f"secrets: {min(doubled)} is in env too; leave it out of one of them")
+        if self.checkpoint.keep is CheckpointPolicy.BEST and not self.metrics:
+            raise ValueError("checkpoint.keep: best needs a metric with its goal, e.g. metrics: {val_acc: max}")
         return self

@@ -239,7 +239,7 @@ class JobLife:
         end = End(state.reason or EndReason.INFRA, state.message, state.hint, state.exit_code, state.signal)
         words: list[str] = []
         try:
-            words = [f"output left out: {skipped}" for skipped in await self.uploads.finish()]
+            words = await self.uploads.finish()
         except InclError as error:
             _log.warning("outputs of job %s could not be stored: %s", self.job, error)
             end = endings.not_stored(end, error)

@@ -21,10 +21,11 @@ class Found:
 
 @dataclass
 class Collected:
-    """The files, and what was left out with the reason."""
+    """The files, what was left out with the reason, and the patterns that matched nothing."""
 
     files: list[Found]
     skipped: list[str]
+    unmatched: list[str]
 
 
 def collect(outputs: Path, work: Path, patterns: tuple[str, ...]) -> Collected:
@@ -34,11 +35,12 @@ def collect(outputs: Path, work: Path, patterns: tuple[str, ...]) -> Collected:
     pipes and devices are left out. A name that both give is taken from `outputs`.
     """
     roots = tuple(Path(os.path.realpath(root)) for root in (outputs, work))
-    collected = Collected([], [])
+    matches = {pattern: list(_match(work, pattern)) for pattern in patterns}
+    collected = Collected([], [], [pattern for pattern, files in matches.items() if not files])
     seen: set[str] = set()
     for base, file in [
         *((outputs, file) for file in _walk(outputs)),
-        *((work, file) for file in _match(work, patterns)),
+        *((work, file) for files in matches.values() for file in files),
     ]:
         name = _name(file.relative_to(base))
         if name in seen:
@@ -59,13 +61,12 @@ def _walk(root: Path) -> Iterator[Path]:
             yield Path(folder, name)
 
 
-def _match(work: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
-    for pattern in patterns:
-        for path in sorted(work.glob(pattern.removeprefix("./"))):
-            if path.is_dir() and not path.is_symlink():
-                yield from _walk(path)
-            else:
-                yield path
+def _match(work: Path, pattern: str) -> Iterator[Path]:
+    for path in sorted(work.glob(pattern.removeprefix("./"))):
+        if path.is_dir() and not path.is_symlink():
+            yield from _walk(path)
+        else:
+            yield path
 
 
 def _found(name: str, file: Path, roots: tuple[Path, ...]) -> Found | str:

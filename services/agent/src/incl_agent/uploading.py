@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import shutil
 import stat
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from incl_shared.archive import DIRECTORY_ENDING
 from incl_shared.archive.pack import pack
 from incl_shared.errors import DeniedError, InclError, InvalidInput
 from incl_shared.queries.registry import Entry
-from incl_shared.spec import CheckpointPolicy
+from incl_shared.spec import CheckpointPolicy, Goal
 from incl_shared.tasks import end_all, gather
 from incl_shared.telemetry.spool import SpooledFile, spooled_files
 
@@ -78,7 +79,7 @@ class Uploads:
         """Everything that is left: what the spool still names, then the outputs.
 
         Returns:
-            What was left out, each with its reason.
+            Remarks for the job's log: what was left out, each with its reason, and patterns that matched nothing.
 
         Raises:
             InclError: it could not be stored, however often it was tried.
@@ -94,7 +95,8 @@ class Uploads:
             _log.warning("job %s: output left out: %s", self._life.job, skipped)
         if collected.files:
             await self._persist(lambda: self._outputs(collected.files))
-        return collected.skipped
+        words = [f"output left out: {skipped}" for skipped in collected.skipped]
+        return words + [f"outputs: nothing matched {pattern!r}" for pattern in collected.unmatched]
 
     async def _upload_offered(self) -> None:
         while True:
@@ -155,9 +157,10 @@ class Uploads:
                 packed.unlink(missing_ok=True)
         kind = "checkpoint" if record.get("k") == "c" else "media"
         step = record.get("s")
-        await self._store.commit(
-            [self._entry(kind, name, blob.sha256, blob.size, step=step if isinstance(step, int) else None)]
-        )
+        entry = self._entry(kind, name, blob.sha256, blob.size, step=step if isinstance(step, int) else None)
+        if kind == "checkpoint":
+            entry = entry.model_copy(update={"score": score_of(record, self._life.wanted.spec.goals)})
+        await self._store.commit([entry])
         if kind == "media":
             await asyncio.to_thread(_discard, path, self._life.files.spool)
 
@@ -195,6 +198,23 @@ def _spooled_name(record: dict[str, Any], path: Path) -> str:
         name = f"{record.get('key', 'media')}/{record.get('s', 0)}/{record.get('name') or path.name}"
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
     return "/".join(parts)[:2000] or path.name
+
+
+def score_of(record: Mapping[str, Any], goals: Mapping[str, Goal]) -> float | None:
+    """How good a checkpoint is, higher is better: the first metric with a goal that its record has a number of.
+
+    None without one, and where it is NaN or infinite.
+    """
+    metrics = record.get("metrics")
+    if not isinstance(metrics, dict):
+        return None
+    for name, goal in goals.items():
+        if name in metrics:
+            value = metrics[name]
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                return None
+            return -float(value) if goal is Goal.MIN else float(value)
+    return None
 
 
 def hold(path: Path, spool: Path) -> int | None:

@@ -11,7 +11,7 @@ from incl_registry import store
 from incl_registry.access import HIDDEN_KINDS, Claim, check, check_entries, job_of
 from incl_registry.blobs import BlobStore
 from incl_registry.grants import GrantScope, Verb, sign
-from incl_registry.retention import superseded
+from incl_registry.retention import superseded, unwanted
 from incl_shared.clock import Clock
 from incl_shared.db import Database, Transaction
 from incl_shared.errors import InvalidInput, NotFoundError
@@ -136,9 +136,9 @@ class Handlers:
             if sizes[entry.sha256] != entry.size:
                 raise InvalidInput(f"{entry.path[:200]!r} has {sizes[entry.sha256]} bytes, not {entry.size}")
         new = self._put(tx, query.experiment, asker.project, query.entries)
-        if query.keep is CheckpointPolicy.LATEST:
-            old = superseded(store.checkpoints_of(tx.connection, query.experiment))
-            store.drop_entries(tx.connection, old)
+        if query.keep in (CheckpointPolicy.LATEST, CheckpointPolicy.BEST):
+            choose = superseded if query.keep is CheckpointPolicy.LATEST else unwanted
+            store.drop_entries(tx.connection, choose(store.checkpoints_of(tx.connection, query.experiment)))
         return new
 
     def _put(self, tx: Transaction, experiment: str, project: str, listed: tuple[Entry, ...]) -> int:
@@ -150,7 +150,7 @@ class Handlers:
         if told:
             first = store.next_versions(tx.connection, experiment, len(told))
             for version, (key, entry) in enumerate(told.items(), first):
-                event = ArtifactStored(experiment=experiment, **entry.model_dump(exclude={"mode"}))
+                event = ArtifactStored(experiment=experiment, **entry.model_dump(exclude={"mode", "score"}))
                 tx.emit(event, project=project, version=version, cause=(key, entry.sha256))
         return len(changed)
 

@@ -126,8 +126,7 @@ def put_entries(
     for key, entry in rows.items():
         if key in known:
             where = (entries.c.experiment == experiment) & (entries.c.key == key)
-            values = {"sha256": entry.sha256, "size": entry.size, "mode": entry.mode & 0o777, "stored": now}
-            connection.execute(sa.update(entries).where(where).values(**values))
+            connection.execute(sa.update(entries).where(where).values(**_row(experiment, key, entry, now)))
 
 
 def _row(experiment: str, key: str, entry: Entry, now: float) -> dict[str, Any]:
@@ -142,6 +141,7 @@ def _row(experiment: str, key: str, entry: Entry, now: float) -> dict[str, Any]:
         "sha256": entry.sha256,
         "size": entry.size,
         "mode": entry.mode & 0o777,
+        "score": entry.score,
         "stored": now,
     }
 
@@ -149,8 +149,9 @@ def _row(experiment: str, key: str, entry: Entry, now: float) -> dict[str, Any]:
 def checkpoints_of(connection: sa.Connection, experiment: str) -> list[Kept]:
     """Every listed file of a checkpoint."""
     where = (entries.c.experiment == experiment) & (entries.c.kind == "checkpoint")
-    rows = connection.execute(sa.select(entries.c.id, entries.c.attempt, entries.c.rank, entries.c.step).where(where))
-    return [Kept(row.id, row.attempt, row.rank, row.step) for row in rows]
+    columns = (entries.c.id, entries.c.attempt, entries.c.rank, entries.c.step, entries.c.score)
+    rows = connection.execute(sa.select(*columns).where(where))
+    return [Kept(row.id, row.attempt, row.rank, row.step, row.score) for row in rows]
 
 
 def drop_entries(connection: sa.Connection, ids: Collection[int]) -> None:
@@ -192,6 +193,7 @@ def _entry(row: Any) -> Entry:
         size=row.size,
         step=None if row.step == _NO_STEP else row.step,
         mode=row.mode,
+        score=row.score,
     )
 
 

@@ -55,10 +55,13 @@ entries = sa.Table(
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("mode", sa.Integer, nullable=False),
+    sa.Column("score", sa.Double),
     sa.Column("stored", sa.Float, nullable=False),
     sa.UniqueConstraint("experiment", "key", name="entries_key"),
     sa.Index("entries_order", "experiment", "kind", "attempt"),
     sa.Index("entries_sha256", "sha256"),
     sqlite_autoincrement=True,
 )
-"""The files of experiments. `key` is the checksum of (attempt, rank, kind, path, step); step is -1 for none."""
+"""The files of experiments. `key` is the checksum of (attempt, rank, kind, path, step); step is -1 for none.
+
+`score`: of a checkpoint, higher is better."""

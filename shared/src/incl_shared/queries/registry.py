@@ -50,6 +50,9 @@ class Entry(Answer):
     size: int = Field(ge=0)
     step: int | None = None
     mode: int = 0o644
+    score: float | None = Field(
+        None, allow_inf_nan=False, description="Of a checkpoint: how good it is, higher is better."
+    )
 
 
 class Committed(Answer):
@@ -68,7 +71,9 @@ class CommitArtifacts(Query[Committed]):
     experiment: Id
     entries: tuple[Entry, ...] = Field(max_length=2000)
     keep: CheckpointPolicy | None = Field(
-        None, description="latest: checkpoints older than the newest one of every rank leave the list."
+        None,
+        description="latest: checkpoints older than the newest one of every rank leave the list. "
+        "best: the same, but the one with the highest score stays; without any score all do.",
     )
 
 

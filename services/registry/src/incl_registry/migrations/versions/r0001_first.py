@@ -56,6 +56,7 @@ def _entries() -> None:
         sa.Column("sha256", sa.String(64), nullable=False),
         sa.Column("size", sa.BigInteger, nullable=False),
         sa.Column("mode", sa.Integer, nullable=False),
+        sa.Column("score", sa.Double),
         sa.Column("stored", sa.Float, nullable=False),
         sa.UniqueConstraint("experiment", "key", name="entries_key"),
         sqlite_autoincrement=True,
