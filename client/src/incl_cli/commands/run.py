@@ -11,7 +11,7 @@ from incl_cli.spec_options import add_spec_options
 
 if TYPE_CHECKING:
     from incl_cli.running import Session
-    from incl_cli.submit import Preparation
+    from incl_cli.submit import Plan, Preparation
     from incl_shared.spec import ExperimentSpec
 
 TAKES_COMMAND = True
@@ -114,6 +114,8 @@ async def _submit(args: argparse.Namespace, session: Session, spec: ExperimentSp
     plan = Plan(_identifier(args.id) or new_id(), spec, ("run", *session.words))
     if args.dry_run:
         return await _dry_run(session, plan, preparation)
+    if args.id is not None and await _there_already(args, session, plan):
+        return await end(args, session, await session.platform(spec.project), plan)
     works = [
         asyncio.ensure_future(_checked(session, spec)),
         asyncio.ensure_future(prepare(plan, preparation, session.out)),
@@ -136,6 +138,36 @@ async def _checked(session: Session, spec: ExperimentSpec) -> Any:
     return platform
 
 
+async def _there_already(args: argparse.Namespace, session: Session, plan: Plan) -> bool:
+    """Whether this very experiment was submitted before.
+
+    Raises:
+        ConflictError: another one has the id.
+    """
+    from incl_shared.errors import ConflictError, NotFoundError
+    from incl_shared.ids import short
+    from incl_shared.queries.tracker import GetExperiment
+
+    platform = await session.platform(plan.spec.project)
+    try:
+        view = await platform.ask(GetExperiment(ref=plan.experiment))
+    except NotFoundError:
+        return False
+    wanted = plan.spec.model_copy(update={"project": view.row.project}).model_dump(mode="json")
+    there = view.spec.model_dump(mode="json") if view.spec is not None else None
+    if wanted != there:
+        differing = sorted(name for name in wanted if wanted[name] != there[name]) if there else []
+        raise ConflictError(
+            f"there is already another experiment with the id {plan.experiment}",
+            cause=f"its {', '.join(differing)} differ{'s' if len(differing) == 1 else ''}"
+            if differing
+            else "it was run outside the platform",
+            hint=f"leave out --id to submit a new one; incl show {short(plan.experiment)} shows the one that is there",
+        )
+    session.out.note(f"{plan.experiment} is already submitted" + ("" if args.detach else "; following it"), "dim")
+    return True
+
+
 def _identifier(given: str | None) -> str | None:
     from incl_shared.ids import is_id
 
@@ -156,13 +188,13 @@ async def _dry_run(session: Session, plan: Any, preparation: Preparation) -> int
     except UnavailableError as error:
         checked = False
         out.note(f"warning: {error.message}: not checked whether it can run", "yellow")
-    spec = plan.spec.model_dump(mode="json", exclude_defaults=True)
     if out.as_json:
+        spec = plan.spec.model_dump(mode="json", exclude_defaults=True)
         out.json({"spec": spec, "code": plan.code, "checked": checked})
         return 0
-    import yaml
+    from incl_shared.specfile import spec_text
 
-    out.line(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True).rstrip())
+    out.line(spec_text(plan.spec).rstrip())
     out.note("nothing was submitted (--dry-run)" + ("; it can run here" if checked else ""), "dim")
     return 0
 

@@ -47,13 +47,12 @@ def _print_spec(out: Output, view: ExperimentView) -> None:
 
     if view.spec is None:
         raise NotFoundError("this run was made outside the platform: it has no experiment file")
-    spec = view.spec.model_dump(mode="json", exclude_defaults=True)
     if out.as_json:
-        out.json(spec)
+        out.json(view.spec.model_dump(mode="json", exclude_defaults=True))
         return
-    import yaml
+    from incl_shared.specfile import spec_text
 
-    out.line(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True).rstrip())
+    out.line(spec_text(view.spec).rstrip())
 
 
 def _print(out: Output, view: ExperimentView) -> None:
