@@ -8,9 +8,11 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from incl_shared.errors import InvalidInput, NotFoundError
-from incl_shared.spec import ExperimentSpec
+from incl_shared.spec import ExperimentSpec, duration_text, parse_duration, parse_size, size_text
 from incl_shared.specfile import (
     MAX_BYTES,
     Override,
@@ -20,6 +22,7 @@ from incl_shared.specfile import (
     parse_document,
     read_spec,
     schema_text,
+    spec_text,
     validate,
 )
 from incl_shared.yamltext import plain_value
@@ -244,6 +247,32 @@ def test_the_schema_says_what_the_reader_says(document: dict[str, object], good:
         assert spec(text).command
     else:
         complaint(text)
+
+
+def test_command_is_text_or_words() -> None:
+    assert complaint("command: true\n").message.endswith("command: expected text or a list of words, found true")
+
+
+@given(
+    memory=st.one_of(st.integers(0, 2**60), st.integers(0, 2000).map(lambda n: n * 10**9), st.just(2**60 + 2**20)),
+    seconds=st.one_of(st.floats(1e-9, 365 * 86_400), st.integers(1, 365 * 86_400).map(float)),
+)
+def test_what_is_shown_of_a_spec_is_the_same_spec(memory: int, seconds: float) -> None:
+    made = ExperimentSpec.model_validate(
+        {"command": "x", "env": {"A": "1.10"}, "resources": {"memory": memory}, "max_duration": seconds,
+         "checkpoint": {"grace": seconds}}
+    )  # fmt: skip
+    assert spec(spec_text(made)) == made
+
+
+def test_sizes_and_durations_are_shown_as_people_write_them() -> None:
+    sizes = ("512MiB", "2GB", "1KB", "3TiB", "1500MB", 1_000_001, 0)
+    assert tuple(size_text(parse_size(text)) for text in sizes) == sizes
+    durations = ("1m", "1h30m", "1d2h", "30s", "0.5s", "1m0.5s")
+    assert tuple(duration_text(parse_duration(text)) for text in durations) == durations
+    text = spec_text(spec("command: x\nresources: {memory: 512MiB}\nmax_duration: 60\ncheckpoint: {grace: 1h30m}"))
+    assert "memory: 512MiB\n" in text and "max_duration: 1m\n" in text and "grace: 1h30m\n" in text
+    assert "max_duration" not in spec_text(spec("command: x"))
 
 
 def test_to_keep_the_best_needs_a_metric() -> None:

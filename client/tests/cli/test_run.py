@@ -125,12 +125,13 @@ def test_detached_prints_the_id_alone(cli: Run, fake: FakePlatform) -> None:
 
 
 def test_a_dry_run_submits_nothing(cli: Run, fake: FakePlatform) -> None:
-    Path("train.yaml").write_text("command: python train.py\nresources: {cpu: 0.5}\n")
-    result = cli("run", "--dry-run", "train.yaml", "--env", "A=1")
+    Path("train.yaml").write_text("command: python train.py\nresources: {cpu: 0.5, memory: 512MiB}\n")
+    result = cli("run", "--dry-run", "train.yaml", "--env", "A=1", "--max-duration", "60s")
     assert result.code == 0
     assert yaml.safe_load(result.out) == {
         "command": ["sh", "-c", "python train.py"],
-        "resources": {"cpu": 0.5},
+        "resources": {"cpu": 0.5, "memory": "512MiB"},
+        "max_duration": "1m",
         "env": {"A": "1"},
     }
     assert (fake.published, fake.uploads) == ([], [])

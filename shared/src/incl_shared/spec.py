@@ -48,6 +48,34 @@ def parse_duration(value: object) -> float:
     return sum(float(number) * _SECONDS[unit.lower()] for number, unit in found)
 
 
+def size_text(size: int) -> str | int:
+    """Bytes as people write them, 512MiB: text that parse_size reads as the same number; else the number."""
+    best: str | int = size
+    count = size
+    for base, middle in ((1000, ""), (1024, "i")):
+        for letter, power in _POWERS.items():
+            whole, rest = divmod(size, base**power)
+            if letter and whole and not rest and whole < count:
+                best, count = f"{whole}{letter.upper()}{middle}B", whole
+    return best if parse_size(best) == size else size
+
+
+def duration_text(seconds: float) -> str | float:
+    """Seconds as people write them, 1h30m: text that parse_duration reads as the same number; else the number."""
+    parts, rest = [], seconds
+    for letter, length in _SECONDS.items():
+        if rest >= length and letter != "s":
+            parts.append(f"{int(rest // length)}{letter}")
+            rest %= length
+    if rest:
+        parts.append(f"{int(rest) if rest == int(rest) else rest}s")
+    text = "".join(parts)
+    try:
+        return text if parse_duration(text) == seconds else seconds
+    except ValueError:
+        return seconds
+
+
 def _environment(value: dict[str, str]) -> dict[str, str]:
     for name, text in value.items():
         if not _ENV_NAME.match(name):

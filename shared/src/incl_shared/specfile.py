@@ -12,7 +12,7 @@ import inspect
 import json
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from incl_shared.errors import InvalidInput, NotFoundError
-from incl_shared.spec import ExperimentSpec
+from incl_shared.spec import ExperimentSpec, duration_text, size_text
 
 if TYPE_CHECKING:
     from incl_shared.yamltext import Located
@@ -44,6 +44,11 @@ _TYPES = {
     "dict_type": "a mapping (name: value)",
     "model_type": "a mapping (name: value)",
     "model_attributes_type": "a mapping (name: value)",
+}
+_WRITTEN: dict[tuple[str, ...], Callable[[Any], object]] = {
+    ("resources", "memory"): size_text,
+    ("max_duration",): duration_text,
+    ("checkpoint", "grace"): duration_text,
 }
 _PREFIX = re.compile(r"^([a-z_]+(?:\.[a-z_]+)*): (.*)$", re.DOTALL)
 
@@ -195,6 +200,23 @@ def read_spec(path: Path, overrides: Iterable[Override] = ()) -> ExperimentSpec:
     return validate(override(load_document(path), overrides))
 
 
+def spec_text(spec: ExperimentSpec) -> str:
+    """The file of a spec: what differs from the defaults, sizes and durations as people write them.
+
+    `validate(parse_document(…))` makes the same spec of it.
+    """
+    import yaml
+
+    values = spec.model_dump(mode="json", exclude_defaults=True)
+    for path, written in _WRITTEN.items():
+        at: Any = values
+        for key in path[:-1]:
+            at = at.get(key, {})
+        if at.get(path[-1]) is not None:
+            at[path[-1]] = written(at[path[-1]])
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
 @dataclass(frozen=True)
 class _Problem:
     text: str
@@ -239,7 +261,8 @@ def _complaint(path: Path_, kind: str, detail: Any) -> tuple[Path_, str, str]:
         if not path and named is not None:
             return tuple(named[1].split(".")), f"{named[1]}: {named[2]}", ""
     elif kind in _TYPES:
-        message = f"expected {_TYPES[kind]}, found {_found(found)}"
+        expected = "text or a list of words" if path == ("command",) else _TYPES[kind]
+        message = f"expected {expected}, found {_found(found)}"
         if kind == "string_type" and isinstance(found, bool | int | float):
             message += "; put it in quotes"
     elif kind == "enum":
