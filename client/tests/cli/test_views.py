@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from incl_cli.testing import FakePlatform, Run
+from incl_shared.archive.pack import pack
 from incl_shared.events import CodeRef, Placement, Provenance, RankEnd
 from incl_shared.events.experiments import RankTimes
 from incl_shared.queries.provisioner import Cluster, NodeView, QueuedView
@@ -305,6 +306,36 @@ def test_a_link_that_leads_out_is_not_followed(cli: Run, fake: FakePlatform, dig
     fake.keep(digits.row.id, "link/x.txt", b"x")
     assert cli("download", "digits", "-o", "out").code == 8
     assert list(Path("elsewhere").iterdir()) == []
+
+
+def test_code_is_unpacked_beside_its_archive(
+    cli: Run, fake: FakePlatform, digits: ExperimentView, tmp_path: Path
+) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "train.py").write_text("print(1)")
+    packed = pack(tmp_path / "src", tmp_path / "code.tar.zst")
+    fake.keep(digits.row.id, "code.tar.zst", packed.path.read_bytes(), kind="code", attempt=0)
+    result = cli("download", "digits", "--kind", "code", "-o", "earlier")
+    assert result.code == 0
+    assert Path("earlier/code/train.py").read_text() == "print(1)"
+    assert "1 file" in result.err
+    Path("earlier/code/train.py").write_text("mine")
+    assert "not unpacked again" in cli("download", "digits", "--kind", "code", "-o", "earlier").err
+    assert Path("earlier/code/train.py").read_text() == "mine"
+
+
+def test_a_folder_that_download_made_is_not_packed(cli: Run, fake: FakePlatform, digits: ExperimentView) -> None:
+    fake.keep(digits.row.id, "z.bin", b"z")
+    fake.keep(digits.row.id, "a/model.bin", b"model", kind="checkpoint")
+    Path("mine").mkdir()
+    result = cli("download", "digits", "-o", "results")
+    assert [Path(line).name for line in result.out.splitlines()] == ["model.bin", "z.bin"]
+    cli("download", "digits", "-o", "mine")
+    assert not Path("mine/.incl-download").exists()
+    result = cli("run", "-d", "--", "true")
+    assert "left out results: incl download made it" in result.err
+    code = fake.published[-1][0].code  # type: ignore[attr-defined]
+    assert code.files == 2
 
 
 def test_files_of_several_ranks_get_a_folder_each(cli: Run, fake: FakePlatform, digits: ExperimentView) -> None:

@@ -166,6 +166,17 @@ def test_what_is_never_packed(tmp_path: Path) -> None:
     assert tree.skipped["virtual environment"] == 1
 
 
+def test_a_folder_that_a_download_made_is_left_out_with_a_word(tmp_path: Path) -> None:
+    made = {"incl-x/.incl-download", "incl-x/model.bin", "incl-x/sub/y", "in/z/.incl-download"}
+    _fill(tmp_path, made | {".incl-download", "in/a.py"}, {})
+    tree = scan(tmp_path)
+    assert [e.path for e in tree.entries] == [b"in", b"in/a.py"]
+    assert tree.skipped == {"earlier download": 2, "never packed": 1}
+    assert sorted(tree.warnings)[1] == (
+        "left out incl-x: incl download made it; to pack it, remove incl-x/.incl-download"
+    )
+
+
 @pytest.mark.parametrize("pattern", [b"[", b"a[b", b"x\\", b"[[:nope:]]", b"", b"# a", b"!", b"/"])
 def test_patterns_that_match_nothing(pattern: bytes) -> None:
     assert parse_rule(pattern) is None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 KINDS = ("output", "checkpoint", "media", "code", "provenance")
 EXAMPLES = """  incl download @last
   incl download 3f9k2x7q model.npz 'plots/*' -o results
-  incl download 3f9k2x7q --kind code -o code
+  incl download 3f9k2x7q --kind code -o earlier
   incl download @last --list"""
 
 
@@ -87,7 +88,8 @@ async def _fetch(
     from incl_shared.errors import ConflictError
 
     by_rank = len({entry.rank for entry in entries}) > 1
-    targets = {place(root, entry, by_rank=by_rank): entry for entry in entries}
+    placed = [(place(root, entry, by_rank=by_rank), entry) for entry in entries]
+    targets = dict(sorted(placed, key=lambda pair: pair[0].parts))
     missing = {target: entry for target, entry in targets.items() if not is_there(target, entry)}
     differing = [target for target in missing if target.exists()]
     if differing and not args.force:
@@ -100,9 +102,11 @@ async def _fetch(
     bar = _Bar(out, total)
     wanted = [Wanted(entry.sha256, entry.size, target, entry.mode) for target, entry in missing.items()]
     if wanted:
-        await platform.download(experiment, wanted, bar.add)
+        with _marked(root, experiment):
+            await platform.download(experiment, wanted, bar.add)
     bar.close()
     await asyncio.to_thread(_unpack_directories, targets)
+    await asyncio.to_thread(_unpack_code, out, targets)
     if out.as_json:
         out.json(
             [
@@ -132,6 +136,41 @@ def _unpack_directories(targets: Iterable[Path]) -> None:
         directory = target.with_name(target.name.removesuffix(DIRECTORY_ENDING))
         if directory != target and not directory.exists():
             unpack(target, directory)
+
+
+def _unpack_code(out: Output, targets: Mapping[Path, Entry]) -> None:
+    """The archive of the code becomes the folder `code` beside it, unless there is one."""
+    from incl_cli.submit import CODE_PATH
+    from incl_cli.text import plain, plural
+    from incl_shared.archive.unpack import unpack
+
+    for target, entry in targets.items():
+        if entry.kind != "code" or entry.path != CODE_PATH:
+            continue
+        folder = target.with_name("code")
+        shown = plain(str(folder))
+        if folder.exists() or folder.is_symlink():
+            out.note(f"{shown} is there already: not unpacked again", "dim")
+            continue
+        files = unpack(target, folder, sha256=entry.sha256).files
+        out.note(f"the code ({plural(files, 'file')}) is unpacked in {shown}")
+
+
+@contextlib.contextmanager
+def _marked(root: Path, experiment: str) -> Iterator[None]:
+    """A folder of results that is made meanwhile stays out of the next experiment's code."""
+    from incl_shared.archive import DOWNLOAD_MARKER
+
+    is_new = not root.exists()
+    try:
+        yield
+    finally:
+        if is_new and root.is_dir():
+            text = (
+                f"Made by incl download from {experiment}.\nincl run leaves this folder out while this file is in it.\n"
+            )
+            with contextlib.suppress(OSError):
+                (root / DOWNLOAD_MARKER).write_text(text, "utf-8")
 
 
 class _Bar:

@@ -2,3 +2,6 @@
 
 DIRECTORY_ENDING = ".incl-dir.tar.zst"
 """The path of an artifact that is a whole directory (a checkpoint of several files) ends so."""
+
+DOWNLOAD_MARKER = ".incl-download"
+"""`incl download` writes a file of this name into a folder that it makes: such a folder is not packed."""

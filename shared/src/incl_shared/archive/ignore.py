@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from incl_shared.archive import DOWNLOAD_MARKER
+
 IGNORE_FILES: Final = (b".inclignore", b".gitignore")
 """Names of the files with patterns; an earlier one decides before a later one."""
 
@@ -30,7 +32,7 @@ _CLASSES: Final[dict[bytes, str]] = {
     b"upper": "A-Z",
     b"xdigit": "0-9A-Fa-f",
 }
-_NEVER_NAMES: Final = frozenset({b".git", b".env", b".incl", b"__pycache__", b"node_modules"})
+_NEVER_NAMES: Final = frozenset({b".git", b".env", b".incl", b"__pycache__", b"node_modules", DOWNLOAD_MARKER.encode()})
 
 
 class _Unmatchable(Exception):  # noqa: N818

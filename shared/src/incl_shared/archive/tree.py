@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from incl_shared.archive import DOWNLOAD_MARKER
 from incl_shared.archive.ignore import IGNORE_FILES, RuleFile, always_left_out
 from incl_shared.archive.tarformat import DIRECTORY, FILE, LINK, display
 from incl_shared.errors import InvalidInput
 
 _MAX_IGNORE_FILE: Final = 4 << 20
+_DOWNLOADED: Final = DOWNLOAD_MARKER.encode()
 _SPECIAL: Final = {
     stat.S_IFSOCK: "a socket",
     stat.S_IFIFO: "a named pipe",
@@ -36,8 +38,8 @@ class Entry:
 class Tree:
     """What a walk found, in the order of the paths' bytes.
 
-    `skipped` counts by reason ('ignored', 'never packed', 'virtual environment', 'special', 'link out of the tree');
-    a directory that is left out counts once. `warnings` are sentences for the user.
+    `skipped` counts by reason ('ignored', 'never packed', 'virtual environment', 'earlier download', 'special',
+    'link out of the tree'); a directory that is left out counts once. `warnings` are sentences for the user.
     """
 
     root: bytes
@@ -123,6 +125,14 @@ class _Walk:
         if b"pyvenv.cfg" in names and path:
             self.tree.skipped["virtual environment"] += 1
             self.tree.entries.pop()
+            return
+        if _DOWNLOADED in names and path:
+            self.tree.skipped["earlier download"] += 1
+            self.tree.entries.pop()
+            folder = display(path.rstrip(b"/"))
+            self.tree.warnings.append(
+                f"left out {folder}: incl download made it; to pack it, remove {folder}/{DOWNLOAD_MARKER}"
+            )
             return
         for index, name in enumerate(IGNORE_FILES):
             text = self._ignore_file(self._root + b"/" + path + name) if name in names else None
