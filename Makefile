@@ -26,7 +26,7 @@ up: .venv/runtime.stamp ## the platform on this machine, in the foreground
 	@.venv/bin/incl up
 
 test: .venv/dev.stamp check ## all checks and all tests
-	@$(PY) -m pytest -q -n 3 --dist loadgroup
+	@$(PY) -m pytest -q -n 3 --dist loadfile
 
 check: .venv/dev.stamp ## ruff, mypy --strict, import-linter, house rules, contracts
 	@$(PY) -m ruff check .

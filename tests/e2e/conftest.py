@@ -1,4 +1,4 @@
-"""One platform for all end-to-end tests of a worker."""
+"""One platform for all end-to-end tests of a worker (files stay whole: --dist loadfile)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,6 @@ from pathlib import Path
 import pytest
 
 from incl_local.testing import Home
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All end-to-end tests go to one worker, as they share a platform."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("e2e"))
 
 
 @pytest.fixture(scope="session")

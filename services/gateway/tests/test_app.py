@@ -16,7 +16,7 @@ from incl_shared.auth.mint import Credential
 from incl_shared.auth.names import Role, job_principal
 from incl_shared.bus.runtime import Bus
 from incl_shared.control import NodeWanted
-from incl_shared.errors import DeniedError, InvalidInput, NotFoundError, UnavailableError
+from incl_shared.errors import ConflictError, DeniedError, InvalidInput, NotFoundError
 from incl_shared.queries.gateway import (
     AttemptCredential,
     CreateToken,
@@ -158,7 +158,7 @@ async def test_what_cannot_start_says_why_and_leaves_nothing_open(
 ) -> None:
     assert app.http is not None
     taken = create_app(settings.model_copy(update={"port": app.http.port}))
-    with pytest.raises(UnavailableError, match="cannot listen"):
+    with pytest.raises(ConflictError, match="cannot listen"):
         await taken.start()
     assert not taken.bus.client.connected
     key = secure_nats.paths.keys_dir / "signing" / "attempt.seed"

@@ -20,7 +20,8 @@ PORT_NAMES = ("bus", "registry", "gateway", "ops")
 OPS_PORTS = 5
 BUS_SHARE = 0.6
 """The part of the free disk that the bus may reserve: the rest is for databases, artifacts and jobs."""
-PREFERRED = {"bus": 4422, "registry": 4423, "gateway": 4424, "ops": 4425}
+FIRST_PORT = 4422
+"""The usual first port: bus, artifact store, gateway, and a row for health and metrics. INCL_PORT names another."""
 
 
 def default_data() -> Path:
@@ -128,6 +129,8 @@ class Layout:
         """
         file = self.root / "ports.json"
         kept = json.loads(file.read_text()) if file.exists() else {}
+        first = int(os.environ.get("INCL_PORT") or FIRST_PORT)
+        usual = {name: first + place for place, name in enumerate(PORT_NAMES)}
         chosen: dict[str, int] = {}
         taken: set[int] = set()
         for name in PORT_NAMES:
@@ -135,7 +138,7 @@ class Layout:
                 raise ConflictError(
                     f"port {wanted[name]} for {name} is taken", hint="choose another one, or leave it out"
                 )
-            candidates = [wanted[name]] if name in wanted else [kept.get(name, 0), PREFERRED[name]]
+            candidates = [wanted[name]] if name in wanted else [kept.get(name, 0), usual[name]]
             port = next((p for p in candidates if p and _usable(p, name, taken)), 0)
             while not port:
                 offered = free_port(taken)

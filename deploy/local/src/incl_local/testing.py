@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -29,6 +30,9 @@ class Result:
         return json.loads(self.out)
 
 
+_HOMES = itertools.count()
+
+
 class Home:
     """A user's home on a fresh machine, with a platform of its own in it."""
 
@@ -38,7 +42,15 @@ class Home:
         folder.mkdir(parents=True, exist_ok=True)
         keep = {k: v for k, v in os.environ.items() if not k.startswith(("INCL_", "XDG_", "PYTHON", "COV"))}
         path = f"{Path(sys.executable).parent}{os.pathsep}{keep.get('PATH', '')}"
-        self.environment = {**keep, "HOME": str(folder), "INCL_DATA": str(self.data), "PATH": path, "NO_COLOR": "1"}
+        port = 20_000 + (os.getpid() * 31 + next(_HOMES)) % 1200 * 10
+        self.environment = {
+            **keep,
+            "HOME": str(folder),
+            "INCL_DATA": str(self.data),
+            "INCL_PORT": str(port),
+            "PATH": path,
+            "NO_COLOR": "1",
+        }
 
     def start(
         self, *words: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
