@@ -78,6 +78,8 @@ does not go on.
 | `INCL_CONTEXT_FILE` | the file that says where the platform is (`~/.config/incl/context.json`) |
 | `INCL_HOME` | one folder for configuration, cache and state, in place of the XDG ones |
 | `INCL_PROJECT` | the project, in place of the context's |
+| `INCL_DATA` | the data folder of the platform on this machine, in place of `~/.local/share/incl` |
+| `INCL_PORT` | for `incl up`: the first of the ports that it tries (4422) |
 | `INCL_TOKEN` | the token for `incl login` |
 | `NO_COLOR` | no colours |
 """
