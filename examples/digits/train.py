@@ -9,7 +9,7 @@ from sklearn.model_selection import train_test_split
 
 import incl
 
-EPOCHS = int(os.environ.get("EPOCHS", "200"))
+EPOCHS = int(os.environ.get("EPOCHS", "400"))
 LR = float(os.environ.get("LR", "0.0003"))
 HIDDEN = int(os.environ.get("HIDDEN", "256"))
 BATCH = 64
@@ -82,7 +82,7 @@ def main():
         if val_acc > best:
             best = val_acc
             np.savez(incl.output_dir / "best.npz", *model.parameters)
-        if epoch % 20 == 19:
+        if epoch % 40 == 39:
             print(f"epoch {epoch + 1:3d}  loss {loss:.4f}  val_acc {val_acc:.4f}")
     print(f"best val_acc {best:.4f}; the weights are in best.npz")
 
