@@ -178,6 +178,19 @@ async def test_fault_3_an_error_line_of_the_server_does_not_close_the_client(nat
         await client.publish_confirmed("incl.event.p.experiment.e", b"1", message_id="1")
 
 
+async def test_closing_is_not_cancelled_by_a_wait_of_another(nats_server: NatsServer) -> None:
+    """Who waits for the socket's end shares one future with nats-py's tasks: cancelling one of them cancels it."""
+    client = await BusClient.connect(nats_server.settings())
+    transport = client.connection._transport
+    assert transport is not None
+    other = asyncio.create_task(transport.wait_closed())
+    await asyncio.sleep(0)
+    other.cancel()
+    await asyncio.wait([other])
+    await client.close()
+    assert not client.connected
+
+
 async def test_fault_4_a_service_never_changes_a_stream(make_probe: MakeProbe, nats_server: NatsServer) -> None:
     """FastStream's declare=True overwrites the limits of a stream that is there."""
     async with await BusClient.connect(nats_server.settings()) as client:

@@ -1,6 +1,6 @@
 """One connection to NATS, with nats-py's traps closed. Both `BusClient` and the services' broker stand on it.
 
-What is different from `nats.connect` (each has a regression test in shared/tests/bus/test_connection.py):
+What is different from `nats.connect` (each has a regression test in shared/tests/bus/test_hardening.py):
 
 - an error line of the server (expired or not yet known credential, too many connections) leads to a reconnect;
   nats-py closes the client for good;
@@ -8,6 +8,7 @@ What is different from `nats.connect` (each has a regression test in shared/test
 - the first connection has a time limit, and its failure says what to do;
 - a connection that the server refused is closed before the next attempt (nats-py leaks its socket);
 - `flush` waits for what is still in nats-py's buffer too (nats-py's PING overtakes it);
+- a task of its own that is cancelled at the end does not cancel whoever closes;
 - a credential that cannot be read at a reconnect is an error of that attempt, not the silent end of the task.
 """
 
@@ -59,6 +60,19 @@ class HardenedClient(Client):
                 transport.close()
                 await transport.wait_closed()
         await super()._connect_to_server(s)
+
+    async def close(self) -> None:
+        """Close, whatever state it is in.
+
+        nats-py's own tasks wait for the end of the same socket; one that is cancelled meanwhile cancels that wait for
+        all, and the closer would be told that it was cancelled itself.
+        """
+        try:
+            await super().close()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
 
     async def flush(self, timeout: int = 10) -> None:  # noqa: ASYNC109
         """Wait until the server has processed everything that was sent before.
