@@ -23,7 +23,8 @@ from incl_shared.errors import ConflictError, DeniedError, InvalidInput, NotFoun
 from incl_shared.events import RunEnded, RunStarted
 from incl_shared.queries.registry import Entry
 from incl_shared.states import ExperimentState
-from incl_shared.telemetry.batcher import decode_metrics, unpack
+from incl_shared.telemetry.batcher import decode_metrics
+from incl_shared.testing.telemetry import points_of
 from incl_shared.testing.wait import until
 
 
@@ -56,9 +57,7 @@ class Platform:
     def values(self, name: str) -> list[float]:
         found: list[float] = []
         for payload in self.batches.values():
-            for column in decode_metrics(payload).columns:
-                if column.name == name:
-                    found += unpack("d", column.values)
+            found += [value for _, _, _, value in points_of(decode_metrics(payload)).get(name, [])]
         return found
 
     def files(self) -> dict[tuple[str, str], bytes]:

@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import shutil
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,9 +25,10 @@ from incl_shared.db import Database, Transaction, migrate
 from incl_shared.events import REGISTER, Event
 from incl_shared.queries.base import Answer, Query
 from incl_shared.subjects import Asker, Origin
-from incl_shared.telemetry.wire import Column, Extra, Line, LogBatch, MetricBatch
+from incl_shared.telemetry.wire import BATCH_VERSION, Line, LogBatch, MetricBatch
 from incl_shared.testing.clock import FakeClock
 from incl_shared.testing.db import PostgresServer
+from incl_shared.testing.telemetry import batch_of
 from incl_tracker.answers import Answers
 from incl_tracker.handlers import Handlers
 from incl_tracker.settling import settle_due
@@ -201,30 +201,8 @@ Record = tuple[int, float, dict[str, float]] | dict[str, Any]
 
 def metric_batch(writer: str, first: int, records: list[Record], *, offsets: bool = True) -> MetricBatch:
     """A batch of records, as a shipper makes it."""
-    points: dict[str, list[tuple[int, int, float, float]]] = {}
-    extras = []
-    for place, record in enumerate(records):
-        if isinstance(record, dict):
-            extras.append(Extra(first + place, json.dumps(record).encode()))
-            continue
-        step, time, values = record
-        for name, value in values.items():
-            points.setdefault(name, []).append((place, step, time, value))
-    columns = []
-    for name, found in points.items():
-        count = len(found)
-        places = [p[0] for p in found]
-        dense = count == len(records)
-        columns.append(
-            Column(
-                name,
-                struct.pack(f"<{count}q", *[p[1] for p in found]),
-                struct.pack(f"<{count}d", *[p[2] for p in found]),
-                struct.pack(f"<{count}d", *[p[3] for p in found]),
-                b"" if dense or not offsets else struct.pack(f"<{count}I", *places),
-            )
-        )
-    return MetricBatch(1, writer, first, len(records), columns, extras)
+    lines = [json.dumps(record).encode() if isinstance(record, dict) else record for record in records]
+    return batch_of(writer, first, lines, offsets=offsets)
 
 
 def log_batch(writer: str, first: int, texts: list[str | Line]) -> LogBatch:
@@ -232,7 +210,7 @@ def log_batch(writer: str, first: int, texts: list[str | Line]) -> LogBatch:
     lines = [
         text if isinstance(text, Line) else Line(float(first + place), 0, text) for place, text in enumerate(texts)
     ]
-    return LogBatch(1, writer, first, lines)
+    return LogBatch(BATCH_VERSION, writer, first, lines)
 
 
 class Make:

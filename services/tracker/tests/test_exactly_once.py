@@ -220,12 +220,12 @@ def test_columns_of_wrong_lengths_are_refused(make: Any) -> None:
     import msgspec
 
     batch = make.metric_batch("w", 1, [(1, 1.0, {"a": 1.0}), (2, 2.0, {})])
-    short = msgspec.structs.replace(batch.columns[0], values=b"")
-    with pytest.raises(BadBatch, match="differ in length"):
-        cut_metrics(msgspec.structs.replace(batch, columns=[short]), [(1, 2)])
-    broken = msgspec.structs.replace(batch.columns[0], offsets=b"\x00" * 8)
+    short = msgspec.structs.replace(batch.groups[0], values=b"")
+    with pytest.raises(BadBatch, match="in length"):
+        cut_metrics(msgspec.structs.replace(batch, groups=[short]), [(1, 2)])
+    broken = msgspec.structs.replace(batch.groups[0], offsets=b"\x00" * 8)
     with pytest.raises(BadBatch, match="do not rise"):
-        cut_metrics(msgspec.structs.replace(batch, columns=[broken]), [(2, 2)])
+        cut_metrics(msgspec.structs.replace(batch, groups=[broken]), [(2, 2)])
 
 
 async def test_a_record_that_cannot_be_read_costs_no_other(lite: Any, make: Any) -> None:

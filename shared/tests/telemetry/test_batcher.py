@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from incl_shared.telemetry.batcher import MAX_PAYLOAD, build, decode_metrics, encode, unpack
 from incl_shared.telemetry.wire import MetricBatch
+from incl_shared.testing.telemetry import points_of
 
 names = st.sampled_from(["loss", "val/acc", "lr", "ä", "x"])
 values = st.floats() | st.integers(-(2**53), 2**53)
@@ -32,12 +33,9 @@ def line_of(record: dict[str, Any] | bytes) -> bytes:
 def records_of(batch: MetricBatch) -> dict[int, dict[str, tuple[int, float, float]]]:
     """Sequence -> name -> (step, time, value), as whoever stores the batch may take it apart."""
     found: dict[int, dict[str, tuple[int, float, float]]] = {}
-    for column in batch.columns:
-        steps, times, numbers = unpack("q", column.steps), unpack("d", column.times), unpack("d", column.values)
-        offsets = unpack("I", column.offsets) if column.offsets else range(batch.count)
-        assert len(offsets) == len(steps) == len(times) == len(numbers)
-        for offset, step, time, value in zip(offsets, steps, times, numbers, strict=True):
-            found.setdefault(batch.first + int(offset), {})[column.name] = (int(step), time, value)
+    for name, points in points_of(batch).items():
+        for offset, step, time, value in points:
+            found.setdefault(batch.first + offset, {})[name] = (step, time, value)
     return found
 
 
@@ -50,7 +48,7 @@ def same(one: float, other: float) -> bool:
 def test_every_point_and_every_extra_is_in_the_batch(records: list[dict[str, Any] | bytes], first: int) -> None:
     batch = decode_metrics(encode(build("w", first, [line_of(record) for record in records])))
     assert (batch.first, batch.count) == (first, len(records))
-    assert len({column.name for column in batch.columns}) == len(batch.columns)
+    assert len({tuple(group.names) for group in batch.groups}) == len(batch.groups)
     stored = records_of(batch)
     for sequence, record in enumerate(records, first):
         if isinstance(record, bytes) or record["k"] != "m":
@@ -91,8 +89,8 @@ def test_a_record_too_big_for_any_message_takes_its_number_and_no_place() -> Non
     assert [None if record is None else set(record) for record in seen] == [None, {"a"}, None, {"a"}]
 
 
-def test_dense_columns_need_no_offsets() -> None:
+def test_dense_groups_need_no_offsets() -> None:
     lines = [f'{{"k":"m","t":{i}.0,"s":{i},"v":{{"a":{i},"b":0.5}}}}'.encode() for i in range(100)]
     batch = build("w", 1, lines)
-    assert [(column.name, column.offsets) for column in batch.columns] == [("a", b""), ("b", b"")]
-    assert list(unpack("q", batch.columns[0].steps)) == list(range(100))
+    assert [(group.names, group.offsets) for group in batch.groups] == [(["a", "b"], b"")]
+    assert list(unpack("q", batch.groups[0].steps)) == list(range(100))

@@ -20,6 +20,7 @@ from incl_shared.telemetry import OUT, LogSource, LogTailer, MetricSource, Outgo
 from incl_shared.telemetry.batcher import decode_logs, decode_metrics, unpack
 from incl_shared.telemetry.wire import Extra
 from incl_shared.testing.nats import NatsServer
+from incl_shared.testing.telemetry import points_of
 from incl_shared.testing.wait import until
 
 
@@ -41,11 +42,10 @@ class Store:
         new = {batch.first + i for i in range(batch.count)} - stored.keys()
         for sequence in new:
             stored[sequence] = {}
-        for column in batch.columns:
-            offsets = unpack("I", column.offsets) if column.offsets else range(batch.count)
-            for offset, value in zip(offsets, unpack("d", column.values), strict=True):
-                if batch.first + int(offset) in new:
-                    stored[batch.first + int(offset)][column.name] = value
+        for name, points in points_of(batch).items():
+            for offset, _, _, value in points:
+                if batch.first + offset in new:
+                    stored[batch.first + offset][name] = value
 
     def watermarks(self) -> dict[str, int]:
         found = {}
@@ -290,5 +290,5 @@ async def test_over_a_real_bus_that_is_killed_in_the_middle(
             batch = decode_metrics(message.data)
             assert batch.first == expected
             expected += batch.count
-            seen += unpack("d", batch.columns[0].values)
+            seen += unpack("d", batch.groups[0].values)
     assert seen == [float(i) for i in range(600)]

@@ -1,4 +1,4 @@
-"""From spool lines to the columns of a MetricBatch."""
+"""From spool lines to the groups of a MetricBatch."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 import msgspec
 
 from incl_shared.telemetry.spool import as_extra, scalars
-from incl_shared.telemetry.wire import BATCH_VERSION, Column, Extra, LogBatch, MetricBatch
+from incl_shared.telemetry.wire import BATCH_VERSION, Extra, Group, LogBatch, MetricBatch
 
 MAX_PAYLOAD = 600_000
 """Bytes of a batch: well below the bus' largest message."""
 MAX_RECORDS = 5_000
-POINT_BYTES = 28
+VALUE_BYTES = 8
+RECORD_BYTES = 20
 MAX_EXTRA = 300_000
 _encoder = msgspec.msgpack.Encoder()
 _metrics = msgspec.msgpack.Decoder(MetricBatch)
@@ -29,7 +30,7 @@ class _Group:
     offsets: list[int] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
-    rows: list[Sequence[float]] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
 
 
 def pack(kind: str, values: Sequence[float]) -> bytes:
@@ -66,7 +67,7 @@ def build(
         if record is not None:
             names = tuple(record.v)
             group = groups.get(names)
-            cost = len(names) * POINT_BYTES + (0 if group else sum(map(len, names)) * 4 + len(names) * 40)
+            cost = RECORD_BYTES + len(names) * VALUE_BYTES + (0 if group else sum(map(len, names)) * 4 + len(names) * 5)
         else:
             cost = 24 + len(extra) if extra is not None and len(extra) <= MAX_EXTRA else 0
         if count and not exactly and size + cost > max_payload:
@@ -77,45 +78,19 @@ def build(
             group.offsets.append(count)
             group.steps.append(record.s)
             group.times.append(record.t)
-            group.rows.append(tuple(record.v.values()))
+            group.values.extend(record.v.values())
         elif extra is not None and cost:
             extras.append(Extra(first + count, extra))
         size += cost
         count += 1
-    return MetricBatch(BATCH_VERSION, writer, first, count, _columns(groups, count), extras)
+    return MetricBatch(
+        BATCH_VERSION, writer, first, count, [_group(names, group, count) for names, group in groups.items()], extras
+    )
 
 
-def _columns(groups: dict[tuple[str, ...], _Group], count: int) -> list[Column]:
-    owners: dict[str, list[_Group]] = {}
-    for names, group in groups.items():
-        for name in names:
-            owners.setdefault(name, []).append(group)
-    columns: list[Column] = []
-    for names, group in groups.items():
-        alone = [name for name in names if len(owners[name]) == 1]
-        if not alone:
-            continue
-        steps, times = pack("q", group.steps), pack("d", group.times)
-        offsets = b"" if len(group.offsets) == count else pack("I", group.offsets)
-        for name, values in zip(names, zip(*group.rows, strict=True), strict=True):
-            if len(owners[name]) == 1:
-                columns.append(Column(name, steps, times, pack("d", values), offsets))
-    shared = [name for name, held in owners.items() if len(held) > 1]
-    columns.extend(_merged(name, groups, count) for name in shared)
-    return columns
-
-
-def _merged(name: str, groups: dict[tuple[str, ...], _Group], count: int) -> Column:
-    points: list[tuple[int, int, float, float]] = []
-    for names, group in groups.items():
-        if name in names:
-            at = names.index(name)
-            values = [row[at] for row in group.rows]
-            points.extend(zip(group.offsets, group.steps, group.times, values, strict=True))
-    points.sort(key=lambda point: point[0])
-    offsets, steps, times, values = (list(part) for part in zip(*points, strict=True))
-    dense = b"" if len(points) == count else pack("I", offsets)
-    return Column(name, pack("q", steps), pack("d", times), pack("d", values), dense)
+def _group(names: tuple[str, ...], group: _Group, count: int) -> Group:
+    offsets = b"" if len(group.offsets) == count else pack("I", group.offsets)
+    return Group(list(names), pack("q", group.steps), pack("d", group.times), pack("d", group.values), offsets)
 
 
 def encode(batch: MetricBatch | LogBatch) -> bytes:

@@ -16,7 +16,8 @@ a full disk, or foreign) still takes its number and carries nothing. A record ha
 A batch carries consecutive records of one writer: first, first+1, … first+count-1. The message's subject says
 experiment, attempt and rank; its Nats-Msg-Id is '<job>:<stream>:<writer>:<first>:<count>' (`message_id`): with the
 count in it a batch that was cut differently after a crash is never taken for the one before. The payload is msgpack
-(arrays, see the structs); steps are little-endian int64, times and values little-endian float64.
+(arrays, see the structs); steps are little-endian int64, times and values little-endian float64. Records that have the
+same names are one group, so that the steps and times of metrics that are logged together travel once.
 """
 
 from __future__ import annotations
@@ -24,14 +25,15 @@ from __future__ import annotations
 import msgspec
 
 
-class Column(msgspec.Struct, array_like=True, frozen=True):
-    """The points of one metric in a batch; the three have one length. Points keep the order of their records.
+class Group(msgspec.Struct, array_like=True, frozen=True):
+    """The n records of a batch that have these k names, in the order of the records.
 
-    offsets: which record each point is of (record - first of the batch), little-endian uint32, rising. Empty when
-    every record of the batch has this metric. It lets a batch that overlaps what is stored be cut exactly.
+    names: k, each once. steps: n int64. times: n float64, seconds since the epoch. values: n * k float64, record by
+    record. offsets: which record each is (record - first of the batch), n uint32, rising; empty when the group has
+    every record of the batch. They let a batch that overlaps what is stored be cut exactly.
     """
 
-    name: str
+    names: list[str]
     steps: bytes
     times: bytes
     values: bytes
@@ -52,7 +54,7 @@ class MetricBatch(msgspec.Struct, array_like=True, frozen=True):
     writer: str
     first: int
     count: int
-    columns: list[Column]
+    groups: list[Group]
     extras: list[Extra]
 
 
@@ -78,7 +80,7 @@ class LogBatch(msgspec.Struct, array_like=True, frozen=True):
     lines: list[Line]
 
 
-BATCH_VERSION = 1
+BATCH_VERSION = 2
 MAX_LINE_CHARACTERS = 65_536
 """A longer line is cut into parts of at most this many characters (flag 1 on all but the last)."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from itertools import pairwise
 import msgspec
 
 from incl_shared.ids import TOKEN_PATTERN
-from incl_shared.telemetry.wire import BATCH_VERSION, Column, Extra, Line, LogBatch, MetricBatch
+from incl_shared.telemetry.wire import BATCH_VERSION, Extra, Group, Line, LogBatch, MetricBatch
 from incl_tracker.domain.points import Points, from_blobs, offsets_of
 from incl_tracker.domain.ranges import Range
 from incl_tracker.domain.text import clean_name
@@ -72,16 +73,21 @@ def cut_metrics(batch: MetricBatch, wanted: Sequence[Range]) -> NewRecords:
     """The records of a batch that lie in `wanted` (ranges of sequences, all inside the batch).
 
     Raises:
-        BadBatch: when a column is malformed, or cannot be cut as it does not say which records its points are of.
+        BadBatch: when a group is malformed, or cannot be cut as it does not say which records it has.
     """
     whole = list(wanted) == [(batch.first, batch.first + batch.count - 1)]
-    columns: dict[str, Points] = {}
-    for column in batch.columns:
-        points = _points(column, batch.count)
+    placed: dict[str, list[tuple[int, Points]]] = {}
+    for group in batch.groups:
+        rows, offsets = _rows(group, batch.count)
         if not whole:
-            points = _cut(column, points, batch, wanted)
-        if len(points):
-            columns.setdefault(clean_name(column.name), Points()).extend(points)
+            rows, offsets = _cut(group, rows, offsets, batch, wanted)
+        for name, points in rows.items():
+            placed.setdefault(clean_name(name), []).append((offsets[0] if offsets else 0, points))
+    columns: dict[str, Points] = {}
+    for name, pieces in placed.items():
+        for _, points in sorted(pieces, key=lambda piece: piece[0]):
+            if len(points):
+                columns.setdefault(name, Points()).extend(points)
     extras = [extra for extra in batch.extras if any(a <= extra.sequence <= b for a, b in wanted)]
     return NewRecords(columns, extras)
 
@@ -100,29 +106,37 @@ def _check(version: int, writer: str, first: int, count: int) -> None:
         raise BadBatch(f"{count} records from {first} are out of bounds")
 
 
-def _points(column: Column, count: int) -> Points:
+def _rows(group: Group, count: int) -> tuple[dict[str, Points], Sequence[int]]:
+    """(points by name, the offsets of the records or none where all of the batch are there)."""
+    what = f"group {group.names[:1]!r:.80}"
+    width = len(group.names)
+    values = array("d")
     try:
-        points = from_blobs(column.steps, column.times, column.values)
+        offsets = offsets_of(group.offsets)
+        values.frombytes(group.values)
+        found = {
+            name: from_blobs(group.steps, group.times, values[place::width].tobytes())
+            for place, name in enumerate(group.names)
+        }
     except ValueError as error:
-        raise BadBatch(f"column {column.name[:80]!r}: {error}") from error
-    if len(points) > count:
-        raise BadBatch(f"column {column.name[:80]!r} has more points than there are records")
-    return points
+        raise BadBatch(f"{what}: {error}") from error
+    rows = len(group.steps) // 8
+    if len(values) != rows * width or len(set(group.names)) != width:
+        raise BadBatch(f"{what}: names, steps and values differ in length")
+    if rows > count or (offsets and len(offsets) != rows) or any(a >= b for a, b in pairwise(offsets)):
+        raise BadBatch(f"{what}: offsets do not rise, or there are more points than records")
+    return found, offsets
 
 
-def _cut(column: Column, points: Points, batch: MetricBatch, wanted: Sequence[Range]) -> Points:
-    if not column.offsets:
-        if len(points) != batch.count:
-            raise BadBatch(f"column {column.name[:80]!r} overlaps what is stored and has no offsets")
-        places = [i for a, b in wanted for i in range(a - batch.first, b - batch.first + 1)]
-        return points.take(places)
-    try:
-        offsets = offsets_of(column.offsets)
-    except ValueError as error:
-        raise BadBatch(f"column {column.name[:80]!r}: broken offsets") from error
-    if len(offsets) != len(points) or any(a >= b for a, b in pairwise(offsets)):
-        raise BadBatch(f"column {column.name[:80]!r}: offsets do not rise, or are not one a point")
+def _cut(
+    group: Group, rows: dict[str, Points], offsets: Sequence[int], batch: MetricBatch, wanted: Sequence[Range]
+) -> tuple[dict[str, Points], Sequence[int]]:
+    count = len(group.steps) // 8
+    if not offsets:
+        if count != batch.count:
+            raise BadBatch(f"group {group.names[:1]!r:.80} overlaps what is stored and has no offsets")
+        offsets = range(batch.count)
     chosen: list[int] = []
     for a, b in wanted:
         chosen.extend(range(bisect_left(offsets, a - batch.first), bisect_left(offsets, b - batch.first + 1)))
-    return points.take(chosen)
+    return {name: points.take(chosen) for name, points in rows.items()}, [offsets[i] for i in chosen]
