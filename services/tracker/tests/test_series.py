@@ -113,7 +113,7 @@ async def test_small_batches_become_few_sealed_chunks(bench: Any, make: Any) -> 
     await fill(bench, make, origin, wanted, 50)
 
     def chunks(connection: sa.Connection) -> list[tuple[bool, int]]:
-        rows = connection.execute(sa.select(t.chunks.c.sealed, t.chunks.c.count).order_by(t.chunks.c.id))
+        rows = connection.execute(sa.select(t.old_chunks.c.sealed, t.old_chunks.c.count).order_by(t.old_chunks.c.id))
         return [(row.sealed, row.count) for row in rows]
 
     rows = await bench.read(chunks)

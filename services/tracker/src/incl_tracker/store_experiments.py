@@ -17,7 +17,7 @@ from incl_tracker.domain.extras import Alert
 from incl_tracker.domain.text import clean
 from incl_tracker.sql import insert_new, upsert
 
-_TELEMETRY = (t.writers, t.series, t.chunks, t.metrics, t.log_batches, t.artifacts, t.alerts, t.params, t.tags)
+_TELEMETRY = (t.writers, t.old_series, t.old_chunks, t.metrics, t.log_batches, t.artifacts, t.alerts, t.params, t.tags)
 _SHELL: dict[str, Any] = {
     "known": False,
     "outside": False,
@@ -38,6 +38,7 @@ _SHELL: dict[str, Any] = {
     "hint": "",
     "points": 0,
     "lines": 0,
+    "epoch": 0,
     "alerts": 0,
     "settlements": 0,
 }

@@ -60,7 +60,7 @@ def _one(
     connection: sa.Connection, query: GetSeries, experiment: str, metric: str, lowest: int, buckets: int
 ) -> Series:
     rank = lowest if query.rank is None else query.rank
-    c = t.chunks.c
+    c = t.old_chunks.c
     where = [c.experiment == experiment, c.metric == metric, c.rank == rank]
     if query.from_step is not None:
         where.append(c.last_step >= query.from_step)

@@ -76,7 +76,7 @@ def stored_of(connection: sa.Connection, experiment: str, attempt: int | None = 
 
 def points_of(connection: sa.Connection, experiment: str) -> dict[int, int]:
     """How many points are stored, by attempt; the node's samples are not among them."""
-    c = t.series.c
+    c = t.old_series.c
     logged = sa.and_(c.experiment == experiment, ~c.metric.startswith(SYSTEM_PREFIX))
     query = sa.select(c.attempt, sa.func.sum(c.points)).where(logged).group_by(c.attempt)
     return {attempt: int(points) for attempt, points in connection.execute(query)}

@@ -44,6 +44,8 @@ def set_ranges(
         "writer": writer,
         "ranges": json.dumps(stored),
         "dropped": dropped,
+        "tail_rows": 0,
+        "tail_bytes": 0,
     }
     upsert(connection, t.writers, [row])
 
@@ -52,7 +54,9 @@ def add_points(connection: sa.Connection, origin: Origin, writer: str, columns: 
     """Store points by metric and keep the summaries up. Returns the metrics that are new to the experiment."""
     if not columns:
         return []
-    connection.execute(sa.insert(t.chunks), [_chunk(origin, m, writer, p, sealed=False) for m, p in columns.items()])
+    connection.execute(
+        sa.insert(t.old_chunks), [_chunk(origin, m, writer, p, sealed=False) for m, p in columns.items()]
+    )
     for metric in _grow_series(connection, origin, writer, columns):
         _merge(connection, origin, metric, writer)
     return _summarise(connection, origin, columns)
@@ -85,7 +89,7 @@ def add_lines(
 
 def read_chunks(connection: sa.Connection, where: Sequence[sa.ColumnElement[bool]]) -> dict[int, Points]:
     """Points of chunks by attempt, in the order of storing."""
-    c = t.chunks.c
+    c = t.old_chunks.c
     query = sa.select(c.attempt, c.codec, c.steps, c.times, c.data).where(*where).order_by(c.attempt, c.writer, c.id)
     found: dict[int, Points] = {}
     unzip = zstandard.ZstdDecompressor()
@@ -132,7 +136,7 @@ def _chunk(origin: Origin, metric: str, writer: str, points: Points, *, sealed: 
 
 
 def _series(origin: Origin, writer: str) -> tuple[sa.ColumnElement[bool], ...]:
-    c = t.series.c
+    c = t.old_series.c
     return (
         c.experiment == origin.experiment,
         c.attempt == origin.attempt,
@@ -143,7 +147,7 @@ def _series(origin: Origin, writer: str) -> tuple[sa.ColumnElement[bool], ...]:
 
 def _grow_series(connection: sa.Connection, origin: Origin, writer: str, columns: dict[str, Points]) -> list[str]:
     """Count the new chunk of each metric; the metrics that have chunks to merge."""
-    query = sa.select(t.series).where(*_series(origin, writer), t.series.c.metric.in_(list(columns)))
+    query = sa.select(t.old_series).where(*_series(origin, writer), t.old_series.c.metric.in_(list(columns)))
     there = {row["metric"]: row for row in connection.execute(query).mappings()}
     rows, full = [], []
     for metric, points in columns.items():
@@ -164,13 +168,13 @@ def _grow_series(connection: sa.Connection, origin: Origin, writer: str, columns
         rows.append(row)
         if row["open_points"] >= CHUNK_POINTS or row["open_rows"] >= OPEN_ROWS:
             full.append(metric)
-    upsert(connection, t.series, rows)
+    upsert(connection, t.old_series, rows)
     return full
 
 
 def _merge(connection: sa.Connection, origin: Origin, metric: str, writer: str) -> None:
     """Make one chunk of the open ones; sealed when it is full."""
-    c = t.chunks.c
+    c = t.old_chunks.c
     where = (
         c.experiment == origin.experiment,
         c.metric == metric,
@@ -181,10 +185,10 @@ def _merge(connection: sa.Connection, origin: Origin, metric: str, writer: str) 
     )
     points = read_chunks(connection, where)[origin.attempt]
     sealed = len(points) >= CHUNK_POINTS
-    connection.execute(sa.delete(t.chunks).where(*where))
-    connection.execute(sa.insert(t.chunks), [_chunk(origin, metric, writer, points, sealed=sealed)])
+    connection.execute(sa.delete(t.old_chunks).where(*where))
+    connection.execute(sa.insert(t.old_chunks), [_chunk(origin, metric, writer, points, sealed=sealed)])
     values = {"open_rows": 0, "open_points": 0} if sealed else {"open_rows": 1}
-    query = sa.update(t.series).where(*_series(origin, writer), t.series.c.metric == metric)
+    query = sa.update(t.old_series).where(*_series(origin, writer), t.old_series.c.metric == metric)
     connection.execute(query.values(**values))
 
 
@@ -199,7 +203,7 @@ def _summarise(connection: sa.Connection, origin: Origin, columns: dict[str, Poi
         if summary is old:
             continue
         if stale:
-            k = t.chunks.c
+            k = t.old_chunks.c
             where = (k.experiment == origin.experiment, k.metric == metric, k.rank == summary.rank)
             summary = summaries.again(summary, read_chunks(connection, where))
         rows.append({"experiment": origin.experiment, "metric": metric, **summary_row(summary)})

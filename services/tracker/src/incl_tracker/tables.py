@@ -63,6 +63,9 @@ experiments = Table(
     Column("hint", Text, nullable=False),
     Column("points", BigInteger, nullable=False),
     Column("lines", BigInteger, nullable=False, comment="stored so far; the cursor after the last line"),
+    Column("epoch", Integer, nullable=False, comment="grows when its telemetry is taken away: caches are void then"),
+    Column("trashed", Double, comment="since when it lies in the trash"),
+    Column("archived", Double, comment="since when its points and lines lie in the artifact store"),
     Column("alerts", Integer, nullable=False, comment="the version of the alert aggregate"),
     Column("settlements", Integer, nullable=False, comment="the version of the settlement aggregate"),
     Index("ix_experiments_created", "project", "created", "id"),
@@ -124,6 +127,8 @@ writers = Table(
     Column("writer", TOKEN, primary_key=True),
     Column("ranges", Text, nullable=False, comment="JSON: [[first, last], …] of the records stored"),
     Column("dropped", BigInteger, nullable=False, comment="said by the records themselves"),
+    Column("tail_rows", Integer, nullable=False, comment="rows of its tail that are in no chunk yet"),
+    Column("tail_bytes", BigInteger, nullable=False),
 )
 
 expected = Table(
@@ -155,7 +160,6 @@ metrics = Table(
     Column("maximum", Double),
     Column("max_step", BigInteger),
     Column("max_attempt", Integer),
-    Index("ix_metrics_last", "metric", "last", "experiment"),
 )
 
 known_metrics = Table(
@@ -165,8 +169,65 @@ known_metrics = Table(
     Column("metric", WORDS, primary_key=True),
 )
 
+BIG_KEY = BigInteger().with_variant(Integer, "sqlite")
+"""A number that the database chooses."""
+
 series = Table(
     "series",
+    metadata,
+    Column("id", BIG_KEY, primary_key=True, autoincrement=True),
+    Column("experiment", ID, nullable=False),
+    Column("metric", WORDS, nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("writer", TOKEN, nullable=False),
+    Column("points", BigInteger, nullable=False, comment="that lie in its chunks"),
+    Column("chunks", Integer, nullable=False, comment="made so far; the number of the next one"),
+    Column("small", Integer, nullable=False, comment="chunks that are far from full: worth compacting"),
+    Index("ux_series", "experiment", "metric", "rank", "attempt", "writer", unique=True),
+    Index("ix_series_small", "small"),
+)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("series", BigInteger, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("count", Integer, nullable=False),
+    Column("hidden", Integer, nullable=False, comment="points whose step a later attempt ran again"),
+    Column("first_step", BigInteger, nullable=False, comment="the least one; its points lie in the order of steps"),
+    Column("last_step", BigInteger, nullable=False, comment="the greatest one"),
+    Column("first_time", Double, nullable=False, comment="the least one"),
+    Column("last_time", Double, nullable=False, comment="the greatest one"),
+    Column("coarse", LargeBinary, nullable=False, comment="of each 1,024 points that are not hidden: least, greatest"),
+    sqlite_with_rowid=False,
+)
+
+chunk_blobs = Table(
+    "chunk_blobs",
+    metadata,
+    Column("series", BigInteger, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("fine", LargeBinary, nullable=False, comment="of each 64 points that are not hidden: least, greatest"),
+    Column("mask", LargeBinary, comment="a bit a point, the first is the highest: 1 hidden; NULL: none is"),
+    Column("data", LargeBinary, comment="all points; NULL: archived"),
+)
+
+tails = Table(
+    "tails",
+    metadata,
+    Column("id", BIG_KEY, primary_key=True, autoincrement=True),
+    Column("experiment", ID, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("writer", TOKEN, nullable=False),
+    Column("first", BigInteger, nullable=False, comment="the writer's number of the first record"),
+    Column("groups", LargeBinary, nullable=False, comment="msgpack: records of the same metrics; see domain.tails"),
+    Index("ix_tails", "experiment", "rank", "attempt", "writer", "id"),
+)
+
+old_series = Table(
+    "old_series",
     metadata,
     Column("experiment", ID, primary_key=True),
     Column("metric", WORDS, primary_key=True),
@@ -180,8 +241,8 @@ series = Table(
     Column("last_step", BigInteger, nullable=False),
 )
 
-chunks = Table(
-    "chunks",
+old_chunks = Table(
+    "old_chunks",
     metadata,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("experiment", ID, nullable=False),
@@ -199,7 +260,7 @@ chunks = Table(
     Column("steps", LargeBinary, nullable=False, comment="little-endian int64"),
     Column("times", LargeBinary, nullable=False, comment="little-endian float64"),
     Column("data", LargeBinary, nullable=False, comment="the values: little-endian float64"),
-    Index("ix_chunks_series", "experiment", "metric", "rank", "attempt", "writer"),
+    Index("ix_old_chunks_series", "experiment", "metric", "rank", "attempt", "writer"),
 )
 
 log_batches = Table(

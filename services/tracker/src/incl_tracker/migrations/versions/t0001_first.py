@@ -15,6 +15,7 @@ depends_on = None
 ID = sa.String(26)
 TOKEN = sa.String(63)
 WORDS = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+BIG_KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
@@ -24,6 +25,7 @@ def upgrade() -> None:
     _artifacts()
     _attempts()
     _chunks()
+    _old_chunks()
     _expected()
     _experiments()
     _known_metrics()
@@ -31,6 +33,7 @@ def upgrade() -> None:
     _metrics()
     _params()
     _series()
+    _old_series()
     _tags()
     _writers()
 
@@ -41,7 +44,11 @@ def downgrade() -> None:
         "alerts",
         "artifacts",
         "attempts",
+        "chunk_blobs",
         "chunks",
+        "old_chunks",
+        "old_series",
+        "tails",
         "expected",
         "experiments",
         "known_metrics",
@@ -127,6 +134,44 @@ def _attempts() -> None:
 def _chunks() -> None:
     op.create_table(
         "chunks",
+        sa.Column("series", sa.BigInteger(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("count", sa.Integer(), nullable=False),
+        sa.Column("hidden", sa.Integer(), nullable=False, comment="points whose step a later attempt ran again"),
+        sa.Column(
+            "first_step", sa.BigInteger(), nullable=False, comment="the least one; its points lie in the order of steps"
+        ),
+        sa.Column("last_step", sa.BigInteger(), nullable=False, comment="the greatest one"),
+        sa.Column("first_time", sa.Double(), nullable=False, comment="the least one"),
+        sa.Column("last_time", sa.Double(), nullable=False, comment="the greatest one"),
+        sa.Column(
+            "coarse", sa.LargeBinary(), nullable=False,
+            comment="of each 1,024 points that are not hidden: least, greatest",
+        ),
+        sa.PrimaryKeyConstraint("series", "number"),
+        sqlite_with_rowid=False,
+    )  # fmt: skip
+    op.create_table(
+        "chunk_blobs",
+        sa.Column("series", sa.BigInteger(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column(
+            "fine", sa.LargeBinary(), nullable=False, comment="of each 64 points that are not hidden: least, greatest"
+        ),
+        sa.Column(
+            "mask",
+            sa.LargeBinary(),
+            nullable=True,
+            comment="a bit a point, the first is the highest: 1 hidden; NULL: none is",
+        ),
+        sa.Column("data", sa.LargeBinary(), nullable=True, comment="all points; NULL: archived"),
+        sa.PrimaryKeyConstraint("series", "number"),
+    )
+
+
+def _old_chunks() -> None:
+    op.create_table(
+        "old_chunks",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("experiment", ID, nullable=False),
         sa.Column("metric", WORDS, nullable=False),
@@ -145,7 +190,9 @@ def _chunks() -> None:
         sa.Column("data", sa.LargeBinary(), nullable=False, comment="the values: little-endian float64"),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_index("ix_chunks_series", "chunks", ["experiment", "metric", "rank", "attempt", "writer"], unique=False)
+    op.create_index(
+        "ix_old_chunks_series", "old_chunks", ["experiment", "metric", "rank", "attempt", "writer"], unique=False
+    )
 
 
 def _expected() -> None:
@@ -197,6 +244,16 @@ def _experiments() -> None:
         sa.Column("hint", sa.Text(), nullable=False),
         sa.Column("points", sa.BigInteger(), nullable=False),
         sa.Column("lines", sa.BigInteger(), nullable=False, comment="stored so far; the cursor after the last line"),
+        sa.Column(
+            "epoch",
+            sa.Integer(),
+            nullable=False,
+            comment="grows when its telemetry is taken away: caches are void then",
+        ),
+        sa.Column("trashed", sa.Double(), nullable=True, comment="since when it lies in the trash"),
+        sa.Column(
+            "archived", sa.Double(), nullable=True, comment="since when its points and lines lie in the artifact store"
+        ),
         sa.Column("alerts", sa.Integer(), nullable=False, comment="the version of the alert aggregate"),
         sa.Column("settlements", sa.Integer(), nullable=False, comment="the version of the settlement aggregate"),
         sa.PrimaryKeyConstraint("id"),
@@ -254,7 +311,6 @@ def _metrics() -> None:
         sa.Column("max_attempt", sa.Integer(), nullable=True),
         sa.PrimaryKeyConstraint("experiment", "metric"),
     )
-    op.create_index("ix_metrics_last", "metrics", ["metric", "last", "experiment"], unique=False)
 
 
 def _params() -> None:
@@ -275,6 +331,38 @@ def _params() -> None:
 def _series() -> None:
     op.create_table(
         "series",
+        sa.Column("id", BIG_KEY, autoincrement=True, nullable=False),
+        sa.Column("experiment", ID, nullable=False),
+        sa.Column("metric", WORDS, nullable=False),
+        sa.Column("rank", sa.Integer(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("writer", TOKEN, nullable=False),
+        sa.Column("points", sa.BigInteger(), nullable=False, comment="that lie in its chunks"),
+        sa.Column("chunks", sa.Integer(), nullable=False, comment="made so far; the number of the next one"),
+        sa.Column("small", sa.Integer(), nullable=False, comment="chunks that are far from full: worth compacting"),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ux_series", "series", ["experiment", "metric", "rank", "attempt", "writer"], unique=True)
+    op.create_index("ix_series_small", "series", ["small"], unique=False)
+    op.create_table(
+        "tails",
+        sa.Column("id", BIG_KEY, autoincrement=True, nullable=False),
+        sa.Column("experiment", ID, nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("rank", sa.Integer(), nullable=False),
+        sa.Column("writer", TOKEN, nullable=False),
+        sa.Column("first", sa.BigInteger(), nullable=False, comment="the writer's number of the first record"),
+        sa.Column(
+            "groups", sa.LargeBinary(), nullable=False, comment="msgpack: records of the same metrics; see domain.tails"
+        ),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_tails", "tails", ["experiment", "rank", "attempt", "writer", "id"], unique=False)
+
+
+def _old_series() -> None:
+    op.create_table(
+        "old_series",
         sa.Column("experiment", ID, nullable=False),
         sa.Column("metric", WORDS, nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
@@ -309,5 +397,7 @@ def _writers() -> None:
         sa.Column("writer", TOKEN, nullable=False),
         sa.Column("ranges", sa.Text(), nullable=False, comment="JSON: [[first, last], …] of the records stored"),
         sa.Column("dropped", sa.BigInteger(), nullable=False, comment="said by the records themselves"),
+        sa.Column("tail_rows", sa.Integer(), nullable=False, comment="rows of its tail that are in no chunk yet"),
+        sa.Column("tail_bytes", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("experiment", "attempt", "rank", "stream", "writer"),
     )
