@@ -103,7 +103,13 @@ _SCOPES = (
         Role.TRACKER,
         "Stores what runs say, and tells of it.",
         serves=("tracker",),
-        publish=("incl.event.*.settlement.*", "incl.event.*.alert.*", "incl.live.*.*", "incl.stored.*.*.*.*"),
+        publish=(
+            "incl.event.*.settlement.*",
+            "incl.event.*.alert.*",
+            "incl.event.*.trash.*",
+            "incl.live.*.*",
+            "incl.stored.*.*.*.*",
+        ),
     ),
     _service(
         Role.REGISTRY,

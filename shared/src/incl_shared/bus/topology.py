@@ -104,11 +104,13 @@ class Durable:
 PROVISIONER_REQUESTS = Durable(REQUESTS, "provisioner", ("incl.request.*.*.experiment.*", "incl.request.*.*.stop.*"))
 PROVISIONER_REPORTS = Durable(REPORTS, "provisioner", ("incl.report.*",), max_ack_pending=2000)
 PROVISIONER_EVENTS = Durable(EVENTS, "provisioner", ("incl.event.*.artifact.*",))
-TRACKER_REQUESTS = Durable(REQUESTS, "tracker", ("incl.request.*.*.run.*", "incl.request.*.*.runend.*"))
+TRACKER_REQUESTS = Durable(
+    REQUESTS, "tracker", tuple(f"incl.request.*.*.{kind}.*" for kind in ("run", "runend", "trash", "restore"))
+)
 TRACKER_EVENTS = Durable(EVENTS, "tracker", ("incl.event.*.experiment.*", "incl.event.*.artifact.*"))
 TRACKER_METRICS = Durable(METRICS, "tracker", ("incl.metrics.>",), ack_wait=30.0, max_ack_pending=4000, batch=200)
 TRACKER_LOGS = Durable(LOGS, "tracker", ("incl.logs.>",), ack_wait=30.0, max_ack_pending=4000, batch=200)
-REGISTRY_EVENTS = Durable(EVENTS, "registry", ("incl.event.*.experiment.*",))
+REGISTRY_EVENTS = Durable(EVENTS, "registry", ("incl.event.*.experiment.*", "incl.event.*.trash.*"))
 DURABLES = (
     PROVISIONER_REQUESTS,
     PROVISIONER_REPORTS,

@@ -209,6 +209,53 @@ class AlertRaised(Event):
     level: str = "info"
 
 
+class TrashRequested(Event):
+    """A person puts an experiment that has ended into the trash, or has it purged at once."""
+
+    stream: ClassVar[str] = "REQUESTS"
+    aggregate: ClassVar[str] = "trash"
+
+    experiment: Id
+    purge: bool = False
+
+
+class RestoreRequested(Event):
+    """A person takes an experiment out of the trash, or its points and lines back from the archive."""
+
+    stream: ClassVar[str] = "REQUESTS"
+    aggregate: ClassVar[str] = "restore"
+
+    experiment: Id
+
+
+class ExperimentTrashed(Event):
+    """An experiment is in the trash: in no list, and purged when its time has come. By the tracker."""
+
+    aggregate: ClassVar[str] = "trash"
+
+    experiment: Id
+    by: Token
+    purge_at: float = Field(description="Seconds since the epoch.")
+
+
+class ExperimentRestored(Event):
+    """An experiment is out of the trash again. By the tracker."""
+
+    aggregate: ClassVar[str] = "trash"
+
+    experiment: Id
+    by: Token
+
+
+class ExperimentPurged(Event):
+    """Nothing is kept of an experiment any more but that it was purged. By the tracker."""
+
+    aggregate: ClassVar[str] = "trash"
+
+    experiment: Id
+    purged_by: str = Field("", description="A user, or nobody: its time in the trash was over.")
+
+
 class RunStarted(Event):
     """A run outside the platform began (incl.init()). The tracker owns its whole life."""
 

@@ -118,6 +118,11 @@ class ExperimentView(Answer):
     metrics: tuple[MetricSummary, ...] = ()
     artifacts: tuple[ArtifactView, ...] = ()
     alerts: tuple[AlertView, ...] = Field((), description="The newest 50, oldest first.")
+    metric_count: int = Field(0, description="How many metrics there are in all; ListMetrics pages through them.")
+    trashed: float | None = Field(None, description="Since when it lies in the trash (seconds since the epoch).")
+    archived: float | None = Field(
+        None, description="Since when its points and lines lie in the artifact store alone; charts are of fewer points."
+    )
     points: int = 0
     lines: int = 0
     gaps: int = 0
@@ -150,6 +155,7 @@ class ListExperiments(Query[ExperimentPage]):
 
     filter: str = Field("", max_length=4000)
     sort: str = Field("-created", max_length=300)
+    trash: bool = Field(False, description="What lies in the trash, and nothing else.")
     limit: int = Field(50, ge=1, le=1000)
     cursor: str | None = None
 
@@ -185,6 +191,9 @@ class GetLogs(Query[LogPage]):
     tail: int | None = Field(None, ge=0, le=10_000)
     rank: int | None = Field(None, ge=0)
     attempt: int | None = Field(None, ge=1)
+    stream: Literal["out", "err", "sys"] | None = None
+    since: float | None = Field(None, description="Only lines of this time or later (seconds since the epoch).")
+    until: float | None = Field(None, description="Only lines before this time.")
     search: str = Field("", max_length=1000, description="Only lines that contain this text, cases folded.")
     limit: int = Field(1000, ge=1, le=10_000)
 
@@ -223,6 +232,146 @@ class GetSeries(Query[SeriesPage]):
     pixels: int = Field(400, ge=1, le=5000)
     from_step: int | None = None
     to_step: int | None = None
+
+
+class Curve(Answer):
+    """Points of one metric as a chart draws them, in the order of steps; true points, none is a mean.
+
+    times: seconds after `start` (seconds since the epoch), to a millisecond. values: to 7 significant digits; NaN and
+    infinities are the strings 'NaN', 'Infinity', '-Infinity', as JSON has no numbers for them.
+    """
+
+    experiment: Id
+    metric: str
+    rank: int
+    steps: tuple[int, ...]
+    start: float
+    times: tuple[float, ...]
+    values: tuple[float | str, ...]
+    points: int = Field(description="About how many there are in the window, before thinning.")
+
+
+class Chart(Answer):
+    """Curves in the order asked for: by experiment, then by metric. cursor: ask again with it for more curves."""
+
+    curves: tuple[Curve, ...]
+    cursor: int | None = None
+
+
+class GetChart(Query[Chart]):
+    """A window of curves in `pixels` pixels: of each two pixels the least and the greatest point, and a NaN.
+
+    Steps that a later attempt ran again are those of the later one. A pair of experiment and metric that has no points
+    in the window gives no curve.
+    """
+
+    service: ClassVar[str] = "tracker"
+    name: ClassVar[str] = "chart"
+    answer: ClassVar[type[Answer]] = Chart
+
+    experiments: tuple[Id, ...] = Field(min_length=1, max_length=50)
+    metrics: tuple[str, ...] = Field((), max_length=100, description="None: every one of the first experiment.")
+    rank: int | None = Field(None, ge=0, description="None: rank 0, or the lowest that logged it.")
+    pixels: int = Field(400, ge=2, le=5000)
+    axis: Literal["step", "time"] = Field("step", description="What the window and its pixels are ranges of.")
+    low: float | None = Field(None, description="A step, or seconds since the epoch; none: from the first point.")
+    high: float | None = Field(None, description="The same; it belongs to the window.")
+    cursor: int = Field(0, ge=0)
+
+
+class Points(Answer):
+    """Raw points in the order of steps, then times. cursor: of the next page; none: that was the last.
+
+    values: NaN and infinities are strings, as in Curve; everything else is bit for bit.
+    """
+
+    experiment: Id
+    metric: str
+    rank: int
+    steps: tuple[int, ...]
+    times: tuple[float, ...]
+    values: tuple[float | str, ...]
+    cursor: str | None = None
+
+
+class GetPoints(Query[Points]):
+    """All points of a metric, page by page."""
+
+    service: ClassVar[str] = "tracker"
+    name: ClassVar[str] = "points"
+    answer: ClassVar[type[Answer]] = Points
+
+    experiment: Id
+    metric: str
+    rank: int | None = Field(None, ge=0, description="None: rank 0, or the lowest that logged it.")
+    attempt: int | None = Field(
+        None, ge=1, description="All that this attempt logged. None: of all attempts, without what was run again."
+    )
+    from_step: int | None = None
+    to_step: int | None = None
+    limit: int = Field(4000, ge=1, le=4000)
+    cursor: str | None = None
+
+
+class MetricPage(Answer):
+    """Summaries in the order of names."""
+
+    metrics: tuple[MetricSummary, ...]
+    cursor: str | None = None
+
+
+class ListMetrics(Query[MetricPage]):
+    """The metrics of an experiment: an experiment may have very many."""
+
+    service: ClassVar[str] = "tracker"
+    name: ClassVar[str] = "metrics"
+    answer: ClassVar[type[Answer]] = MetricPage
+
+    experiment: Id
+    contains: str = Field("", max_length=250, description="Only names that contain this text, cases folded.")
+    limit: int = Field(500, ge=1, le=1000)
+    cursor: str | None = None
+
+
+class Aggregate(Answer):
+    """Of the last values of a metric over the experiments of a group that have one (NaN has none)."""
+
+    count: int
+    mean: float
+    minimum: float
+    maximum: float
+    deviation: float = Field(description="Standard deviation, of a sample: 0 of one.")
+
+
+class ExperimentGroup(Answer):
+    """Experiments that have the same values. An experiment without a value is in the group of None."""
+
+    values: tuple[str | None, ...] = Field(description="As `by` names them.")
+    experiments: int
+    states: dict[ExperimentState, int] = Field(default_factory=dict)
+    newest: Id
+    metrics: dict[str, Aggregate] = Field(default_factory=dict)
+
+
+class GroupPage(Answer):
+    """Groups, the greatest first (then by their values)."""
+
+    groups: tuple[ExperimentGroup, ...]
+    cursor: str | None = None
+
+
+class GroupExperiments(Query[GroupPage]):
+    """Experiments counted by what they have in common. by: fields of the filter grammar (user, state, param.lr, …)."""
+
+    service: ClassVar[str] = "tracker"
+    name: ClassVar[str] = "groups"
+    answer: ClassVar[type[Answer]] = GroupPage
+
+    by: tuple[str, ...] = Field(min_length=1, max_length=3)
+    filter: str = Field("", max_length=4000)
+    metrics: tuple[str, ...] = Field((), max_length=10)
+    limit: int = Field(100, ge=1, le=1000)
+    cursor: str | None = None
 
 
 class Watermarks(Answer):
