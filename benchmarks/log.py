@@ -1,90 +1,149 @@
-"""One call of incl.log with ten scalars beside a bare JSON line with write(), and what `import incl` costs.
+"""One call of incl.log with ten scalars beside a bare JSON line with write(), trackio, wandb, MLflow and Aim.
 
-Both write the same content (time, step, values) to a file of the same folder, call by call in turn, so that a busy
-machine is busy for both. The bare line is json.dumps and an unbuffered write, which is the least that keeps every
-record when the process is killed; what it lacks (types and names checked, a file a process, a full disk survived) it
-is not charged for.
+Each library runs in a process of its own: ours in our environment, the peers in theirs. In each of them a bare line is
+measured too, call by call in turn with the library, so that a busy machine is busy for both. The bare line is
+json.dumps and an unbuffered write, which is the least that keeps every record when the process is killed; what it lacks
+(types and names checked, a file a process, a full disk survived) it is not charged for. incl is measured again between
+every two peers (medians over these), with a run made by incl.init(): offline, and once with `incl up` and its shipper
+beside the script. The peers are used as their guides begin, synchronous and local; their samplers of the machine are
+off.
+
+The end is what a script waits for: from finish() until its process is gone.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import random
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-CALLS, PAUSED_CALLS, PAUSE_S = 20_000, 1_000, 0.002
-IMPORTS = 31
-TARGETS = {"ratio_tight": 1.3, "ratio_paused": 1.3, "import_ms": 30.0}
+from support.environment import PEERS, python, say, scratch, versions
+from support.figures import percentile, short
+from support.worker import Worker
 
-Log = Callable[[dict[str, float], int], None]
+from incl_local.testing import Home
+
+SMALL = os.environ.get("INCL_BENCH_SMALL") == "1"
+PAUSE_S = 0.002
+CALLS = {
+    "incl": (6_000, 600),
+    "trackio": (6_000, 600),
+    "wandb": (3_000, 600),
+    "aim": (2_000, 600),
+    "mlflow": (200, 100),
+}
+"""Calls in a tight loop, and with a pause."""
+IMPORTS, PEER_IMPORTS = 31, 5
+TARGETS = {
+    "median over bare, tight": 1.3,
+    "median over bare, paused": 1.3,
+    "p99 over bare, tight": 4.0,
+    "p99 over bare, paused": 4.0,
+    "median over trackio's": 0.5,
+    "p99 over trackio's": 0.5,
+    "import ms": 30.0,
+    "end ms": 100.0,
+}
+
+Side = dict[str, float]
 
 
 def bench() -> dict[str, Any]:
-    """Medians: microseconds a call, milliseconds an import."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["INCL_SPOOL_DIR"] = folder
-        import incl
-
-        with (Path(folder) / "bare.txt").open("ab", buffering=0) as file:
-            sides: dict[str, Log] = {"incl": incl.log, "bare": _bare(file)}
-            tight = _measure(sides, CALLS, 0.0)
-            paused = _measure(sides, PAUSED_CALLS, PAUSE_S)
-        records = sum(1 for path in Path(folder).glob("*.jsonl") for _ in path.open("rb"))
-    assert records == CALLS + PAUSED_CALLS
-    measured = {
-        "tight_us": round(tight["incl"], 2),
-        "paused_us": round(paused["incl"], 2),
-        "ratio_tight": round(tight["incl"] / tight["bare"], 3),
-        "ratio_paused": round(paused["incl"] / paused["bare"], 3),
-        "import_ms": round(_import_ms(), 1),
-    }
-    worst = max(measured[name] / target for name, target in TARGETS.items())
+    """Microseconds a call, milliseconds an import and an end."""
+    interpreter = python()
+    with scratch("log-") as folder:
+        place = Path(folder)
+        ours, peers = [_side("incl", sys.executable, place, {"INCL_MODE": "offline"})], {}
+        for peer in sorted(PEERS):
+            peers[peer] = _side(peer, interpreter, place, {})
+            ours.append(_side("incl", sys.executable, place, {"INCL_MODE": "offline"}))
+        live = _with_platform(place)
+    middle = {name: short(statistics.median(side[name] for side in ours)) for name in ours[0]}
+    middle["import_ms"] = short(_import_ms("incl", sys.executable, IMPORTS))
+    middle |= {f"live_{name}": short(live[name]) for name in ("tight_p50", "tight_p99", "init_ms", "end_ms")}
+    for peer, side in peers.items():
+        side["import_ms"] = _import_ms(peer, str(interpreter), PEER_IMPORTS)
+    reached = _reached(ours, middle, peers["trackio"], live)
+    worst = max(reached[name] / target for name, target in TARGETS.items())
+    numbers = versions()
     return {
         "name": "log",
-        "unit": "us, ms",
-        "ours": measured,
-        "peers": {"bare json line": {"tight_us": round(tight["bare"], 2), "paused_us": round(paused["bare"], 2)}},
+        "unit": "us a call, ms",
+        "ours": middle,
+        "reached": {name: round(value, 3) for name, value in reached.items()},
+        "peers": {
+            peer: {"version": numbers[peer], **{name: short(value) for name, value in side.items()}}
+            for peer, side in peers.items()
+        },
         "ratio": round(worst, 3),
         "target": TARGETS,
         "ok": worst <= 1,
     }
 
 
-def _bare(file: BinaryIO) -> Log:
-    def log(values: dict[str, float], step: int) -> None:
-        file.write((json.dumps({"k": "m", "t": time.time(), "s": step, "v": values}) + "\n").encode())
+def _reached(ours: list[Side], middle: Side, trackio: Side, live: Side) -> Side:
+    def over_bare(kind: str, share: str) -> float:
+        return statistics.median(side[f"{kind}_{share}"] / side[f"bare_{kind}_{share}"] for side in ours)
 
-    return log
+    def over_trackio(share: str) -> float:
+        return max(middle[f"{kind}_{share}"] / trackio[f"{kind}_{share}"] for kind in ("tight", "paused"))
 
-
-def _measure(sides: dict[str, Log], calls: int, pause_s: float) -> dict[str, float]:
-    """Microseconds: the median over all calls of each side, the sides in turn."""
-    chance = random.Random(7)
-    taken: dict[str, list[int]] = {name: [] for name in sides}
-    for step in range(calls):
-        for name, log in sorted(sides.items(), reverse=bool(step % 2)):
-            values = {f"metric/{i}": chance.random() for i in range(10)}
-            if pause_s:
-                time.sleep(pause_s)
-            start = time.perf_counter_ns()
-            log(values, step)
-            taken[name].append(time.perf_counter_ns() - start)
-    return {name: statistics.median(times) / 1000 for name, times in taken.items()}
+    return {
+        "median over bare, tight": over_bare("tight", "p50"),
+        "median over bare, paused": over_bare("paused", "p50"),
+        "p99 over bare, tight": over_bare("tight", "p99"),
+        "p99 over bare, paused": over_bare("paused", "p99"),
+        "median over trackio's": over_trackio("p50"),
+        "p99 over trackio's": over_trackio("p99"),
+        "import ms": middle["import_ms"],
+        "end ms": max(middle["end_ms"], live["end_ms"]),
+    }
 
 
-def _import_ms() -> float:
-    """The median of `import incl` inside a fresh interpreter."""
-    script = "import time; t = time.perf_counter(); import incl; print(time.perf_counter() - t)"
+def _side(side: str, interpreter: Path | str, place: Path, env: dict[str, str]) -> Side:
+    """All figures of one library, in a process that begins and ends here."""
+    home = place / f"{side}-{time.monotonic_ns()}"
+    home.mkdir()
+    tight, paused = (max(50, count // 20) if SMALL else count for count in CALLS[side])
+    worker = Worker("peers.log_sides", interpreter, home=home, env=env)
+    found: Side = {"init_ms": worker.call("start", side=side, folder=str(home))}
+    for kind, calls, pause, first in (("tight", tight, 0.0, 0), ("paused", paused, PAUSE_S, tight)):
+        worker.call("measure", calls=max(20, calls // 20), pause_s=pause, first_step=first + 1_000_000 * (not first))
+        for name, nanoseconds in worker.call("measure", calls=calls, pause_s=pause, first_step=first).items():
+            prefix = "bare_" if name == "bare" else ""
+            found[f"{prefix}{kind}_p50"] = statistics.median(nanoseconds) / 1000
+            found[f"{prefix}{kind}_p99"] = percentile(nanoseconds, 0.99) / 1000
+    found["finish_ms"] = worker.call("finish")
+    found["end_ms"] = found["finish_ms"] + worker.close() * 1000
+    shown = ", ".join(f"{name} {value:.1f}" for name, value in found.items())
+    say(f"{side}: {shown}")
+    return found
+
+
+def _with_platform(place: Path) -> Side:
+    """incl with a platform running: init() starts the shipper, which sends while the script logs."""
+    home = Home(place / "home")
+    started = home.incl("up", "--detach", timeout=90)
+    assert started.code == 0, started.err
+    try:
+        env = {name: value for name, value in home.environment.items() if name.startswith(("INCL_", "HOME"))}
+        side = _side("incl", sys.executable, place, {**env, "INCL_MODE": "auto"})
+    finally:
+        home.incl("down")
+    return side
+
+
+def _import_ms(module: str, interpreter: str, runs: int) -> float:
+    """The median of the import inside a fresh interpreter."""
+    script = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
     times = [
-        float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
-        for _ in range(IMPORTS)
+        float(
+            subprocess.run([interpreter, "-c", script], capture_output=True, text=True, check=True).stdout.split()[-1]
+        )
+        for _ in range(3 if SMALL else runs)
     ]
     return statistics.median(times) * 1000

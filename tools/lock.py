@@ -1,4 +1,5 @@
-"""Writes requirements.lock (all that runs, and the demo) and requirements-dev.lock (the checks and tests as well).
+"""Writes requirements.lock (all that runs, and the demo), requirements-dev.lock (the checks and tests as well) and
+benchmarks/requirements-peers.lock (what is measured beside us; another environment, so it is resolved on its own).
 
 Third-party requirements are read from each distribution's own pyproject.toml; resolving is uv's work.
 """
@@ -49,6 +50,8 @@ def main() -> None:
     runtime = third_party() + groups["demo"]
     compile_lock(runtime, "requirements.lock", None)
     compile_lock(runtime + groups["dev"], "requirements-dev.lock", "requirements.lock")
+    peers = (ROOT / "benchmarks" / "requirements-peers.in").read_text(encoding="utf-8").splitlines()
+    compile_lock(peers, "benchmarks/requirements-peers.lock", None)
 
 
 if __name__ == "__main__":
