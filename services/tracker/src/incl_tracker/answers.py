@@ -8,19 +8,23 @@ from incl_shared.auth.names import is_job, job_principal
 from incl_shared.clock import Clock
 from incl_shared.errors import DeniedError
 from incl_shared.queries.tracker import (
+    ArtifactList,
     ExperimentPage,
     ExperimentView,
     GetExperiment,
     GetLogs,
     GetSeries,
     GetWatermarks,
+    ListArtifacts,
     ListExperiments,
+    ListMediaKeys,
     LogPage,
+    MediaKeys,
     SeriesPage,
     Watermarks,
 )
 from incl_shared.subjects import Asker
-from incl_tracker import store_search, store_series, store_views
+from incl_tracker import store_artifacts, store_search, store_series, store_views
 from incl_tracker.domain.ranges import watermark
 from incl_tracker.store_settlement import stored_of
 
@@ -46,6 +50,8 @@ class Answers:
         bus.serve(GetLogs, self.logs)
         bus.serve(GetSeries, self.series)
         bus.serve(GetWatermarks, self.watermarks)
+        bus.serve(ListArtifacts, self.artifacts)
+        bus.serve(ListMediaKeys, self.media_keys)
 
     async def experiment(self, asker: Asker, query: GetExperiment) -> ExperimentView:
         """All of one experiment but its points and lines."""
@@ -69,6 +75,24 @@ class Answers:
     async def series(self, asker: Asker, query: GetSeries) -> SeriesPage:
         """Series for charts."""
         return await self._database.read(lambda connection: store_series.series(connection, asker.project, query))
+
+    async def artifacts(self, asker: Asker, query: ListArtifacts) -> ArtifactList:
+        """A page of files."""
+
+        def read(connection: sa.Connection) -> ArtifactList:
+            store_views.row_in(connection, asker.project, query.experiment)
+            return store_artifacts.artifacts(connection, query)
+
+        return await self._database.read(read)
+
+    async def media_keys(self, asker: Asker, query: ListMediaKeys) -> MediaKeys:
+        """A page of the keys of images, tables and texts."""
+
+        def read(connection: sa.Connection) -> MediaKeys:
+            store_views.row_in(connection, asker.project, query.experiment)
+            return store_artifacts.media_keys(connection, query)
+
+        return await self._database.read(read)
 
     async def watermarks(self, asker: Asker, query: GetWatermarks) -> Watermarks:
         """For the shipper of this very rank, or the owner of the experiment."""

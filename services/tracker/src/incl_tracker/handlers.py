@@ -13,7 +13,7 @@ from incl_shared.events import ArtifactStored, Event, ExperimentQueued, RunEnded
 from incl_shared.ids import is_id
 from incl_shared.queries.tracker import SYSTEM_PREFIX
 from incl_shared.subjects import Origin
-from incl_tracker import counters
+from incl_tracker import counters, store_artifacts
 from incl_tracker import store_experiments as experiments
 from incl_tracker import store_telemetry as telemetry
 from incl_tracker.domain import projection, ranges
@@ -192,7 +192,7 @@ class Handlers:
 
     def _artifact(self, tx: Transaction, event: ArtifactStored, project: str, delivery: Delivery) -> None:
         self._own_row(tx, Origin(project, event.experiment, event.attempt, event.rank), delivery.time)
-        experiments.set_artifact(tx.connection, event, delivery.version)
+        store_artifacts.set_artifact(tx.connection, event, delivery.version)
         experiments.update(tx.connection, event.experiment, {})
         self._changed(tx, project, event.experiment)
 

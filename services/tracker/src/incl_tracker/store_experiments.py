@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from incl_shared.events import ArtifactStored
 from incl_shared.filters import as_number
 from incl_shared.states import ExperimentState
 from incl_shared.subjects import Origin
@@ -161,11 +159,3 @@ def add_alerts(
         for alert in alerts
     ]
     insert_new(connection, t.alerts, rows)
-
-
-def set_artifact(connection: sa.Connection, event: ArtifactStored, version: int) -> None:
-    """List a stored file, unless a later version is listed."""
-    path = clean(event.path)
-    key = hashlib.sha256(path.encode()).hexdigest()
-    row = event.model_dump() | {"version": version, "path": path, "path_key": key, "kind": clean(event.kind, 32)}
-    upsert(connection, t.artifacts, [row], where="version")

@@ -13,7 +13,6 @@ from incl_shared.events import ClientTimes, CodeRef, Placement, Provenance, Rank
 from incl_shared.ids import ID_LENGTH, SHORT_LENGTH
 from incl_shared.queries.tracker import (
     AlertView,
-    ArtifactView,
     AttemptView,
     ExperimentRow,
     ExperimentView,
@@ -28,9 +27,9 @@ from incl_tracker import tables as t
 from incl_tracker.domain import references, stages
 from incl_tracker.domain.settlement import tally
 from incl_tracker.domain.text import clean
+from incl_tracker.store_artifacts import short_list
 from incl_tracker.store_telemetry import summary_of
 
-MAX_ARTIFACTS = 500
 MAX_METRICS = 500
 MAX_ALERTS = 50
 ALERT_TEXT = 1000
@@ -167,6 +166,7 @@ def view(connection: sa.Connection, row: sa.RowMapping) -> ExperimentView:
     tried = _attempt_rows(connection, identifier) if row["attempts"] else ()
     attempts = _attempts(connection, row, tried) if tried else []
     declared = {m.name: m.last for m in metrics if m.goal is not None}
+    artifacts, artifacts_total = short_list(connection, identifier)
     return ExperimentView(
         row=list_row(row, declared),
         version=row["revision"],
@@ -180,7 +180,8 @@ def view(connection: sa.Connection, row: sa.RowMapping) -> ExperimentView:
         stages=tuple(_stages(row, tried)),
         attempts=tuple(attempts),
         metrics=tuple(metrics),
-        artifacts=tuple(_artifacts(connection, identifier)),
+        artifacts=tuple(artifacts),
+        artifacts_total=artifacts_total,
         alerts=tuple(_alerts(connection, identifier)) if row["alerts"] else (),
         points=row["points"],
         lines=row["lines"],
@@ -218,17 +219,6 @@ def _metrics(connection: sa.Connection, experiment: str, declared: dict[str, Any
         )
     order = {name: place for place, name in enumerate(declared)}
     return sorted(result, key=lambda m: order.get(m.name, len(order)))
-
-
-def _artifacts(connection: sa.Connection, experiment: str) -> list[ArtifactView]:
-    c = t.artifacts.c
-    query = (
-        sa.select(t.artifacts)
-        .where(c.experiment == experiment)
-        .order_by(c.attempt.desc(), c.kind, c.path, c.rank)
-        .limit(MAX_ARTIFACTS)
-    )
-    return [ArtifactView.model_validate(dict(row)) for row in connection.execute(query).mappings()]
 
 
 def _alerts(connection: sa.Connection, experiment: str) -> list[AlertView]:

@@ -65,6 +65,8 @@ experiments = Table(
     Column("lines", BigInteger, nullable=False, comment="stored so far; the cursor after the last line"),
     Column("epoch", Integer, nullable=False, comment="grows when its telemetry is taken away: caches are void then"),
     Column("trashed", Double, comment="since when it lies in the trash"),
+    Column("purge_at", Double, comment="when what lies in the trash is purged"),
+    Column("purged", Double, comment="since when nothing is kept but this row, which refuses what comes late"),
     Column("archived", Double, comment="since when its points and lines lie in the artifact store"),
     Column("alerts", Integer, nullable=False, comment="the version of the alert aggregate"),
     Column("settlements", Integer, nullable=False, comment="the version of the settlement aggregate"),
@@ -72,6 +74,8 @@ experiments = Table(
     Index("ix_experiments_name", "project", "name"),
     Index("ix_experiments_user", "project", "user", "created"),
     Index("ix_experiments_reversed", "reversed"),
+    Index("ix_experiments_purge", "purge_at"),
+    Index("ix_experiments_purged", "purged"),
 )
 
 tags = Table(
@@ -306,4 +310,11 @@ artifacts = Table(
     Column("size", BigInteger, nullable=False),
     Column("step", BigInteger),
     Column("version", Integer, nullable=False),
+    Column("type", String(8), nullable=False, server_default="", comment="of a medium: image, table, text, file"),
+    Column("key", WORDS, nullable=False, server_default="", comment="of a medium"),
+    Column("at", BigInteger, nullable=False, server_default="-1", comment="the step, -1 for none: what lists go by"),
+    Column("head", WORDS, nullable=False, server_default="", comment="the beginning of the path, for indexes"),
+    Column("medium", Text, comment="JSON: Medium"),
+    Index("ix_artifacts_key", "experiment", "kind", "type", "key", "at", "head", "path_key", "attempt", "rank"),
+    Index("ix_artifacts_path", "experiment", "head", "path_key", "kind", "attempt", "rank"),
 )

@@ -303,6 +303,27 @@ class NodeLost(Event):
     silent_s: float
 
 
+class Thumbnail(Part):
+    """A small picture of a medium, stored as a blob of its own: an image, or the first rows of a table as JSON."""
+
+    sha256: Sha256
+    size: int = Field(ge=0, description="Bytes of the thumbnail.")
+    format: Literal["webp", "png", "jpeg", "gif", "json"]
+    width: int | None = Field(None, ge=1, description="Pixels of the image itself.")
+    height: int | None = Field(None, ge=1)
+    rows: int | None = Field(None, ge=0, description="Of the table itself; none: too long to be counted.")
+    columns: int | None = Field(None, ge=0)
+
+
+class Medium(Part):
+    """What a script said of an image, table, text or file that it logged."""
+
+    type: Literal["image", "table", "text", "file"]
+    key: str = Field(max_length=250)
+    caption: str = Field("", max_length=1000)
+    thumbnail: Thumbnail | None = None
+
+
 class ArtifactStored(Event):
     """An output, checkpoint, image or table of an experiment lies in the artifact store. By the registry."""
 
@@ -316,3 +337,4 @@ class ArtifactStored(Event):
     sha256: Sha256
     size: int = Field(ge=0)
     step: int | None = None
+    medium: Medium | None = Field(None, description="Of kind media.")

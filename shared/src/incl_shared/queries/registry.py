@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from incl_shared.events.experiments import Medium
 from incl_shared.ids import Id, Sha256
 from incl_shared.queries.base import Answer, Query
 from incl_shared.spec import CheckpointPolicy
@@ -53,6 +54,7 @@ class Entry(Answer):
     score: float | None = Field(
         None, allow_inf_nan=False, description="Of a checkpoint: how good it is, higher is better."
     )
+    medium: Medium | None = Field(None, description="Of kind media: what the script said of it, and its thumbnail.")
 
 
 class Committed(Answer):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from incl_shared.events.experiments import CodeRef, Placement, Provenance, RankEnd
+from incl_shared.events.experiments import CodeRef, Medium, Placement, Provenance, RankEnd
 from incl_shared.ids import Id, Sha256
 from incl_shared.queries.base import Answer, Query
 from incl_shared.spec import ExperimentSpec
@@ -70,6 +70,7 @@ class ArtifactView(Answer):
     attempt: int
     rank: int
     step: int | None = None
+    medium: Medium | None = Field(None, description="Of kind media: what the script said of it, and its thumbnail.")
 
 
 class AlertView(Answer):
@@ -116,7 +117,8 @@ class ExperimentView(Answer):
     stages: tuple[Stage, ...] = ()
     attempts: tuple[AttemptView, ...] = ()
     metrics: tuple[MetricSummary, ...] = ()
-    artifacts: tuple[ArtifactView, ...] = ()
+    artifacts: tuple[ArtifactView, ...] = Field((), description="At most 500; ListArtifacts has all.")
+    artifacts_total: int = Field(0, description="How many there are.")
     alerts: tuple[AlertView, ...] = Field((), description="The newest 50, oldest first.")
     metric_count: int = Field(0, description="How many metrics there are in all; ListMetrics pages through them.")
     trashed: float | None = Field(None, description="Since when it lies in the trash (seconds since the epoch).")
@@ -372,6 +374,66 @@ class GroupExperiments(Query[GroupPage]):
     metrics: tuple[str, ...] = Field((), max_length=10)
     limit: int = Field(100, ge=1, le=1000)
     cursor: str | None = None
+
+
+class ArtifactList(Answer):
+    """A page of files; no cursor: the last one."""
+
+    artifacts: tuple[ArtifactView, ...]
+    cursor: str | None = None
+
+
+class ListArtifacts(Query[ArtifactList]):
+    """Files of an experiment: by kind, type of medium, key, step and path; with a prefix in the order of their paths.
+
+    A page has at most `limit` files, and fewer where they would be more than 180 KB.
+    """
+
+    service: ClassVar[str] = "tracker"
+    name: ClassVar[str] = "artifacts"
+    answer: ClassVar[type[Answer]] = ArtifactList
+
+    experiment: Id
+    kind: str | None = Field(None, max_length=32, description="output, checkpoint, media …")
+    medium: Literal["image", "table", "text", "file"] | None = Field(None, description="Only media of this type.")
+    key: str | None = Field(None, max_length=250, description="Of a medium: the very key.")
+    from_step: int | None = None
+    to_step: int | None = None
+    prefix: str = Field("", max_length=2048, description="Only paths that begin so.")
+    attempt: int | None = Field(None, ge=0)
+    rank: int | None = Field(None, ge=0)
+    limit: int = Field(200, ge=1, le=1000)
+    cursor: str | None = Field(None, max_length=4000)
+
+
+class MediaKey(Answer):
+    """All media of one key and type."""
+
+    key: str
+    type: Literal["image", "table", "text", "file"]
+    count: int
+    first_step: int
+    last_step: int
+    bytes: int
+
+
+class MediaKeys(Answer):
+    """In the order of the keys; no cursor: the last page."""
+
+    keys: tuple[MediaKey, ...]
+    cursor: str | None = None
+
+
+class ListMediaKeys(Query[MediaKeys]):
+    """Which keys of images, tables, texts and files an experiment has."""
+
+    service: ClassVar[str] = "tracker"
+    name: ClassVar[str] = "media_keys"
+    answer: ClassVar[type[Answer]] = MediaKeys
+
+    experiment: Id
+    limit: int = Field(500, ge=1, le=500)
+    cursor: str | None = Field(None, max_length=4000)
 
 
 class Watermarks(Answer):

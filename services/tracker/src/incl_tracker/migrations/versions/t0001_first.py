@@ -98,8 +98,29 @@ def _artifacts() -> None:
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("step", sa.BigInteger(), nullable=True),
         sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column(
+            "type",
+            sa.String(length=8),
+            server_default="",
+            nullable=False,
+            comment="of a medium: image, table, text, file",
+        ),
+        sa.Column("key", WORDS, server_default="", nullable=False, comment="of a medium"),
+        sa.Column(
+            "at",
+            sa.BigInteger(),
+            server_default="-1",
+            nullable=False,
+            comment="the step, -1 for none: what lists go by",
+        ),
+        sa.Column("head", WORDS, server_default="", nullable=False, comment="the beginning of the path, for indexes"),
+        sa.Column("medium", sa.Text(), nullable=True, comment="JSON: Medium"),
         sa.PrimaryKeyConstraint("experiment", "attempt", "rank", "kind", "path_key"),
     )
+    order = ["experiment", "kind", "type", "key", "at", "head", "path_key", "attempt", "rank"]
+    op.create_index("ix_artifacts_key", "artifacts", order, unique=False)
+    by_path = ["experiment", "head", "path_key", "kind", "attempt", "rank"]
+    op.create_index("ix_artifacts_path", "artifacts", by_path, unique=False)
 
 
 def _attempts() -> None:
@@ -251,6 +272,13 @@ def _experiments() -> None:
             comment="grows when its telemetry is taken away: caches are void then",
         ),
         sa.Column("trashed", sa.Double(), nullable=True, comment="since when it lies in the trash"),
+        sa.Column("purge_at", sa.Double(), nullable=True, comment="when what lies in the trash is purged"),
+        sa.Column(
+            "purged",
+            sa.Double(),
+            nullable=True,
+            comment="since when nothing is kept but this row, which refuses what comes late",
+        ),
         sa.Column(
             "archived", sa.Double(), nullable=True, comment="since when its points and lines lie in the artifact store"
         ),
@@ -261,6 +289,8 @@ def _experiments() -> None:
     op.create_index("ix_experiments_created", "experiments", ["project", "created", "id"], unique=False)
     op.create_index("ix_experiments_name", "experiments", ["project", "name"], unique=False)
     op.create_index("ix_experiments_reversed", "experiments", ["reversed"], unique=False)
+    op.create_index("ix_experiments_purge", "experiments", ["purge_at"], unique=False)
+    op.create_index("ix_experiments_purged", "experiments", ["purged"], unique=False)
     op.create_index("ix_experiments_user", "experiments", ["project", "user", "created"], unique=False)
 
 
