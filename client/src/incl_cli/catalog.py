@@ -33,7 +33,10 @@ COMMANDS: tuple[Command, ...] = (
     Command("metrics", "Look", "Draw metrics in the terminal", _HERE + "metrics"),
     Command("compare", "Look", "How experiments differ", _HERE + "compare"),
     Command("download", "Keep", "Fetch outputs, checkpoints and code", _HERE + "download"),
+    Command("rm", "Keep", "Delete experiments: into the trash, or for good", _HERE + "rm"),
+    Command("restore", "Keep", "Take experiments out of the trash", _HERE + "restore"),
     Command("sync", "Keep", "Ship runs that were logged without a server", _HERE + "sync"),
+    Command("import", "Keep", "Bring runs of TensorBoard and W&B over", _HERE + "importing"),
     Command("secret", "Access", "Set, list and remove the project's secrets", _HERE + "secret"),
     Command("token", "Access", "Create, list and revoke access tokens", _HERE + "token"),
     Command("login", "Access", "Use a platform that runs elsewhere", _HERE + "login"),
@@ -47,5 +50,13 @@ COMMANDS: tuple[Command, ...] = (
 )
 
 BY_NAME = {command.name: command for command in COMMANDS}
-ALIASES = {"list": "ls", "nodes": "queue", "log": "logs", "metric": "metrics", "secrets": "secret", "tokens": "token"}
+ALIASES = {
+    "list": "ls",
+    "nodes": "queue",
+    "log": "logs",
+    "delete": "rm",
+    "metric": "metrics",
+    "secrets": "secret",
+    "tokens": "token",
+}
 """Words that people type for a command."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from incl_provisioner import admission, machines
+from incl_provisioner import admission, machines, store
 from incl_provisioner.attempts import rank_reported
 from incl_provisioner.backends import Backend
 from incl_provisioner.domain.attempt import RankFact
@@ -17,7 +17,7 @@ from incl_provisioner.settings import ProvisionerSettings
 from incl_provisioner.work import Finish, Machines, Work
 from incl_shared.bus.errors import Early, Poison
 from incl_shared.errors import InvalidInput
-from incl_shared.events.experiments import ArtifactStored, ExperimentSubmitted, StopRequested
+from incl_shared.events.experiments import ArtifactStored, ExperimentPurged, ExperimentSubmitted, StopRequested
 from incl_shared.reports import (
     JobEnded,
     JobPreparing,
@@ -86,7 +86,7 @@ class Handlers:
             self._report(self._work(tx, delivery), node, report)
 
     def events(self, tx: Transaction, delivery: Delivery) -> None:
-        """ArtifactStored: checkpoints."""
+        """ArtifactStored: checkpoints. ExperimentPurged: nothing is kept of it."""
         with self._metrics.own_time("events"):
             try:
                 project, _, _ = parse_event(delivery.subject)
@@ -95,6 +95,8 @@ class Handlers:
                 raise Poison(f"not an event: {error}") from error
             if isinstance(event, ArtifactStored):
                 machines.checkpoint_stored(self._work(tx, delivery), project, event)
+            elif isinstance(event, ExperimentPurged):
+                store.forget(tx.connection, event.experiment)
 
     def _work(self, tx: Transaction, delivery: Delivery) -> Work:
         now = tx.clock.now()

@@ -292,6 +292,14 @@ def usage(connection: sa.Connection) -> dict[str, Usage]:
     return found
 
 
+def forget(connection: sa.Connection, experiment: str) -> None:
+    """Keep nothing of an experiment that has ended but its row, so that its id is not taken for a new one's."""
+    values = {"name": "", "request": "", "checkpoint": None, "attempt_checkpoint": None}
+    ended = sa.and_(experiments.c.id == experiment, experiments.c.live == 0)
+    if connection.execute(sa.update(experiments).where(ended).values(values)).rowcount:
+        connection.execute(sa.delete(ranks).where(ranks.c.experiment == experiment))
+
+
 def load_rank(connection: sa.Connection, experiment: str, attempt: int, rank: int) -> tuple[Execution, RankRow] | None:
     """One rank of a current attempt with its experiment, locked; none where there is none, or the attempt is old."""
     row = connection.execute(_WITH_RANK, {"key": experiment, "of_attempt": attempt, "of_rank": rank}).first()

@@ -12,13 +12,13 @@ from incl_shared.clock import Clock, SystemClock
 from incl_shared.db import Database, DatabaseUnavailable, migrate
 from incl_shared.ops import OpsServer
 from incl_shared.queries.tracker import ExperimentView
-from incl_shared.tasks import end_all
 from incl_tracker import counters, store_views
 from incl_tracker.answers import Answers
+from incl_tracker.chores import chores
 from incl_tracker.handlers import Handlers
 from incl_tracker.live import LiveHub
 from incl_tracker.settings import TrackerSettings
-from incl_tracker.settling import settle_due
+from incl_tracker.upkeep import Upkeep
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -35,14 +35,14 @@ class App:
         self.bus = bus
         self._clock = clock
         self.live = LiveHub(bus.publish_live, self._view, clock, settings.live_interval_s)
-        handlers = Handlers(self.live, settings.settle_after_s)
+        handlers = Handlers(self.live, settings.settle_after_s, settings.trash_kept_s)
         bus.consume(topology.TRACKER_EVENTS, handlers.event)
         bus.consume(topology.TRACKER_REQUESTS, handlers.request)
         bus.consume_batch(topology.TRACKER_METRICS, handlers.metric_batches)
         bus.consume_batch(topology.TRACKER_LOGS, handlers.log_batches)
         Answers(database, clock, settings.list_limit_s).register(bus)
         counters.register(bus.metrics.registry)
-        self._settling: asyncio.Task[None] | None = None
+        self.upkeep = Upkeep(chores(database, settings, self.live.changed))
         self.ops: OpsServer | None = None
 
     async def start(self) -> None:
@@ -51,7 +51,7 @@ class App:
         await self.database.start()
         self.live.start()
         await self.bus.start()
-        self._settling = asyncio.get_running_loop().create_task(self._settle(), name="tracker-settle")
+        self.upkeep.start()
         if self.settings.ops_port is not None:
             self.ops = OpsServer(port=self.settings.ops_port, host=self.settings.ops_host)
             self.ops.add(
@@ -67,8 +67,7 @@ class App:
         if self.ops is not None:
             await self.ops.stop()
             self.ops = None
-        await end_all([self._settling])
-        self._settling = None
+        await self.upkeep.stop()
         await self.live.stop()
         await self.bus.stop()
         await self.database.stop()
@@ -83,18 +82,6 @@ class App:
         except DatabaseUnavailable as error:
             _log.info("no view for a live message: %s", error.message)
             return None
-
-    async def _settle(self) -> None:
-        """Settle what was waited for long enough: due rows, looked for again and again."""
-        while True:
-            await asyncio.sleep(self.settings.settle_check_s)
-            try:
-                done = await self.database.write(settle_due)
-            except DatabaseUnavailable as error:
-                _log.warning("settlement waits for the database: %s", error.message)
-                continue
-            for project, experiment in done:
-                self.live.changed(project, experiment)
 
 
 def create_app(settings: TrackerSettings, *, clock: Clock | None = None) -> App:

@@ -19,7 +19,11 @@ SETTLED = Counter("incl_tracker_settled_total", "Attempts settled.", registry=No
 GAPS = Counter("incl_tracker_gaps_total", "Records known to be lost at a settlement.", registry=None)
 LIVE = Counter("incl_tracker_live_total", "Live messages sent.", ["kind"], registry=None)
 LIVE_FAILED = Counter("incl_tracker_live_failed_total", "Live messages that could not be sent.", registry=None)
-ALL = (POINTS, LINES, REPEATED, UNREADABLE, FOREIGN, SETTLED, GAPS, LIVE, LIVE_FAILED)
+PURGED = Counter("incl_tracker_purged_total", "Experiments purged.", registry=None)
+UPKEEP_FAILED = Counter(
+    "incl_tracker_upkeep_failed_total", "Rounds of background work that failed.", ["work"], registry=None
+)
+ALL = (PURGED, UPKEEP_FAILED, POINTS, LINES, REPEATED, UNREADABLE, FOREIGN, SETTLED, GAPS, LIVE, LIVE_FAILED)
 
 
 def register(registry: CollectorRegistry) -> None:

@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Protocol
 from incl_shared import subjects
 from incl_shared.bus.errors import Early, Poison
 from incl_shared.errors import InvalidInput
-from incl_shared.events import ArtifactStored, Event, ExperimentQueued, RunEnded, RunStarted
+from incl_shared.events import (
+    ArtifactStored,
+    Event,
+    ExperimentQueued,
+    RestoreRequested,
+    RunEnded,
+    RunStarted,
+    TrashRequested,
+)
 from incl_shared.ids import is_id
 from incl_shared.queries.tracker import SYSTEM_PREFIX
 from incl_shared.subjects import Origin
-from incl_tracker import counters, store_artifacts
+from incl_tracker import counters, store_artifacts, trash
 from incl_tracker import store_experiments as experiments
 from incl_tracker import store_telemetry as telemetry
 from incl_tracker.domain import projection, ranges
@@ -53,9 +61,10 @@ class Audience(Protocol):
 class Handlers:
     """The consume handlers; each runs in the writer thread, within a savepoint."""
 
-    def __init__(self, audience: Audience, settle_after_s: float) -> None:
+    def __init__(self, audience: Audience, settle_after_s: float, trash_kept_s: float = trash.KEPT_S) -> None:
         self._audience = audience
         self._settle_after_s = settle_after_s
+        self._trash_kept_s = trash_kept_s
 
     def event(self, tx: Transaction, delivery: Delivery) -> None:
         """EVENTS: experiments are projected, artifacts listed."""
@@ -72,7 +81,7 @@ class Handlers:
             self._experiment(tx, event, project, delivery)
 
     def request(self, tx: Transaction, delivery: Delivery) -> None:
-        """REQUESTS: runs outside the platform. Project and user are those of the subject."""
+        """REQUESTS: runs outside the platform, and the trash. Project and user are those of the subject."""
         try:
             asker, _, identifier = subjects.parse_request(delivery.subject)
         except InvalidInput as error:
@@ -84,6 +93,8 @@ class Handlers:
             self._run_started(tx, event, asker, delivery.time)
         elif isinstance(event, RunEnded):
             self._run_ended(tx, event, asker)
+        elif isinstance(event, TrashRequested | RestoreRequested):
+            self._deletion(tx, event, asker)
 
     def metric_batches(self, tx: Transaction, deliveries: Sequence[Delivery]) -> None:
         """METRICS: as many messages as came together, in one transaction. Repeats show by their records' numbers."""
@@ -153,7 +164,7 @@ class Handlers:
             raise Early
         if row["project"] != project:
             raise Poison(f"{event.key} is not of project {project}")
-        if delivery.version <= row["version"]:
+        if delivery.version <= row["version"] or row["purged"] is not None:
             return
         change = projection.project(row, event, delivery.time) or projection.Change()
         experiments.update(tx.connection, event.key, change.experiment | {"version": delivery.version})
@@ -168,6 +179,8 @@ class Handlers:
 
     def _queued(self, tx: Transaction, event: ExperimentQueued, project: str, delivery: Delivery) -> None:
         row = experiments.find_or_make(tx.connection, event.experiment, project, delivery.time)
+        if row["purged"] is not None:
+            return
         if row["known"] and row["outside"]:
             raise Poison(f"{event.experiment} is a run outside the platform")
         if delivery.version <= row["version"]:
@@ -191,13 +204,17 @@ class Handlers:
             experiments.evict(tx.connection, row["id"])
 
     def _artifact(self, tx: Transaction, event: ArtifactStored, project: str, delivery: Delivery) -> None:
-        self._own_row(tx, Origin(project, event.experiment, event.attempt, event.rank), delivery.time)
+        row = self._own_row(tx, Origin(project, event.experiment, event.attempt, event.rank), delivery.time)
+        if row["purged"] is not None:
+            return
         store_artifacts.set_artifact(tx.connection, event, delivery.version)
         experiments.update(tx.connection, event.experiment, {})
         self._changed(tx, project, event.experiment)
 
     def _run_started(self, tx: Transaction, event: RunStarted, asker: subjects.Asker, time: float) -> None:
         row = experiments.find_or_make(tx.connection, event.experiment, asker.project, time)
+        if row["purged"] is not None:
+            return
         if row["known"]:
             if row["outside"] and (row["project"], row["user"]) == (asker.project, asker.user):
                 return
@@ -213,8 +230,18 @@ class Handlers:
         experiments.set_params(tx.connection, event.experiment, "config", config, 0)
         self._changed(tx, asker.project, event.experiment)
 
+    def _deletion(self, tx: Transaction, event: TrashRequested | RestoreRequested, asker: subjects.Asker) -> None:
+        if isinstance(event, TrashRequested):
+            changed = trash.trash_requested(tx, event, asker, self._trash_kept_s)
+        else:
+            changed = trash.restore_requested(tx, event, asker)
+        if changed:
+            self._changed(tx, asker.project, event.experiment)
+
     def _run_ended(self, tx: Transaction, event: RunEnded, asker: subjects.Asker) -> None:
         row = experiments.find(tx.connection, event.experiment)
+        if row is not None and row["purged"] is not None:
+            return
         if row is None or not row["known"]:
             raise Early
         if not row["outside"] or (row["project"], row["user"]) != (asker.project, asker.user):

@@ -183,6 +183,8 @@ def view(connection: sa.Connection, row: sa.RowMapping) -> ExperimentView:
         artifacts=tuple(artifacts),
         artifacts_total=artifacts_total,
         alerts=tuple(_alerts(connection, identifier)) if row["alerts"] else (),
+        trashed=row["trashed"],
+        archived=row["archived"],
         points=row["points"],
         lines=row["lines"],
         gaps=sum(attempt.gaps for attempt in attempts),
