@@ -5,14 +5,13 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from incl_provisioner import tables as t
-from incl_provisioner.testing.agent import Script
 from incl_provisioner.testing.platform import Platform
 from incl_shared.events.experiments import ExperimentPurged
 from incl_shared.testing.wait import until
 
 
 async def test_what_was_asked_for_is_forgotten(platform: Platform) -> None:
-    await platform.agent(script=Script())
+    await platform.agent()
     experiment = await platform.submit(env={"TOKEN": "hidden"}, name="secret-plan")
     await platform.finished(experiment)
     await platform.client.publish_event(ExperimentPurged(experiment=experiment), project="default", version=1)
