@@ -42,7 +42,7 @@ def runs(count: int, seed: int = 7) -> Iterator[Run]:
 
 @dataclass(frozen=True)
 class Question:
-    """A page of 100: metrics above bounds, params equal to texts, the greatest of a metric first or (none) the newest."""
+    """A page of 100: above bounds, equal to texts, the greatest of a metric first or (none) the newest."""
 
     above: tuple[tuple[str, float], ...] = ()
     equal: tuple[tuple[str, str], ...] = ()

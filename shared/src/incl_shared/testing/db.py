@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,15 @@ from incl_shared.testing.nats import free_port
 from incl_shared.testing.wait import until_sync
 
 _NOBODY = 65_534
+_CARELESS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "shared_buffers": "16MB",
+    "max_connections": "60",
+}
 _names = itertools.count()
 
 
@@ -45,10 +54,14 @@ def postgres_binaries() -> Path | None:
 
 
 class PostgresServer:
-    """A private PostgreSQL on the loopback, fast and careless: for tests alone."""
+    """A private PostgreSQL on the loopback, fast and careless: for tests alone.
 
-    def __init__(self, folder: Path, binaries: Path) -> None:
+    options: others than these (benchmarks). A folder that has a cluster is used as it is.
+    """
+
+    def __init__(self, folder: Path, binaries: Path, *, options: Mapping[str, str] | None = None) -> None:
         self.folder = folder
+        self._options = _CARELESS if options is None else options
         self.port = free_port()
         self._binaries = binaries
         self._user: int | None = None
@@ -68,17 +81,9 @@ class PostgresServer:
         if os.geteuid() == 0:
             self._leave_root()
         data = self.folder / "data"
-        self._run("initdb", "-D", str(data), "-U", "incl", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C")
-        options = {
-            "listen_addresses": "127.0.0.1",
-            "unix_socket_directories": "",
-            "fsync": "off",
-            "synchronous_commit": "off",
-            "full_page_writes": "off",
-            "shared_buffers": "16MB",
-            "max_connections": "60",
-        }
-        arguments = [part for key, value in options.items() for part in ("-c", f"{key}={value}")]
+        if not (data / "PG_VERSION").exists():
+            self._run("initdb", "-D", str(data), "-U", "incl", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C")
+        arguments = [part for key, value in self._options.items() for part in ("-c", f"{key}={value}")]
         with (self.folder / "postgres.log").open("wb") as log:
             self._process = subprocess.Popen(
                 [self._binaries / "postgres", "-D", data, "-p", str(self.port), *arguments],
@@ -92,15 +97,18 @@ class PostgresServer:
         self._user = _NOBODY
         if not root.is_relative_to("/usr"):
             copy = self.folder / "site" / root.parent.name / root.name
-            shutil.copytree(root, copy, symlinks=True, ignore=shutil.ignore_patterns("include", "doc", "man"))
+            skip = shutil.ignore_patterns("include", "doc", "man")
+            shutil.copytree(root, copy, symlinks=True, ignore=skip, dirs_exist_ok=True)
             libraries = root.parent.parent / f"{root.parent.name}.libs"
             if libraries.is_dir():
-                shutil.copytree(libraries, self.folder / "site" / libraries.name)
+                shutil.copytree(libraries, self.folder / "site" / libraries.name, dirs_exist_ok=True)
             self._binaries = copy / "bin"
+        inside = self.folder.is_relative_to(tempfile.gettempdir())
         for path in (self.folder, *self.folder.parents):
             if path == Path(tempfile.gettempdir()):
                 break
-            path.chmod(0o755)
+            if inside or path == self.folder:
+                path.chmod(0o755)
         for path in (self.folder, *self.folder.rglob("*")):
             os.chown(path, _NOBODY, _NOBODY, follow_symlinks=False)
 
