@@ -10,9 +10,10 @@ import shlex
 import stat
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from incl_cli.context import Context, load_context
 from incl_cli.provenance import git_state
@@ -23,6 +24,8 @@ from incl_shared.archive.pack import pack
 from incl_shared.errors import ConflictError, DeniedError, InclError, InvalidInput, UnavailableError
 from incl_shared.events import Provenance, RunEnded, RunStarted
 from incl_shared.ids import job_id
+from incl_shared.previews.maker import PreviewMaker
+from incl_shared.previews.media import Described, describe
 from incl_shared.queries.registry import Entry
 from incl_shared.telemetry import MetricSource, Shipper, SpooledFile, spooled_files
 from incl_shared.telemetry.spool import DIRECTORY_ENDING
@@ -44,25 +47,43 @@ Begin = Callable[[Context, RunStarted], Awaitable[Link]]
 def started(run: RunDirectory) -> RunStarted:
     """The event that a run begins with."""
     meta = run.meta
-    folder = Path(str(meta.get("directory", "")))
-    git = git_state(folder) if folder.is_dir() else None
     provenance = Provenance(
         command_line=shlex.join([str(word) for word in meta.get("command", [])])[:10_000],
         python=str(meta.get("python", "")),
-        git_commit=git.commit if git else None,
-        git_branch=git.branch if git else None,
-        git_remote=git.remote if git else None,
-        git_dirty=git.dirty if git else False,
+        **_git(meta),
     )
-    config = meta.get("config") or {}
+    config = meta.get("config")
     return RunStarted(
         experiment=run.id,
         name=meta.get("name") or None,
-        config={name: value if isinstance(value, str) else json.dumps(value) for name, value in config.items()},
+        config=_texts(config) if isinstance(config, dict) else {},
         tags=tuple(str(tag) for tag in meta.get("tags", ()) if tag),
         started=float(meta["started"]),
         provenance=provenance,
     )
+
+
+def _git(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What was noted of git when the run began (an imported one), else what its directory says now."""
+    noted = meta.get("git")
+    if isinstance(noted, dict):
+        return {f"git_{name}": str(noted[name]) for name in ("commit", "branch", "remote") if noted.get(name)}
+    folder = Path(str(meta["directory"])) if meta.get("directory") else None
+    if folder is None or not folder.is_dir():
+        return {}
+    git = git_state(folder)
+    return {"git_commit": git.commit, "git_branch": git.branch, "git_remote": git.remote, "git_dirty": git.dirty}
+
+
+def _texts(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Configuration as texts, nested names joined by dots, as the tracker makes them of the spool's records."""
+    texts: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            texts.update(_texts(value, f"{prefix}{name}."))
+        else:
+            texts[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value)
+    return texts
 
 
 class RunShipper:
@@ -79,6 +100,8 @@ class RunShipper:
             subject=subjects.metrics(project, run.id, ATTEMPT, RANK),
             job=job_id(run.id, ATTEMPT, RANK),
         )
+        self.known: Mapping[str, int] = {}
+        self._previews = PreviewMaker()
         self._uploaded_file = run.notes / "uploaded.txt"
         self._uploaded = set(self._uploaded_file.read_text().split()) if self._uploaded_file.exists() else set()
 
@@ -90,7 +113,8 @@ class RunShipper:
         Raises:
             InclError: it cannot be shipped; what is left stays on the disk.
         """
-        self._source.resume(await self._link.watermarks())
+        self.known = await self._link.watermarks()
+        self._source.resume(self.known)
         shipping = asyncio.create_task(self.metrics.run())
         try:
             if follow:
@@ -102,6 +126,7 @@ class RunShipper:
         end = self._run.end()
         await self._flush(final=end is not None)
         await self._upload_spooled()
+        await asyncio.to_thread(self._previews.close)
         if end is not None:
             await self._upload_outputs()
             await self._end(end)
@@ -152,6 +177,9 @@ class RunShipper:
             path, name = packed, name + DIRECTORY_ENDING
         try:
             sha256, size = await self._link.upload(path)
+            medium = await describe(
+                self._previews, file.record, path, Described(sha256, size), self._link.upload, self._run.notes
+            )
         except InvalidInput as error:
             _log.warning("%s is left out: %s", name, error)
             return
@@ -162,7 +190,7 @@ class RunShipper:
         step = file.record.get("s")
         entry = Entry(
             attempt=ATTEMPT, rank=RANK, kind=kind, path=name, sha256=sha256, size=size,
-            step=step if type(step) is int else None,
+            step=step if type(step) is int else None, medium=medium,
         )  # fmt: skip
         await self._link.commit([entry])
 
@@ -217,9 +245,23 @@ async def follow(run: RunDirectory, *, begin: Begin = BusLink.begin) -> None:
 
 async def _ship(run: RunDirectory, *, begin: Begin, follow: bool) -> End | None:
     context = load_context(project=run.meta.get("project"))
+    return (await ship_so_far(run, context, begin=begin, follow=follow))[0]
+
+
+async def ship_so_far(
+    run: RunDirectory, context: Context, *, begin: Begin = BusLink.begin, follow: bool = False
+) -> tuple[End | None, Mapping[str, int]]:
+    """Ship a run that the caller holds: what there is by now, or (follow) until it has ended.
+
+    Returns:
+        How it ended, and what the tracker had of it before ('metrics/<writer>' -> records).
+    Raises:
+        InclError: it cannot be shipped; what is left stays on the disk.
+    """
     link = await begin(context, await asyncio.to_thread(started, run))
     try:
-        return await RunShipper(run, link, context.project).ship(follow=follow)
+        shipper = RunShipper(run, link, context.project)
+        return await shipper.ship(follow=follow), shipper.known
     finally:
         await link.close()
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,86 +17,10 @@ import pytest
 from incl_cli.context import Context, save_context
 from incl_cli.rundir import UNSAID, RunDirectory, find_runs
 from incl_cli.ship import follow, main, sync
-from incl_cli.ship_link import Link
+from incl_cli.ship_fake import Platform
 from incl_shared.errors import ConflictError, DeniedError, InvalidInput, NotFoundError, UnavailableError
-from incl_shared.events import RunEnded, RunStarted
-from incl_shared.queries.registry import Entry
 from incl_shared.states import ExperimentState
-from incl_shared.telemetry.batcher import decode_metrics
-from incl_shared.testing.telemetry import points_of
 from incl_shared.testing.wait import until
-
-
-class Platform:
-    """Keeps what a platform would; can be away, or refuse."""
-
-    def __init__(self) -> None:
-        self.begun: list[RunStarted] = []
-        self.ended: list[RunEnded] = []
-        self.batches: dict[str, bytes] = {}
-        self.subjects: set[str] = set()
-        self.blobs: dict[str, bytes] = {}
-        self.entries: list[Entry] = []
-        self.down = False
-        self.refuses = False
-        self.breaks_at: str | None = None
-
-    async def begin(self, context: Context, event: RunStarted) -> Link:
-        self.check("begin")
-        if self.refuses:
-            raise DeniedError("not allowed")
-        if event not in self.begun:
-            self.begun.append(event)
-        return FakeLink(self)
-
-    def check(self, what: str) -> None:
-        if self.down or self.breaks_at == what:
-            raise UnavailableError(f"away at {what}")
-
-    def values(self, name: str) -> list[float]:
-        found: list[float] = []
-        for payload in self.batches.values():
-            found += [value for _, _, _, value in points_of(decode_metrics(payload)).get(name, [])]
-        return found
-
-    def files(self) -> dict[tuple[str, str], bytes]:
-        return {(entry.kind, entry.path): self.blobs[entry.sha256] for entry in self.entries}
-
-
-class FakeLink:
-    """`Link` to a Platform."""
-
-    def __init__(self, platform: Platform) -> None:
-        self.platform = platform
-
-    async def publish_confirmed(
-        self, subject: str, payload: bytes, *, message_id: str, headers: Mapping[str, str] | None = None
-    ) -> None:
-        self.platform.check("publish")
-        self.platform.subjects.add(subject)
-        assert self.platform.batches.setdefault(message_id, payload) == payload
-
-    async def watermarks(self) -> Mapping[str, int]:
-        self.platform.check("watermarks")
-        return {}
-
-    async def upload(self, path: Path) -> tuple[str, int]:
-        self.platform.check("upload")
-        data = path.read_bytes()
-        digest = hashlib.sha256(data).hexdigest()
-        self.platform.blobs[digest] = data
-        return digest, len(data)
-
-    async def commit(self, entries: list[Entry]) -> None:
-        self.platform.check("commit")
-        self.platform.entries += entries
-
-    async def end(self, event: RunEnded) -> None:
-        self.platform.check("end")
-        self.platform.ended.append(event)
-
-    async def close(self) -> None:
-        return None
 
 
 @pytest.fixture
