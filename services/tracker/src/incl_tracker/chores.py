@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from incl_shared.db import Database
-from incl_tracker import trash
+from incl_tracker import store_compaction, trash
 from incl_tracker.settings import TrackerSettings
 from incl_tracker.settling import settle_due
 from incl_tracker.upkeep import Chore
@@ -27,7 +27,27 @@ def chores(database: Database, settings: TrackerSettings, tell: Tell) -> list[Ch
             tell(*place)
         return await database.write(trash.sweep)
 
+    compactor = _Compactor(database)
     return [
         Chore("settle", settle, settings.settle_check_s),
+        Chore("compact", compactor.step, settings.compact_check_s),
         Chore("trash", empty_trash, settings.trash_check_s),
     ]
+
+
+class _Compactor:
+    """Compacts one experiment after the other, a little at a time. What a crash cuts short is due again later."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._work: store_compaction.Work | None = None
+
+    async def step(self) -> bool:
+        """Do a little; false: nothing is due."""
+        work, self._work = self._work, None
+        if work is None:
+            work = await self._database.write(lambda tx: store_compaction.begin(tx.connection, tx.clock.now()))
+        if work is None:
+            return False
+        self._work = await self._database.write(lambda tx: store_compaction.step(tx.connection, work))
+        return True

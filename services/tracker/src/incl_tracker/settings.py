@@ -17,5 +17,8 @@ class TrackerSettings(ServiceSettings):
     settle_check_s: float = Field(1.0, gt=0, description="How often attempts that are due are looked for.")
     live_interval_s: float = Field(0.1, gt=0, description="At most one live message of a kind and experiment in it.")
     trash_kept_s: float = Field(30 * 86_400.0, ge=0, description="How long what was deleted can be restored.")
+    compact_check_s: float = Field(
+        5.0, gt=0, description="How often experiments that are due for compaction are sought."
+    )
     trash_check_s: float = Field(2.0, gt=0, description="How often the trash is looked through.")
     list_limit_s: float = Field(5.0, gt=0, description="The longest that a list may take.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from incl_shared.events import AlertRaised, AttemptSettled, RankEnd
 from incl_shared.subjects import Origin
-from incl_tracker import counters
+from incl_tracker import counters, store_compaction
 from incl_tracker import store_experiments as experiments
 from incl_tracker import store_settlement as store
 from incl_tracker.domain.extras import Alert
@@ -15,6 +15,10 @@ from incl_tracker.domain.settlement import some_silent, tally, wrote
 
 if TYPE_CHECKING:
     from incl_shared.db import Transaction
+
+
+COMPACT_AFTER_S = 60.0
+"""Seconds between a settlement and the compaction: what comes late has come by then."""
 
 
 def begin_settlement(
@@ -51,6 +55,7 @@ def settle_if_complete(tx: Transaction, project: str, experiment: str, attempt: 
         lines=store.lines_of(stored),
         gaps=counted.gaps,
     )
+    store_compaction.set_due(tx.connection, experiment, tx.clock.now() + COMPACT_AFTER_S)
     version = experiments.next_version(tx.connection, experiment, "settlements")
     tx.emit(settled, project=project, version=version, cause=(attempt,))
 

@@ -27,6 +27,7 @@ _EMPTIED: dict[str, Any] = {
     "lines": 0,
     "trashed": None,
     "archived": None,
+    "compact_at": None,
 }
 _OF_SERIES = (t.chunks, t.chunk_blobs)
 _OF_EXPERIMENT = (

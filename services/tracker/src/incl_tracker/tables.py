@@ -64,6 +64,7 @@ experiments = Table(
     Column("points", BigInteger, nullable=False),
     Column("lines", BigInteger, nullable=False, comment="stored so far; the cursor after the last line"),
     Column("epoch", Integer, nullable=False, comment="grows when its telemetry is taken away: caches are void then"),
+    Column("compact_at", Double, comment="when its chunks and lines are looked through for small ones"),
     Column("trashed", Double, comment="since when it lies in the trash"),
     Column("purge_at", Double, comment="when what lies in the trash is purged"),
     Column("purged", Double, comment="since when nothing is kept but this row, which refuses what comes late"),
@@ -74,6 +75,7 @@ experiments = Table(
     Index("ix_experiments_name", "project", "name"),
     Index("ix_experiments_user", "project", "user", "created"),
     Index("ix_experiments_reversed", "reversed"),
+    Index("ix_experiments_compact", "compact_at"),
     Index("ix_experiments_purge", "purge_at"),
     Index("ix_experiments_purged", "purged"),
 )

@@ -271,6 +271,12 @@ def _experiments() -> None:
             nullable=False,
             comment="grows when its telemetry is taken away: caches are void then",
         ),
+        sa.Column(
+            "compact_at",
+            sa.Double(),
+            nullable=True,
+            comment="when its chunks and lines are looked through for small ones",
+        ),
         sa.Column("trashed", sa.Double(), nullable=True, comment="since when it lies in the trash"),
         sa.Column("purge_at", sa.Double(), nullable=True, comment="when what lies in the trash is purged"),
         sa.Column(
@@ -289,6 +295,7 @@ def _experiments() -> None:
     op.create_index("ix_experiments_created", "experiments", ["project", "created", "id"], unique=False)
     op.create_index("ix_experiments_name", "experiments", ["project", "name"], unique=False)
     op.create_index("ix_experiments_reversed", "experiments", ["reversed"], unique=False)
+    op.create_index("ix_experiments_compact", "experiments", ["compact_at"], unique=False)
     op.create_index("ix_experiments_purge", "experiments", ["purge_at"], unique=False)
     op.create_index("ix_experiments_purged", "experiments", ["purged"], unique=False)
     op.create_index("ix_experiments_user", "experiments", ["project", "user", "created"], unique=False)
