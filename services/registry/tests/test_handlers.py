@@ -235,7 +235,7 @@ async def test_a_queued_experiment_has_its_code(any_store: Store, experiment: st
         provenance=Provenance(diff_sha256=sha(b"diff"), packages_sha256=sha(b"never stored")),
     )
     for _ in range(2):
-        await store.database.write(lambda tx: store.handlers.queued(tx, delivery(said)))
+        await store.database.write(lambda tx: store.handlers.event(tx, delivery(said)))
     found = await everything(store, experiment)
     assert [(e.kind, e.path, e.sha256) for e in found] == [
         ("code", "code.tar.zst", sha(b"code")),
@@ -245,9 +245,9 @@ async def test_a_queued_experiment_has_its_code(any_store: Store, experiment: st
     with ArtifactClient(await store.download(experiment, replace(ANN, user=job_principal(experiment, 1, 0)))) as client:
         assert await asyncio.to_thread(client.get_bytes, sha(b"code")) == b"code"
     theirs = said.model_copy(update={"experiment": new_id()})
-    await store.database.write(lambda tx: store.handlers.queued(tx, delivery(theirs, "other")))
+    await store.database.write(lambda tx: store.handlers.event(tx, delivery(theirs, "other")))
     assert await everything_of(store, theirs.experiment, Asker("other", "ann")) == []
-    await store.database.write(lambda tx: store.handlers.queued(tx, delivery(said, "other")))
+    await store.database.write(lambda tx: store.handlers.event(tx, delivery(said, "other")))
     with pytest.raises(DeniedError):
         await everything_of(store, experiment, Asker("other", "ann"))
 

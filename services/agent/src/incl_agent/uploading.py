@@ -18,6 +18,9 @@ from incl_agent.outputs import Found, collect
 from incl_shared.archive import DIRECTORY_ENDING
 from incl_shared.archive.pack import pack
 from incl_shared.errors import DeniedError, InclError, InvalidInput
+from incl_shared.events import Medium
+from incl_shared.previews.maker import PreviewMaker
+from incl_shared.previews.media import Described, describe
 from incl_shared.queries.registry import Entry
 from incl_shared.spec import CheckpointPolicy, Goal
 from incl_shared.tasks import end_all, gather
@@ -43,6 +46,7 @@ class Uploads:
         self._life = life
         self._limit_s = node.settings.retry_limit_s
         self._store = JobStore(life.link, life.wanted, min(_PATIENCE_S, self._limit_s))
+        self._previews = PreviewMaker()
         self._queue: list[SpooledFile] = []
         self._known: set[str] = set()
         self._wake = asyncio.Event()
@@ -73,6 +77,7 @@ class Uploads:
         """Leave the rest to the next agent."""
         task, self._task = self._task, None
         await end_all((task,))
+        await asyncio.to_thread(self._previews.close)
         self._store.close()
 
     async def finish(self) -> list[str]:
@@ -96,6 +101,8 @@ class Uploads:
         if collected.files:
             await self._persist(lambda: self._outputs(collected.files))
         words = [f"output left out: {skipped}" for skipped in collected.skipped]
+        if self._previews.failed:
+            words.append(f"images and tables without a thumbnail: {self._previews.failed}")
         return words + [f"outputs: nothing matched {pattern!r}" for pattern in collected.unmatched]
 
     async def _upload_offered(self) -> None:
@@ -143,7 +150,7 @@ class Uploads:
         held = hold(path, self._life.files.spool)
         if held is None:
             return
-        name, packed = _spooled_name(record, path), None
+        name, packed, medium = _spooled_name(record, path), None, None
         source = Path(f"/proc/self/fd/{held}")
         try:
             if stat.S_ISDIR(os.fstat(held).st_mode):
@@ -151,6 +158,8 @@ class Uploads:
                 await asyncio.to_thread(pack, source, packed, max_bytes=_MAX_CHECKPOINT, level=1)
                 name += DIRECTORY_ENDING
             blob = await self._store.upload(packed or source)
+            if packed is None:
+                medium = await self._medium(record, held, Described(blob.sha256, blob.size))
         finally:
             os.close(held)
             if packed is not None:
@@ -158,11 +167,19 @@ class Uploads:
         kind = "checkpoint" if record.get("k") == "c" else "media"
         step = record.get("s")
         entry = self._entry(kind, name, blob.sha256, blob.size, step=step if isinstance(step, int) else None)
+        entry = entry.model_copy(update={"medium": medium})
         if kind == "checkpoint":
             entry = entry.model_copy(update={"score": score_of(record, self._life.wanted.spec.goals)})
         await self._store.commit([entry])
         if kind == "media":
             await asyncio.to_thread(_discard, path, self._life.files.spool)
+
+    async def _medium(self, record: dict[str, Any], held: int, blob: Described) -> Medium | None:
+        async def put(path: Path) -> tuple[str, int]:
+            stored = await self._store.upload(path)
+            return stored.sha256, stored.size
+
+        return await describe(self._previews, record, held, blob, put, self._life.files.root)
 
     async def _outputs(self, found: list[Found]) -> None:
         gate = asyncio.Semaphore(_AT_ONCE)

@@ -24,6 +24,7 @@ class Claim:
 
     project: str
     user: str | None
+    purged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def check(asker: Asker, experiment: str, verb: Verb, claim: Claim | None) -> Non
 
     Raises:
         DeniedError: not allowed.
-        NotFoundError: nobody has stored anything for this experiment yet (get).
+        NotFoundError: nobody has stored anything for this experiment yet (get), or it is purged.
     """
     job = job_of(asker)
     if job is not None and job.experiment != experiment:
@@ -67,6 +68,8 @@ def check(asker: Asker, experiment: str, verb: Verb, claim: Claim | None) -> Non
         return
     if claim.project != asker.project:
         raise DeniedError(f"experiment {experiment} is not one of project {asker.project}")
+    if claim.purged:
+        raise NotFoundError(f"experiment {experiment} was purged", hint="incl ls")
     if verb is Verb.PUT and job is None and claim.user not in (None, asker.user):
         raise DeniedError(f"experiment {experiment} belongs to another user", hint="only its owner can add files")
 
@@ -85,6 +88,8 @@ def check_entries(asker: Asker, entries: tuple[Entry, ...]) -> None:
             raise InvalidInput(f"{entry.path[:200]!r} is not a path inside the experiment's files")
         if not _KIND.match(entry.kind):
             raise InvalidInput(f"{entry.kind!r} is not a kind of file")
+        if (entry.medium is not None) > (entry.kind == "media"):
+            raise InvalidInput(f"a file of kind {entry.kind} is no medium")
         if job is not None and (entry.attempt, entry.rank) != (job.attempt, job.rank):
             raise DeniedError(
                 f"attempt {job.attempt}, rank {job.rank} cannot list files of "

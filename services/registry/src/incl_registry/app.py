@@ -10,6 +10,7 @@ from incl_registry.grants import load_key
 from incl_registry.handlers import Handlers
 from incl_registry.http import BlobDoor, DoorLimits
 from incl_registry.metrics import RegistryMetrics
+from incl_registry.purge import purge
 from incl_registry.settings import RegistrySettings
 from incl_registry.sweep import sweep
 from incl_shared.bus.runtime import Bus
@@ -32,7 +33,7 @@ class RegistryApp:
         self.bus = Bus(settings.bus, service="registry", database=self.database, clock=clock)
         self.metrics = RegistryMetrics(self.bus.metrics.registry)
         self._http: HttpServer | None = None
-        self._sweeper: asyncio.Task[None] | None = None
+        self._sweepers: list[asyncio.Task[None]] = []
 
     @property
     def url(self) -> str:
@@ -67,14 +68,17 @@ class RegistryApp:
         self._http = HttpServer(door.application(), self.settings.host, self.settings.port, "artifact store")
         await self._http.start()
         handlers.register(self.bus)
-        self.bus.consume(REGISTRY_EVENTS, handlers.queued)
+        self.bus.consume(REGISTRY_EVENTS, handlers.event)
         await self.bus.start()
-        self._sweeper = asyncio.create_task(self._sweep(blobs), name="registry-sweep")
+        self._sweepers = [
+            asyncio.create_task(self._sweep(blobs), name="registry-sweep"),
+            asyncio.create_task(self._purge(blobs), name="registry-purge"),
+        ]
 
     async def stop(self) -> None:
         """Leave the bus, let requests end, close."""
-        sweeper, self._sweeper = self._sweeper, None
-        await end_all([sweeper])
+        sweepers, self._sweepers = self._sweepers, []
+        await end_all(sweepers)
         await self.bus.stop()
         if self._http is not None:
             await self._http.stop()
@@ -91,6 +95,20 @@ class RegistryApp:
             except Exception:  # noqa: BLE001 - the edge of the loop
                 self.metrics.sweep_failures.inc()
                 _log.exception("the sweep failed; it is tried again later")
+
+    async def _purge(self, blobs: BlobStore) -> None:
+        grace, used = self.settings.purge_grace_s, self.settings.sweep_grace_s
+        while True:
+            try:
+                done = await purge(self.database, blobs, self.clock, grace_s=grace, used_grace_s=used)
+                self.metrics.purged_blobs.inc(done.blobs)
+                self.metrics.purged_bytes.inc(done.bytes)
+                if done.blobs:
+                    _log.info("purged %d blobs, %d bytes", done.blobs, done.bytes)
+            except Exception:  # noqa: BLE001 - the edge of the loop
+                self.metrics.purge_failures.inc()
+                _log.exception("a purge failed; it is tried again later")
+            await asyncio.sleep(self.settings.purge_every_s)
 
 
 def create_app(settings: RegistrySettings, clock: Clock | None = None) -> RegistryApp:

@@ -134,8 +134,10 @@ class FolderBlobs:
 
     def touch(self, sha256: str) -> bool:
         """See BlobStore."""
+        path = self._path(sha256)
         try:
-            os.utime(self._path(sha256))
+            with _alone(path.parent):
+                os.utime(path)
         except FileNotFoundError:
             return False
         return True
@@ -161,7 +163,7 @@ class FolderBlobs:
     def delete(self, sha256: str, touched_before: float) -> bool:
         """See BlobStore."""
         path = self._path(sha256)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), _alone(path.parent):
             if path.stat().st_mtime < touched_before:
                 path.unlink()
                 return True
@@ -264,11 +266,23 @@ class _FolderUpload:
                 _sync_folder(self._final.parent.parent)
             now = time.time()
             os.utime(self._handle, (now, now))
-            self._partial.rename(self._final)
+            with _alone(self._final.parent):
+                self._partial.rename(self._final)
             _sync_folder(self._final.parent)
 
     def close(self) -> None:
         os.close(self._handle)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Whoever deletes a blob looks at its age and unlinks it; nobody makes it young again between the two."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from incl_registry import store
+from incl_registry import store, store_purge
 from incl_registry.access import HIDDEN_KINDS, Claim, check, check_entries, job_of
 from incl_registry.blobs import BlobStore
 from incl_registry.grants import GrantScope, Verb, sign
@@ -15,7 +15,7 @@ from incl_registry.retention import superseded, unwanted
 from incl_shared.clock import Clock
 from incl_shared.db import Database, Transaction
 from incl_shared.errors import InvalidInput, NotFoundError
-from incl_shared.events import ArtifactStored, ExperimentQueued
+from incl_shared.events import ArtifactStored, ExperimentPurged, ExperimentQueued
 from incl_shared.queries.registry import (
     ArtifactPage,
     CommitArtifacts,
@@ -100,22 +100,33 @@ class Handlers:
     async def commit(self, asker: Asker, query: CommitArtifacts) -> Committed:
         """List files. All of them, or none."""
         check_entries(asker, query.entries)
-        wanted = {entry.sha256 for entry in query.entries}
+        wanted = {sha256 for entry in query.entries for sha256, _ in _blobs_of(entry)}
         missing = await asyncio.to_thread(lambda: sorted(sha for sha in wanted if self._blobs.size(sha) is None))
         if missing:
             raise _not_stored(missing[0])
         return Committed(new=await self._database.write(lambda tx: self._commit(tx, asker, query)))
 
-    def queued(self, tx: Transaction, delivery: Delivery) -> None:
+    def event(self, tx: Transaction, delivery: Delivery) -> None:
+        """EVENTS: experiments are admitted, and purged."""
+        event, project = delivery.event(), parse_event(delivery.subject)[0]
+        if isinstance(event, ExperimentQueued):
+            self._queued(tx, event, project)
+        elif isinstance(event, ExperimentPurged):
+            self._purged(tx, event, project)
+
+    def _purged(self, tx: Transaction, event: ExperimentPurged, project: str) -> None:
+        """From now on nothing of it can be read or written; the rest is the sweep's (see purge)."""
+        if not store_purge.purge_claim(tx.connection, event.experiment, project, self._clock.now()):
+            _log.warning("experiment %s is claimed by another project: not purged", event.experiment)
+
+    def _queued(self, tx: Transaction, event: ExperimentQueued, project: str) -> None:
         """An experiment was admitted: its code and provenance are its files, whoever uploaded them in its project."""
-        event = delivery.event()
-        if not isinstance(event, ExperimentQueued):
-            return
-        project = parse_event(delivery.subject)[0]
         store.put_claim(tx.connection, event.experiment, Claim(project, event.user), self._clock.now())
         claim = store.claim_of(tx.connection, event.experiment)
         if claim is None or claim.project != project:
             _log.warning("experiment %s is claimed by another project", event.experiment)
+            return
+        if claim.purged:
             return
         parts = _parts_of(event)
         listed = store.listed_codes(tx.connection, event.experiment)
@@ -129,12 +140,13 @@ class Handlers:
 
     def _commit(self, tx: Transaction, asker: Asker, query: CommitArtifacts) -> int:
         self._allow(tx, asker, query.experiment)
-        sizes = store.sizes_of(tx.connection, asker.project, {entry.sha256 for entry in query.entries})
-        for entry in query.entries:
-            if entry.sha256 not in sizes:
-                raise _not_stored(entry.sha256)
-            if sizes[entry.sha256] != entry.size:
-                raise InvalidInput(f"{entry.path[:200]!r} has {sizes[entry.sha256]} bytes, not {entry.size}")
+        blobs = [(entry, *blob) for entry in query.entries for blob in _blobs_of(entry)]
+        sizes = store.sizes_of(tx.connection, asker.project, {sha256 for _, sha256, _ in blobs})
+        for entry, sha256, size in blobs:
+            if sha256 not in sizes:
+                raise _not_stored(sha256)
+            if sizes[sha256] != size:
+                raise InvalidInput(f"{entry.path[:200]!r} has {sizes[sha256]} bytes, not {size}")
         new = self._put(tx, query.experiment, asker.project, query.entries)
         if query.keep in (CheckpointPolicy.LATEST, CheckpointPolicy.BEST):
             choose = superseded if query.keep is CheckpointPolicy.LATEST else unwanted
@@ -169,6 +181,12 @@ class Handlers:
         return Grant(url=self._url(), token=sign(self._key, scope), expires=expires)
 
 
+def _blobs_of(entry: Entry) -> list[tuple[str, int]]:
+    """(sha256, size) of the file, and of its thumbnail."""
+    thumbnail = entry.medium.thumbnail if entry.medium is not None else None
+    return [(entry.sha256, entry.size)] + ([(thumbnail.sha256, thumbnail.size)] if thumbnail is not None else [])
+
+
 def _parts_of(event: ExperimentQueued) -> dict[str, tuple[str, str]]:
     """sha256 -> (kind, path) of what the submission refers to."""
     parts: dict[str, tuple[str, str]] = {}
@@ -185,7 +203,8 @@ def _fitting(rows: list[store.Listed]) -> int:
     """How many of the rows fit into one answer; at least one where there is one."""
     size = 0
     for count, row in enumerate(rows):
-        size += _ROW_BYTES + 6 * len(row.entry.path)
+        medium = row.entry.medium
+        size += _ROW_BYTES + 6 * len(row.entry.path) + (len(medium.model_dump_json()) if medium else 0)
         if size > _PAGE_BYTES and count:
             return count
     return len(rows)

@@ -21,3 +21,6 @@ class RegistryMetrics:
         self.swept_blobs = counter("swept_blobs_total", "Blobs deleted because nothing refers to them.")
         self.swept_bytes = counter("swept_bytes_total", "Their bytes.")
         self.sweep_failures = counter("sweep_failures_total", "Sweeps that failed.")
+        self.purged_blobs = counter("purged_blobs_total", "Blobs deleted because their experiments were purged.")
+        self.purged_bytes = counter("purged_bytes_total", "Their bytes.")
+        self.purge_failures = counter("purge_failures_total", "Rounds of the purge that failed.")

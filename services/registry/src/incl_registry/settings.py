@@ -27,3 +27,5 @@ class RegistrySettings(ServiceSettings):
     idle_s: float = Field(30.0, gt=0, description="An upload that sends nothing for longer is cut; it can go on later.")
     sweep_every_s: float = Field(3600.0, gt=0, description="How often blobs that nobody refers to are looked for.")
     sweep_grace_s: float = Field(86_400.0, gt=0, description="How old such a blob must be to be deleted.")
+    purge_every_s: float = Field(20.0, gt=0, description="How often the files of purged experiments are looked at.")
+    purge_grace_s: float = Field(900.0, gt=0, description="How old such a file must be to be deleted.")

@@ -13,6 +13,7 @@ from incl_registry.access import Claim
 from incl_registry.retention import Kept
 from incl_registry.tables import blobs, claims, entries, uses
 from incl_shared.db import insert_ignore
+from incl_shared.events import Medium
 from incl_shared.queries.registry import Entry
 
 _NO_STEP = -1
@@ -30,9 +31,9 @@ class Listed:
 def claim_of(connection: sa.Connection, experiment: str) -> Claim | None:
     """Whose the experiment is."""
     row = connection.execute(
-        sa.select(claims.c.project, claims.c.user).where(claims.c.experiment == experiment)
+        sa.select(claims.c.project, claims.c.user, claims.c.purged).where(claims.c.experiment == experiment)
     ).first()
-    return None if row is None else Claim(row.project, row.user)
+    return None if row is None else Claim(row.project, row.user, row.purged is not None)
 
 
 def put_claim(connection: sa.Connection, experiment: str, claim: Claim, now: float) -> None:
@@ -85,10 +86,14 @@ def put_blob(connection: sa.Connection, project: str, experiment: str, sha256: s
 
 
 def may_read(connection: sa.Connection, experiment: str, sha256: str) -> bool:
-    """Whether the experiment lists this blob, or put it itself."""
-    listed = sa.select(sa.literal(1)).where((entries.c.experiment == experiment) & (entries.c.sha256 == sha256))
-    if connection.execute(listed.limit(1)).first() is not None:
-        return True
+    """Whether the experiment lists this blob, also as a thumbnail, or put it itself; never once it is purged."""
+    claim = claim_of(connection, experiment)
+    if claim is not None and claim.purged:
+        return False
+    for column in (entries.c.sha256, entries.c.thumbnail):
+        listed = sa.select(sa.literal(1)).where((entries.c.experiment == experiment) & (column == sha256))
+        if connection.execute(listed.limit(1)).first() is not None:
+            return True
     return used_since(connection, experiment, sha256, 0.0)
 
 
@@ -143,6 +148,8 @@ def _row(experiment: str, key: str, entry: Entry, now: float) -> dict[str, Any]:
         "mode": entry.mode & 0o777,
         "score": entry.score,
         "stored": now,
+        "medium": entry.medium.model_dump_json(exclude_defaults=True) if entry.medium else None,
+        "thumbnail": entry.medium.thumbnail.sha256 if entry.medium and entry.medium.thumbnail else None,
     }
 
 
@@ -194,6 +201,7 @@ def _entry(row: Any) -> Entry:
         step=None if row.step == _NO_STEP else row.step,
         mode=row.mode,
         score=row.score,
+        medium=Medium.model_validate_json(row.medium, extra="ignore") if row.medium else None,
     )
 
 
@@ -201,7 +209,8 @@ def referred(connection: sa.Connection, wanted: Collection[str], used_after: flo
     """Those of the wanted blobs that an experiment lists, or that were put or found since then."""
     found: set[str] = set()
     for batch in _batches(wanted):
-        found |= set(connection.execute(sa.select(entries.c.sha256).where(entries.c.sha256.in_(batch))).scalars())
+        for column in (entries.c.sha256, entries.c.thumbnail):
+            found |= set(connection.execute(sa.select(column).where(column.in_(batch))).scalars())
         young = uses.c.sha256.in_(batch) & (uses.c.used >= used_after)
         found |= set(connection.execute(sa.select(uses.c.sha256).where(young)).scalars())
     return found

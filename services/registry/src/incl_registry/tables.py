@@ -17,8 +17,11 @@ claims = sa.Table(
     sa.Column("user", sa.String(63)),
     sa.Column("version", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("created", sa.Float, nullable=False),
+    sa.Column("purged", sa.Float),
 )
-"""Whose an experiment is: the first grant says it. `version` counts the events of its artifacts."""
+"""Whose an experiment is: the first grant says it. `version` counts the events of its artifacts.
+
+`purged`: since when nothing of it may be kept; its claim stays, so that nothing comes late."""
 
 blobs = sa.Table(
     "blobs",
@@ -57,11 +60,31 @@ entries = sa.Table(
     sa.Column("mode", sa.Integer, nullable=False),
     sa.Column("score", sa.Double),
     sa.Column("stored", sa.Float, nullable=False),
+    sa.Column("medium", sa.Text),
+    sa.Column("thumbnail", sa.String(64)),
     sa.UniqueConstraint("experiment", "key", name="entries_key"),
     sa.Index("entries_order", "experiment", "kind", "attempt"),
     sa.Index("entries_sha256", "sha256"),
+    sa.Index("entries_thumbnail", "thumbnail"),
     sqlite_autoincrement=True,
 )
 """The files of experiments. `key` is the checksum of (attempt, rank, kind, path, step); step is -1 for none.
 
-`score`: of a checkpoint, higher is better."""
+`score`: of a checkpoint, higher is better. `medium`: JSON; `thumbnail`: the checksum of its thumbnail."""
+
+purges = sa.Table(
+    "purges",
+    metadata,
+    sa.Column("experiment", sa.String(26), primary_key=True),
+    sa.Column("since", sa.Float, nullable=False),
+)
+"""Purged experiments whose rows are not all deleted yet."""
+
+doomed = sa.Table(
+    "doomed",
+    metadata,
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("due", sa.Float, nullable=False),
+    sa.Index("doomed_due", "due"),
+)
+"""Blobs of purged experiments, each until it is deleted or known to be needed; `due`: when to look at it."""

@@ -23,6 +23,7 @@ def upgrade() -> None:
         sa.Column("user", sa.String(63)),
         sa.Column("version", sa.BigInteger, nullable=False, server_default="0"),
         sa.Column("created", sa.Float, nullable=False),
+        sa.Column("purged", sa.Float),
     )
     op.create_table(
         "blobs",
@@ -40,6 +41,7 @@ def upgrade() -> None:
     )
     op.create_index("uses_sha256", "uses", ["sha256", "used"])
     _entries()
+    _purges()
 
 
 def _entries() -> None:
@@ -58,15 +60,32 @@ def _entries() -> None:
         sa.Column("mode", sa.Integer, nullable=False),
         sa.Column("score", sa.Double),
         sa.Column("stored", sa.Float, nullable=False),
+        sa.Column("medium", sa.Text),
+        sa.Column("thumbnail", sa.String(64)),
         sa.UniqueConstraint("experiment", "key", name="entries_key"),
         sqlite_autoincrement=True,
     )
     op.create_index("entries_order", "entries", ["experiment", "kind", "attempt"])
     op.create_index("entries_sha256", "entries", ["sha256"])
+    op.create_index("entries_thumbnail", "entries", ["thumbnail"])
+
+
+def _purges() -> None:
+    op.create_table(
+        "purges",
+        sa.Column("experiment", sa.String(26), primary_key=True),
+        sa.Column("since", sa.Float, nullable=False),
+    )
+    op.create_table(
+        "doomed",
+        sa.Column("sha256", sa.String(64), primary_key=True),
+        sa.Column("due", sa.Float, nullable=False),
+    )
+    op.create_index("doomed_due", "doomed", ["due"])
 
 
 def downgrade() -> None:
     """Drop them."""
-    for table in ("entries", "uses", "blobs", "claims"):
+    for table in ("doomed", "purges", "entries", "uses", "blobs", "claims"):
         op.drop_table(table)
     drop_common_tables(op)  # type: ignore[arg-type]
