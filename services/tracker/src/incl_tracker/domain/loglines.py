@@ -12,7 +12,7 @@ from incl_shared.queries.tracker import LogLine
 from incl_shared.telemetry.wire import Line
 
 PART = 1
-_STREAMS: tuple[Literal["out", "err", "sys"], ...] = ("out", "err", "sys")
+STREAMS: tuple[Literal["out", "err", "sys"], ...] = ("out", "err", "sys")
 _decoder = msgspec.msgpack.Decoder(list[Line])
 _encoder = msgspec.msgpack.Encoder()
 
@@ -24,12 +24,22 @@ def pack(lines: list[Line]) -> bytes:
 
 def unpack(blob: bytes) -> list[Line]:
     """Lines of a blob."""
-    return _decoder.decode(zstandard.ZstdDecompressor().decompress(blob))
+    return read_lines(decompressed(blob))
+
+
+def decompressed(blob: bytes) -> bytes:
+    """The bytes of a blob: msgpack, with the texts in it as they are."""
+    return zstandard.ZstdDecompressor().decompress(blob)
+
+
+def read_lines(plain: bytes) -> list[Line]:
+    """Lines of these bytes."""
+    return _decoder.decode(plain)
 
 
 def shown(line: Line, attempt: int, rank: int) -> LogLine:
     """A line as it is answered."""
-    stream = _STREAMS[line.stream] if 0 <= line.stream < len(_STREAMS) else "sys"
+    stream = STREAMS[line.stream] if 0 <= line.stream < len(STREAMS) else "sys"
     text = line.text.encode("utf-8", "replace").decode()
     return LogLine(attempt=attempt, rank=rank, stream=stream, time=line.time, text=text, part=bool(line.flags & PART))
 

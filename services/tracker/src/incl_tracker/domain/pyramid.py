@@ -45,9 +45,9 @@ def thinned(samples: Samples, axis: Floats, low: float, high: float, buckets: in
 
     axis: where each point lies (n, rising). Points that are fewer than two a range are all kept.
     """
-    if len(samples) <= 2 * buckets or high <= low:
+    if len(samples) <= 2 * buckets:
         return samples
-    bucket = np.minimum((axis - low) * (buckets / (high - low)), buckets - 1).astype(np.int64)
+    bucket = buckets_of(axis, low, high, buckets)
     starts = np.flatnonzero(np.diff(bucket, prepend=-1))
     sizes = np.diff(starts, append=len(bucket))
     values, nan = samples.values, np.isnan(samples.values)
@@ -55,6 +55,14 @@ def thinned(samples: Samples, axis: Floats, low: float, high: float, buckets: in
     greatest = np.repeat(np.maximum.reduceat(np.where(nan, -np.inf, values), starts), sizes)
     chosen = [_first_of(mask, bucket) for mask in (values == least, values == greatest, nan)]
     return samples.take(np.unique(np.concatenate(chosen)))
+
+
+def buckets_of(axis: Floats, low: float, high: float, buckets: int) -> Places:
+    """In which of `buckets` equal ranges of low…high each point lies; halves, as the whole may be more than a float."""
+    span = high / 2 - low / 2
+    if not span > 0:
+        return np.zeros(len(axis), np.int64)
+    return np.clip((axis / 2 - low / 2) / span * buckets, 0, buckets - 1).astype(np.int64)
 
 
 def _first_of(mask: Mask, bucket: Places) -> Places:
