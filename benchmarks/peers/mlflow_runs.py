@@ -47,14 +47,14 @@ def _insert(connection: sqlite3.Connection, run: dataset.Run, identifier: str, e
     connection.executemany("INSERT INTO params (key, value, run_uuid) VALUES (?,?,?)", params)
 
 
-def ask(path: str, shape: str, rounds: int, seed: int) -> dict[str, list[float]]:
+def ask(path: str, shape: str, rounds: int, seed: int, count: int) -> dict[str, list[float]]:
     """Milliseconds of each search of one shape, and how many runs each found; one more before is not counted."""
     client = MlflowClient(tracking_uri=f"sqlite:///{path}")
     experiment = client.get_experiment_by_name("bench").experiment_id
     chance = random.Random(seed)
     taken, found = [], []
     for _ in range(rounds + 1):
-        words, order = dataset.question(shape, chance).mlflow()
+        words, order = dataset.question(shape, chance, count).mlflow()
         began = time.perf_counter()
         page = client.search_runs([experiment], words, max_results=dataset.LIMIT, order_by=[order])
         taken.append((time.perf_counter() - began) * 1000)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 METRICS = tuple(f"m{place:02}" for place in range(20))
 PARAMS = tuple(f"p{place:02}" for place in range(20))
 OPTIMIZERS = ("adam", "adamw", "lamb", "lion", "sgd")
-RARE, RARE_CHANCE = "gold", 1e-4
+RARE, RARE_RUNS = "gold", 150
 START = 1_700_000_000.0
 EVERY_S = 30.0
 LIMIT = 100
@@ -29,14 +29,14 @@ def runs(count: int, seed: int = 7) -> Iterator[Run]:
     """The first `count` runs, oldest first; the same ones each time.
 
     Metrics are uniform in [0, 1) with whole mantissas. p00 is one of five words, p01 to p09 are numbers of four
-    digits, p10 to p17 one of eight sizes, p18 a seed, p19 one word but for one run in 10,000.
+    digits, p10 to p17 one of eight sizes, p18 a seed, p19 one word but for about RARE_RUNS of all.
     """
-    chance = random.Random(seed)
+    chance, rare = random.Random(seed), RARE_RUNS / count
     draw, sizes = chance.random, [str(8 << place) for place in range(8)]
     for number in range(count):
         params = [OPTIMIZERS[int(draw() * 5)], *(f"{10 ** (draw() * -5):.4g}" for _ in range(9))]
         params += [sizes[int(draw() * 8)] for _ in range(8)]
-        params += [str(int(draw() * 100_000)), RARE if draw() < RARE_CHANCE else "plain"]
+        params += [str(int(draw() * 100_000)), RARE if draw() < rare else "plain"]
         yield Run(number, START + number * EVERY_S, [draw() for _ in METRICS], params)
 
 
@@ -64,8 +64,8 @@ class Question:
 SHAPES = ("newest", "filter", "sort", "both", "rare")
 
 
-def question(shape: str, chance: random.Random) -> Question:
-    """One question of a shape, of metrics and bounds drawn anew each time."""
+def question(shape: str, chance: random.Random, count: int) -> Question:
+    """One question of a shape to `count` runs, of metrics and bounds drawn anew each time."""
     some, other = chance.sample(METRICS, 2)
     match shape:
         case "newest":
@@ -80,4 +80,4 @@ def question(shape: str, chance: random.Random) -> Question:
         case _:
             if chance.random() < 0.5:
                 return Question(equal=(("p19", RARE),))
-            return Question(above=((some, round(1 - chance.uniform(0.5, 1.5) * RARE_CHANCE, 6)),))
+            return Question(above=((some, round(1 - chance.uniform(0.8, 1.2) * RARE_RUNS / count, 7)),))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -74,6 +75,14 @@ class Worker:
         if "error" in answer:
             raise WorkerError(f"{self.module}: {answer['error']}")
         return answer["ok"]
+
+    def watched(self, every_s: float = 15.0) -> Any:
+        """The answer, as result; until it comes, the last line of the process' stderr is said now and then."""
+        assert self.process.stdout is not None
+        while not select.select([self.process.stdout], [], [], every_s)[0]:
+            lines = self._log.read_text(errors="replace").splitlines()
+            say(lines[-1] if lines else "…")
+        return self.result()
 
     def close(self) -> float:
         """End it in order. Returns how many seconds that took."""
