@@ -64,10 +64,13 @@ experiments = Table(
     Column("points", BigInteger, nullable=False),
     Column("lines", BigInteger, nullable=False, comment="stored so far; the cursor after the last line"),
     Column("epoch", Integer, nullable=False, comment="grows when its telemetry is taken away: caches are void then"),
+    Column("stamp", BigInteger, nullable=False, server_default="0", comment="drawn anew whenever telemetry is stored"),
     Column("compact_at", Double, comment="when its chunks and lines are looked through for small ones"),
     Column("trashed", Double, comment="since when it lies in the trash"),
     Column("purge_at", Double, comment="when what lies in the trash is purged"),
     Column("purged", Double, comment="since when nothing is kept but this row, which refuses what comes late"),
+    Column("archive", Text, comment="JSON: where its points and lines lie in the artifact store"),
+    Column("restore_at", Double, comment="since when they are asked back"),
     Column("archived", Double, comment="since when its points and lines lie in the artifact store"),
     Column("alerts", Integer, nullable=False, comment="the version of the alert aggregate"),
     Column("settlements", Integer, nullable=False, comment="the version of the settlement aggregate"),
@@ -76,6 +79,8 @@ experiments = Table(
     Index("ix_experiments_user", "project", "user", "created"),
     Index("ix_experiments_reversed", "reversed"),
     Index("ix_experiments_compact", "compact_at"),
+    Index("ix_experiments_ended", "ended"),
+    Index("ix_experiments_restore", "restore_at"),
     Index("ix_experiments_purge", "purge_at"),
     Index("ix_experiments_purged", "purged"),
 )
@@ -133,7 +138,9 @@ writers = Table(
     Column("writer", TOKEN, primary_key=True),
     Column("ranges", Text, nullable=False, comment="JSON: [[first, last], …] of the records stored"),
     Column("dropped", BigInteger, nullable=False, comment="said by the records themselves"),
-    Column("tail_rows", Integer, nullable=False, comment="rows of its tail that are in no chunk yet"),
+    Column("points", BigInteger, nullable=False, server_default="0", comment="stored; the node's samples not counted"),
+    Column("tail_rows", Integer, nullable=False, comment="of its tail, since some were made one"),
+    Column("tail_records", Integer, nullable=False, server_default="0", comment="that are in no chunk yet"),
     Column("tail_bytes", BigInteger, nullable=False),
 )
 
@@ -228,6 +235,8 @@ tails = Table(
     Column("rank", Integer, nullable=False),
     Column("writer", TOKEN, nullable=False),
     Column("first", BigInteger, nullable=False, comment="the writer's number of the first record"),
+    Column("low", BigInteger, nullable=False, comment="the least id of a series in it"),
+    Column("high", BigInteger, nullable=False, comment="the greatest id of a series in it"),
     Column("groups", LargeBinary, nullable=False, comment="msgpack: records of the same metrics; see domain.tails"),
     Index("ix_tails", "experiment", "rank", "attempt", "writer", "id"),
 )
@@ -281,7 +290,15 @@ log_batches = Table(
     Column("first", BigInteger, nullable=False, comment="the writer's number of the first line"),
     Column("first_time", Double, nullable=False),
     Column("last_time", Double, nullable=False),
-    Column("lines", LargeBinary, nullable=False, comment="zstd of msgpack of [[time, stream, text, flags], …]"),
+    Column("lines", LargeBinary, comment="zstd of msgpack of [[time, stream, text, flags], …]; NULL: archived"),
+)
+
+run_leases = Table(
+    "run_leases",
+    metadata,
+    Column("experiment", ID, primary_key=True),
+    Column("heard", Double, nullable=False, comment="when its shipper last gave word, by this platform's clock"),
+    Index("ix_run_leases_heard", "heard"),
 )
 
 alerts = Table(

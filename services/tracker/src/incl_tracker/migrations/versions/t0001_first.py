@@ -32,6 +32,7 @@ def upgrade() -> None:
     _log_batches()
     _metrics()
     _params()
+    _run_leases()
     _series()
     _old_series()
     _tags()
@@ -55,6 +56,7 @@ def downgrade() -> None:
         "log_batches",
         "metrics",
         "params",
+        "run_leases",
         "series",
         "tags",
         "writers",
@@ -266,6 +268,13 @@ def _experiments() -> None:
         sa.Column("points", sa.BigInteger(), nullable=False),
         sa.Column("lines", sa.BigInteger(), nullable=False, comment="stored so far; the cursor after the last line"),
         sa.Column(
+            "stamp",
+            sa.BigInteger(),
+            nullable=False,
+            server_default="0",
+            comment="drawn anew whenever telemetry is stored",
+        ),
+        sa.Column(
             "epoch",
             sa.Integer(),
             nullable=False,
@@ -286,6 +295,13 @@ def _experiments() -> None:
             comment="since when nothing is kept but this row, which refuses what comes late",
         ),
         sa.Column(
+            "archive",
+            sa.Text(),
+            nullable=True,
+            comment="JSON: where its points and lines lie in the artifact store",
+        ),
+        sa.Column("restore_at", sa.Double(), nullable=True, comment="since when they are asked back"),
+        sa.Column(
             "archived", sa.Double(), nullable=True, comment="since when its points and lines lie in the artifact store"
         ),
         sa.Column("alerts", sa.Integer(), nullable=False, comment="the version of the alert aggregate"),
@@ -295,6 +311,8 @@ def _experiments() -> None:
     op.create_index("ix_experiments_created", "experiments", ["project", "created", "id"], unique=False)
     op.create_index("ix_experiments_name", "experiments", ["project", "name"], unique=False)
     op.create_index("ix_experiments_reversed", "experiments", ["reversed"], unique=False)
+    op.create_index("ix_experiments_ended", "experiments", ["ended"], unique=False)
+    op.create_index("ix_experiments_restore", "experiments", ["restore_at"], unique=False)
     op.create_index("ix_experiments_compact", "experiments", ["compact_at"], unique=False)
     op.create_index("ix_experiments_purge", "experiments", ["purge_at"], unique=False)
     op.create_index("ix_experiments_purged", "experiments", ["purged"], unique=False)
@@ -323,7 +341,10 @@ def _log_batches() -> None:
         sa.Column("first_time", sa.Double(), nullable=False),
         sa.Column("last_time", sa.Double(), nullable=False),
         sa.Column(
-            "lines", sa.LargeBinary(), nullable=False, comment="zstd of msgpack of [[time, stream, text, flags], …]"
+            "lines",
+            sa.LargeBinary(),
+            nullable=True,
+            comment="zstd of msgpack of [[time, stream, text, flags], …]; NULL: archived",
         ),
         sa.PrimaryKeyConstraint("experiment", "start"),
     )
@@ -389,6 +410,8 @@ def _series() -> None:
         sa.Column("rank", sa.Integer(), nullable=False),
         sa.Column("writer", TOKEN, nullable=False),
         sa.Column("first", sa.BigInteger(), nullable=False, comment="the writer's number of the first record"),
+        sa.Column("low", sa.BigInteger(), nullable=False, comment="the least id of a series in it"),
+        sa.Column("high", sa.BigInteger(), nullable=False, comment="the greatest id of a series in it"),
         sa.Column(
             "groups", sa.LargeBinary(), nullable=False, comment="msgpack: records of the same metrics; see domain.tails"
         ),
@@ -414,6 +437,21 @@ def _old_series() -> None:
     )
 
 
+def _run_leases() -> None:
+    op.create_table(
+        "run_leases",
+        sa.Column("experiment", ID, nullable=False),
+        sa.Column(
+            "heard",
+            sa.Double(),
+            nullable=False,
+            comment="when its shipper last gave word, by this platform's clock",
+        ),
+        sa.PrimaryKeyConstraint("experiment"),
+    )
+    op.create_index("ix_run_leases_heard", "run_leases", ["heard"], unique=False)
+
+
 def _tags() -> None:
     op.create_table(
         "tags",
@@ -434,7 +472,15 @@ def _writers() -> None:
         sa.Column("writer", TOKEN, nullable=False),
         sa.Column("ranges", sa.Text(), nullable=False, comment="JSON: [[first, last], …] of the records stored"),
         sa.Column("dropped", sa.BigInteger(), nullable=False, comment="said by the records themselves"),
-        sa.Column("tail_rows", sa.Integer(), nullable=False, comment="rows of its tail that are in no chunk yet"),
+        sa.Column(
+            "points",
+            sa.BigInteger(),
+            nullable=False,
+            server_default="0",
+            comment="stored; the node's samples not counted",
+        ),
+        sa.Column("tail_rows", sa.Integer(), nullable=False, comment="of its tail, since some were made one"),
+        sa.Column("tail_records", sa.Integer(), nullable=False, server_default="0", comment="that are in no chunk yet"),
         sa.Column("tail_bytes", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("experiment", "attempt", "rank", "stream", "writer"),
     )
