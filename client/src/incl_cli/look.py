@@ -16,6 +16,7 @@ STATE_STYLES = {
     "starting": "cyan",
     "running": "blue",
     "stopping": "yellow",
+    "lost": "red",
     "finished": "green",
     "failed": "red",
     "stopped": "magenta",

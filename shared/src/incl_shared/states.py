@@ -15,6 +15,8 @@ class ExperimentState(StrEnum):
     STARTING = "starting"
     RUNNING = "running"
     STOPPING = "stopping"
+    LOST = "lost"
+    """A run outside the platform of which nobody has heard for a while; it comes back when there is word of it."""
     FINISHED = "finished"
     FAILED = "failed"
     STOPPED = "stopped"

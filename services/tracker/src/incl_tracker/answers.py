@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from incl_shared.auth.names import is_job, job_principal
@@ -36,12 +37,15 @@ if TYPE_CHECKING:
 
 
 class Answers:
-    """One method a query."""
+    """One method a query. heard: told of each experiment whose own shipper asks, which is its sign of life."""
 
-    def __init__(self, database: Database, clock: Clock, list_limit_s: float) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, list_limit_s: float, heard: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._database = database
         self._clock = clock
         self._list_limit_s = list_limit_s
+        self._heard = heard
 
     def register(self, bus: Bus) -> None:
         """Serve them all."""
@@ -99,6 +103,8 @@ class Answers:
         job = job_principal(query.experiment, query.attempt, query.rank)
         if is_job(asker.user) and asker.user != job:
             raise DeniedError("a job may only ask for its own watermarks")
+        if asker.user == job:
+            self._heard(query.experiment)
 
         def read(connection: sa.Connection) -> Watermarks:
             row = store_views.shell_in(connection, asker.project, query.experiment)

@@ -16,9 +16,10 @@ from incl_tracker import counters, store_views
 from incl_tracker.answers import Answers
 from incl_tracker.chores import chores
 from incl_tracker.handlers import Handlers
+from incl_tracker.lapsing import Lapsing
 from incl_tracker.live import LiveHub
 from incl_tracker.settings import TrackerSettings
-from incl_tracker.upkeep import Upkeep
+from incl_tracker.upkeep import Chore, Upkeep
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -40,9 +41,17 @@ class App:
         bus.consume(topology.TRACKER_REQUESTS, handlers.request)
         bus.consume_batch(topology.TRACKER_METRICS, handlers.metric_batches)
         bus.consume_batch(topology.TRACKER_LOGS, handlers.log_batches)
-        Answers(database, clock, settings.list_limit_s).register(bus)
+        self._lapsing = Lapsing(
+            database,
+            clock,
+            grace_s=settings.run_grace_s,
+            every_s=settings.run_check_s,
+            healthy=lambda: bus.health().live,
+        )
+        Answers(database, clock, settings.list_limit_s, self._lapsing.hear).register(bus)
         counters.register(bus.metrics.registry)
-        self.upkeep = Upkeep(chores(database, settings, self.live.changed))
+        lapse = Chore("lapse", self._lapse, settings.run_check_s)
+        self.upkeep = Upkeep([*chores(database, settings, self.live.changed), lapse])
         self.ops: OpsServer | None = None
 
     async def start(self) -> None:
@@ -71,6 +80,11 @@ class App:
         await self.live.stop()
         await self.bus.stop()
         await self.database.stop()
+
+    async def _lapse(self) -> bool:
+        for place in await self._lapsing.round():
+            self.live.changed(*place)
+        return False
 
     async def _view(self, experiment: str) -> ExperimentView | None:
         def read(connection: sa.Connection) -> ExperimentView | None:

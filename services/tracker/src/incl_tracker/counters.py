@@ -17,13 +17,14 @@ FOREIGN = Counter(
 )
 SETTLED = Counter("incl_tracker_settled_total", "Attempts settled.", registry=None)
 GAPS = Counter("incl_tracker_gaps_total", "Records known to be lost at a settlement.", registry=None)
+LAPSED = Counter("incl_tracker_lapsed_runs_total", "Runs outside the platform that went silent.", registry=None)
 LIVE = Counter("incl_tracker_live_total", "Live messages sent.", ["kind"], registry=None)
 LIVE_FAILED = Counter("incl_tracker_live_failed_total", "Live messages that could not be sent.", registry=None)
 PURGED = Counter("incl_tracker_purged_total", "Experiments purged.", registry=None)
 UPKEEP_FAILED = Counter(
     "incl_tracker_upkeep_failed_total", "Rounds of background work that failed.", ["work"], registry=None
 )
-ALL = (PURGED, UPKEEP_FAILED, POINTS, LINES, REPEATED, UNREADABLE, FOREIGN, SETTLED, GAPS, LIVE, LIVE_FAILED)
+ALL = (LAPSED, PURGED, UPKEEP_FAILED, POINTS, LINES, REPEATED, UNREADABLE, FOREIGN, SETTLED, GAPS, LIVE, LIVE_FAILED)
 
 
 def register(registry: CollectorRegistry) -> None:

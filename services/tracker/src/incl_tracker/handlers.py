@@ -21,14 +21,14 @@ from incl_shared.events import (
 from incl_shared.ids import is_id
 from incl_shared.queries.tracker import SYSTEM_PREFIX
 from incl_shared.subjects import Origin
-from incl_tracker import counters, store_artifacts, trash
+from incl_tracker import counters, lapsing, store_artifacts, trash
 from incl_tracker import store_experiments as experiments
 from incl_tracker import store_telemetry as telemetry
 from incl_tracker.domain import projection, ranges
 from incl_tracker.domain.batches import BadBatch, cut_lines, cut_metrics, decode_logs, decode_metrics
 from incl_tracker.domain.extras import Said, flatten, read_extras
 from incl_tracker.domain.points import Points
-from incl_tracker.settling import begin_settlement, raise_alerts, settle_if_complete
+from incl_tracker.settling import begin_settlement, raise_alerts, settle_if_complete, wrote_more
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -225,6 +225,7 @@ class Handlers:
         experiments.insert_attempt(
             tx.connection, event.experiment, projection.OUTSIDE_ATTEMPT, projection.outside_attempt(event)
         )
+        lapsing.begun(tx.connection, event.experiment, tx.clock.now())
         experiments.set_tags(tx.connection, event.experiment, event.tags)
         config = {name: (event.started, text) for name, text in flatten(dict(event.config)).items()}
         experiments.set_params(tx.connection, event.experiment, "config", config, 0)
@@ -246,13 +247,15 @@ class Handlers:
             raise Early
         if not row["outside"] or (row["project"], row["user"]) != (asker.project, asker.user):
             raise Poison(f"the run {event.experiment} belongs to somebody else")
-        if row["ended"] is not None:
+        ranks = projection.outside_ranks(event)
+        if row["ended"] is not None and not wrote_more(tx, event.experiment, projection.OUTSIDE_ATTEMPT, ranks):
             return
+        lapsing.ended(tx.connection, event.experiment)
         change = projection.outside_end(event)
         experiments.update(tx.connection, event.experiment, change.experiment)
         experiments.update_attempt(tx.connection, event.experiment, change.attempt, change.attempt_values)
         due = tx.clock.now() + self._settle_after_s
-        begin_settlement(tx, asker.project, event.experiment, change.attempt, projection.outside_ranks(event), due)
+        begin_settlement(tx, asker.project, event.experiment, change.attempt, ranks, due)
         self._changed(tx, asker.project, event.experiment)
 
     def _own_row(self, tx: Transaction, origin: Origin, time: float) -> sa.RowMapping:

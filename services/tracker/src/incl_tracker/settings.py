@@ -21,4 +21,8 @@ class TrackerSettings(ServiceSettings):
         5.0, gt=0, description="How often experiments that are due for compaction are sought."
     )
     trash_check_s: float = Field(2.0, gt=0, description="How often the trash is looked through.")
+    run_grace_s: float = Field(
+        900.0, gt=0, description="A run outside the platform is lost after so long without word."
+    )
+    run_check_s: float = Field(5.0, gt=0, description="How often runs outside the platform are looked at.")
     list_limit_s: float = Field(5.0, gt=0, description="The longest that a list may take.")

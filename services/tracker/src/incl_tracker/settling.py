@@ -34,6 +34,14 @@ def begin_settlement(
     settle_if_complete(tx, project, experiment, attempt)
 
 
+def wrote_more(tx: Transaction, experiment: str, attempt: int, ranks: Sequence[RankEnd]) -> bool:
+    """Whether these writers wrote more than an end that came before said: a run that was gone on with."""
+    known = {
+        (w.rank, w.stream, w.writer): w.records for w in store.expected_of(tx.connection, experiment).get(attempt, ())
+    }
+    return any(w.records > known.get((w.rank, w.stream, w.writer), 0) for w in wrote(ranks))
+
+
 def settle_if_complete(tx: Transaction, project: str, experiment: str, attempt: int, *, due: bool = False) -> bool:
     """Say AttemptSettled when every record is stored or known lost; or, once it is due, with what is missing.
 
@@ -57,7 +65,7 @@ def settle_if_complete(tx: Transaction, project: str, experiment: str, attempt: 
     )
     store_compaction.set_due(tx.connection, experiment, tx.clock.now() + COMPACT_AFTER_S)
     version = experiments.next_version(tx.connection, experiment, "settlements")
-    tx.emit(settled, project=project, version=version, cause=(attempt,))
+    tx.emit(settled, project=project, version=version, cause=(attempt, version))
 
     def count() -> None:
         counters.SETTLED.inc()

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from incl_shared.states import FINAL_STATES
+from incl_shared.states import FINAL_STATES, ExperimentState
 from incl_tracker import tables as t
 
 _e = t.experiments.c
@@ -32,6 +32,7 @@ _EMPTIED: dict[str, Any] = {
 _OF_SERIES = (t.chunks, t.chunk_blobs)
 _OF_EXPERIMENT = (
     t.tails, t.log_batches, t.metrics, t.params, t.tags, t.artifacts, t.alerts, t.writers, t.expected, t.attempts,
+    t.run_leases,
 )  # fmt: skip
 
 
@@ -108,5 +109,5 @@ def forget(connection: sa.Connection, before: float, limit: int = 1000) -> int:
 
 
 def may_go(row: sa.RowMapping) -> bool:
-    """Whether it has ended."""
-    return row["state"] in {state.value for state in FINAL_STATES}
+    """Whether it has ended, or is a run that nobody hears of any more."""
+    return row["state"] in {state.value for state in (*FINAL_STATES, ExperimentState.LOST)}

@@ -129,9 +129,15 @@ def outside_end(event: RunEnded) -> Change:
     state = event.state if event.state in FINAL_STATES else ExperimentState.FAILED
     message = clean(event.message, MAX_REASON)
     return Change(
-        {"state": state.value, "reason": reason.value, "message": message, "ended": event.ended},
+        {"state": state.value, "reason": reason.value, "message": message, "hint": "", "ended": event.ended},
         OUTSIDE_ATTEMPT,
-        {"state": AttemptState.ENDED.value, "reason": reason.value, "message": message, "ended": event.ended},
+        {
+            "state": AttemptState.ENDED.value,
+            "reason": reason.value,
+            "message": message,
+            "ended": event.ended,
+            "settled": False,
+        },
     )
 
 
