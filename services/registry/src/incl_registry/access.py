@@ -6,13 +6,15 @@ import re
 from dataclasses import dataclass
 
 from incl_registry.grants import Verb
-from incl_shared.auth.names import JOB_PREFIX, is_job
+from incl_shared.auth.names import JOB_PREFIX, Role, is_job
 from incl_shared.errors import DeniedError, InvalidInput, NotFoundError
 from incl_shared.ids import parse_job_id
 from incl_shared.queries.registry import Entry
 from incl_shared.subjects import Asker
 
-HIDDEN_KINDS = frozenset({"code", "provenance"})
+ARCHIVIST = Role.TRACKER.value
+"""The tracker archives points and lines as a file of the experiment. No person can have this name."""
+HIDDEN_KINDS = frozenset({"code", "provenance", "archive"})
 """Kinds that are kept for an experiment but are no results: no event tells of them."""
 
 _KIND = re.compile(r"^[a-z][a-z0-9_-]{0,31}$")
@@ -53,7 +55,7 @@ def job_of(asker: Asker) -> Job | None:
 def check(asker: Asker, experiment: str, verb: Verb, claim: Claim | None) -> None:
     """Let this asker use the experiment's files, or not.
 
-    A job: its own experiment alone. A person: get, all of its project's; put, its own.
+    A job: its own experiment alone. A person: get, all of its project's; put, its own. The tracker: all.
 
     Raises:
         DeniedError: not allowed.
@@ -70,7 +72,7 @@ def check(asker: Asker, experiment: str, verb: Verb, claim: Claim | None) -> Non
         raise DeniedError(f"experiment {experiment} is not one of project {asker.project}")
     if claim.purged:
         raise NotFoundError(f"experiment {experiment} was purged", hint="incl ls")
-    if verb is Verb.PUT and job is None and claim.user not in (None, asker.user):
+    if verb is Verb.PUT and job is None and claim.user not in (None, asker.user) and asker.user != ARCHIVIST:
         raise DeniedError(f"experiment {experiment} belongs to another user", hint="only its owner can add files")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from incl_registry import store, store_purge
-from incl_registry.access import HIDDEN_KINDS, Claim, check, check_entries, job_of
+from incl_registry.access import ARCHIVIST, HIDDEN_KINDS, Claim, check, check_entries, job_of
 from incl_registry.blobs import BlobStore
 from incl_registry.grants import GrantScope, Verb, sign
 from incl_registry.retention import superseded, unwanted
@@ -168,7 +168,7 @@ class Handlers:
 
     def _allow(self, tx: Transaction, asker: Asker, experiment: str) -> None:
         check(asker, experiment, Verb.PUT, store.claim_of(tx.connection, experiment))
-        user = None if job_of(asker) is not None else asker.user
+        user = None if job_of(asker) is not None or asker.user == ARCHIVIST else asker.user
         store.put_claim(tx.connection, experiment, Claim(asker.project, user), self._clock.now())
 
     async def _check_read(self, asker: Asker, experiment: str) -> None:

@@ -51,7 +51,7 @@ class App:
         Answers(database, clock, settings.list_limit_s, self._lapsing.hear).register(bus)
         counters.register(bus.metrics.registry)
         lapse = Chore("lapse", self._lapse, settings.run_check_s)
-        self.upkeep = Upkeep([*chores(database, settings, self.live.changed), lapse])
+        self.upkeep = Upkeep([*chores(database, settings, self.live.changed, bus.ask), lapse])
         self.ops: OpsServer | None = None
 
     async def start(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from incl_shared.db import Database
 from incl_tracker import store_compaction, trash
+from incl_tracker.archiving import Archivist, Ask
 from incl_tracker.settings import TrackerSettings
 from incl_tracker.settling import settle_due
 from incl_tracker.upkeep import Chore
@@ -14,7 +15,7 @@ Tell = Callable[[str, str], None]
 """Told (project, experiment) of what changed."""
 
 
-def chores(database: Database, settings: TrackerSettings, tell: Tell) -> list[Chore]:
+def chores(database: Database, settings: TrackerSettings, tell: Tell, ask: Ask) -> list[Chore]:
     """All of them."""
 
     async def settle() -> bool:
@@ -28,9 +29,12 @@ def chores(database: Database, settings: TrackerSettings, tell: Tell) -> list[Ch
         return await database.write(trash.sweep)
 
     compactor = _Compactor(database)
+    archivist = Archivist(database, ask, settings.retention, settings.trash_kept_s, tell)
     return [
         Chore("settle", settle, settings.settle_check_s),
         Chore("compact", compactor.step, settings.compact_check_s),
+        Chore("fetch", archivist.fetch, settings.fetch_check_s),
+        Chore("retention", archivist.look, settings.retention_check_s),
         Chore("trash", empty_trash, settings.trash_check_s),
     ]
 

@@ -6,6 +6,7 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from incl_shared.settings import ServiceSettings
+from incl_tracker.domain.retention import Rule
 
 
 class TrackerSettings(ServiceSettings):
@@ -20,6 +21,11 @@ class TrackerSettings(ServiceSettings):
     compact_check_s: float = Field(
         5.0, gt=0, description="How often experiments that are due for compaction are sought."
     )
+    retention: tuple[Rule, ...] = Field(
+        (), description='What becomes of what ended long ago; JSON, such as [{"after_days": 90, "action": "archive"}].'
+    )
+    retention_check_s: float = Field(600.0, gt=0, description="How often what ended long ago is looked through.")
+    fetch_check_s: float = Field(1.0, gt=0, description="How often experiments asked back from the archive are sought.")
     trash_check_s: float = Field(2.0, gt=0, description="How often the trash is looked through.")
     run_grace_s: float = Field(
         900.0, gt=0, description="A run outside the platform is lost after so long without word."

@@ -26,6 +26,8 @@ _EMPTIED: dict[str, Any] = {
     "points": 0,
     "lines": 0,
     "trashed": None,
+    "archive": None,
+    "restore_at": None,
     "archived": None,
     "compact_at": None,
 }

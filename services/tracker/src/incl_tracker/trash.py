@@ -18,7 +18,7 @@ from incl_shared.events import (
     RestoreRequested,
     TrashRequested,
 )
-from incl_tracker import counters, store_trash
+from incl_tracker import counters, store_retention, store_trash
 from incl_tracker import store_experiments as experiments
 
 if TYPE_CHECKING:
@@ -58,15 +58,19 @@ def trash_requested(tx: Transaction, event: TrashRequested, asker: Asker, keep_s
 
 
 def restore_requested(tx: Transaction, event: RestoreRequested, asker: Asker) -> bool:
-    """Take it out of the trash. True when it was there.
+    """Take it out of the trash, and have it fetched from the archive. True when there was anything to do.
 
     Raises:
         Early: nobody knows it yet.
         Poison: it is another's.
     """
     row = _own(tx, event.experiment, asker)
-    if row["purged"] is not None or row["trashed"] is None:
+    if row["purged"] is not None:
         return False
+    if row["archived"] is not None:
+        store_retention.ask_back(tx.connection, event.experiment, tx.clock.now())
+    if row["trashed"] is None:
+        return row["archived"] is not None
     version = store_trash.set_trash(tx.connection, event.experiment, None, None)
     said = ExperimentRestored(experiment=event.experiment, by=asker.user)
     tx.emit(said, project=row["project"], version=version)

@@ -109,6 +109,7 @@ _SCOPES = (
             "incl.event.*.trash.*",
             "incl.live.*.*",
             "incl.stored.*.*.*.*",
+            f"incl.query.*.{Role.TRACKER}.registry.*",
         ),
     ),
     _service(
