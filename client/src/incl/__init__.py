@@ -129,19 +129,34 @@ def latest_checkpoint() -> Optional[Path]:
     return _files.latest_checkpoint()
 
 
-def log_image(key: str, image: Any, step: Optional[int] = None) -> None:
-    """Keep an image: a path, PNG or JPEG bytes, an array or tensor (H x W, H x W x 1, 3 or 4; floats from 0 to 1), a
-    PIL image, a matplotlib figure."""
+def log_image(
+    key: str,
+    image: Any,
+    step: Optional[int] = None,
+    caption: Union[str, Sequence[Optional[str]], None] = None,
+) -> None:
+    """Keep an image: a path, PNG or JPEG bytes, a PIL image, a matplotlib figure, an array or a tensor: H x W, or H x W
+    x 1, 3 or 4 (tensors: channels first), of floats from 0 to 1, of floats from 0 to 255, or of bytes.
+
+    A batch (N x H x W x C) becomes one picture, a grid; of a list each image is kept by itself, with its own caption.
+    """
     from incl import _media
 
-    _media.log_image(key, image, step)
+    _media.log_image(key, image, step, caption)
 
 
-def log_table(key: str, data: Any = None, columns: Optional[Sequence[str]] = None, step: Optional[int] = None) -> None:
-    """Keep a table as CSV: a data frame, a list of dicts, a dict of lists, or rows with `columns`."""
+def log_table(
+    key: str,
+    data: Any = None,
+    columns: Optional[Sequence[str]] = None,
+    step: Optional[int] = None,
+    caption: Optional[str] = None,
+) -> None:
+    """Keep a table as CSV: a data frame (pandas, polars, arrow), a list of dicts, a dict of lists, named tuples, or
+    rows with `columns`."""
     from incl import _media
 
-    _media.log_table(key, data, columns, step)
+    _media.log_table(key, data, columns, step, caption)
 
 
 def log_text(key: str, text: str, step: Optional[int] = None) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from typing import TYPE_CHECKING, Any, Dict, Optional, Union
+from typing import TYPE_CHECKING, Any, Dict, Optional, Sequence, Tuple, Union
 
 from incl import _state
 from incl._values import flatten, pieces, to_step, to_text
@@ -162,8 +162,12 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
-def keep(kind: str, key: str, data: Source, name: str, step: Any) -> None:
-    """Spool a file that belongs to a key (image, table, text, file) and record it; warns where it cannot."""
+Kept = Tuple[Source, str, Optional[str]]
+"""A file or its bytes, its name, and what is said of it."""
+
+
+def keep(kind: str, key: str, files: Sequence[Kept], step: Any) -> None:
+    """Spool files of a key (kind: image, table, text, file) at one step, and record them; warns where it cannot."""
     state = _state.current()
     if state.writer is None:
         warn("no-run", "no run here, nothing is recorded: call incl.init() first, or use `incl run`")
@@ -171,9 +175,14 @@ def keep(kind: str, key: str, data: Source, name: str, step: Any) -> None:
     number = None if step is None else to_step(step)
     if number is None:
         number = next(state.steps)
-    try:
-        file = os.path.abspath(place(data, safe_name(name), state))
-    except Exception as error:
-        warn(f"{kind}-{getattr(error, 'errno', '')}", f"{kind} {key!r} is not kept: {error}")
-        return
-    state.record({"k": "f", "s": number, "kind": kind, "key": to_text(key, 250), "file": file, "name": safe_name(name)})
+    for data, wanted, caption in files:
+        name = safe_name(wanted)
+        try:
+            file = os.path.abspath(place(data, name, state))
+        except Exception as error:
+            warn(f"{kind}-{getattr(error, 'errno', '')}", f"{kind} {key!r} is not kept: {error}")
+            continue
+        record = {"k": "f", "s": number, "kind": kind, "key": to_text(key, 250), "file": file, "name": name}
+        if caption is not None:
+            record["caption"] = to_text(caption, 1000)
+        state.record(record)

@@ -258,6 +258,8 @@ def _meta(
         "started": time.time(),
         "pid": os.getpid(),
         "pid_started": _ship.process_start(os.getpid()),
+        "host": os.uname().nodename if hasattr(os, "uname") else None,
+        "boot": _ship.boot_id(),
         "command": [to_text(word, 4096) for word in sys.argv],
         "directory": os.getcwd(),
         "python": sys.version.split()[0],

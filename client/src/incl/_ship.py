@@ -56,6 +56,15 @@ def process_start(pid: int) -> Optional[str]:
         return None
 
 
+def boot_id() -> Optional[str]:
+    """Names the time since this machine was started; None where not known."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except (OSError, ValueError):
+        return None
+
+
 def quoted(path: str) -> str:
     """A path as a shell takes it."""
     from shlex import quote

@@ -12,7 +12,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -149,9 +149,12 @@ def pixels(png: bytes) -> tuple[int, int, int, list[bytes]]:
     raw = zlib.decompress(chunks[b"IDAT"])
     row = 1 + width * {0: 1, 2: 3, 4: 2, 6: 4}[colour]
     assert len(raw) == row * height
-    rows = [raw[i * row : (i + 1) * row] for i in range(height)]
-    assert all(line[0] == 0 for line in rows)
-    return width, height, colour, [line[1:] for line in rows]
+    rows: list[bytes] = []
+    for line in (raw[i * row : (i + 1) * row] for i in range(height)):
+        assert line[0] in (0, 2)
+        above = rows[-1] if rows and line[0] == 2 else bytes(row - 1)
+        rows.append(bytes((a + b) % 256 for a, b in zip(line[1:], above, strict=True)))
+    return width, height, colour, rows
 
 
 @pytest.mark.parametrize(
@@ -164,15 +167,78 @@ def pixels(png: bytes) -> tuple[int, int, int, list[bytes]]:
         (np.zeros((2, 2, 3), dtype=np.uint8), 2, b"\x00" * 6),
         (np.zeros((2, 2, 4), dtype=np.float32), 6, b"\x00" * 8),
         (np.zeros((2, 2, 1), dtype=np.uint8), 0, b"\x00\x00"),
-        (np.zeros((3, 2, 2), dtype=np.uint8), 2, b"\x00" * 6),
+        (np.arange(12, dtype=np.uint8).reshape(3, 2, 2), 2, bytes([0, 4, 8, 1, 5, 9])),
+        (np.array([[0.0, 128.4], [255.0, 300.0]]), 0, b"\x00\x80"),
+        (np.array([[0, 0x80FF], [0xFFFF, 1]], dtype=np.uint16), 0, b"\x00\x80"),
+        (np.array([[-np.inf, 1.9], [np.inf, 0]], dtype=np.float16), 0, b"\x00\xff"),
     ],
-    ids=["grey", "floats", "booleans", "clipped", "rgb", "rgba", "one channel", "channels first"],
-)
+    ids=[
+        "grey", "floats", "booleans", "clipped", "rgb", "rgba", "one channel", "channels first", "floats to 255",
+        "sixteen bits", "infinities",
+    ],
+)  # fmt: skip
 def test_arrays_become_png(image: Any, colour: int, first_row: bytes) -> None:
     data, ending = _media.image_file(image)
     width, height, kind, rows = pixels(data)
     assert (width, height, kind, ending) == (2, 2, colour, ".png")
     assert rows[0] == first_row
+
+
+def test_the_pixels_are_the_same_after_all(tmp_path: Path) -> None:
+    """As another reader reads them."""
+    from PIL import Image
+
+    for shape in ((40, 30, 3), (40, 30, 4), (40, 30), (1, 1), (3, 500, 1)):
+        image = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+        data, _ = _media.image_file(image)
+        read = np.asarray(Image.open(io.BytesIO(data)))
+        assert (read == image.reshape(read.shape)).all()
+    turned, _ = _media.image_file(Image.new("CMYK", (5, 4)))
+    assert Image.open(io.BytesIO(turned)).mode == "RGB"
+
+
+def test_a_batch_becomes_a_grid() -> None:
+    batch = np.zeros((5, 1, 4, 6), dtype=np.float32)  # as a loader gives it: number x channels x height x width
+    batch[0, 0, 0, 0], batch[4, 0, 3, 5] = 1.0, 0.5
+    for given in (Tensor(batch), batch.transpose(0, 2, 3, 1)):
+        data, _ = _media.image_file(given)
+        width, height, colour, rows = pixels(data)
+        assert (width, height, colour) == (3 * 6 + 2 * 2, 2 * 4 + 2, 0)
+        assert rows[0][0] == 255
+        assert rows[6 + 3][8 + 5] == 128
+        assert sum(map(sum, rows)) == 255 + 128
+
+
+def test_tensors_have_their_channels_first() -> None:
+    """Also where the width could be taken for them."""
+    tensor = np.zeros((3, 10, 4), dtype=np.uint8)
+    assert pixels(_media.image_file(Tensor(tensor))[0])[:3] == (4, 10, 2)
+    assert pixels(_media.image_file(tensor)[0])[:3] == (10, 3, 6)
+
+
+@pytest.mark.torch
+def test_real_tensors() -> None:
+    torch = pytest.importorskip("torch")
+    image = torch.linspace(0, 1, 3 * 8 * 8, dtype=torch.bfloat16, requires_grad=True).reshape(3, 8, 8)
+    assert pixels(_media.image_file(image)[0])[:3] == (8, 8, 2)
+
+
+def test_lists_of_images_are_kept_one_by_one(
+    spool: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = [np.full((2, 2), value, dtype=np.uint8) for value in range(11)]
+    incl.log_image("val/x", [*images, b"no image at all"], caption=["first", None, "third"])
+    incl.log_image("val/x", images[0], step=5, caption="one")
+    found = records(spool)
+    assert [r["name"] for r in found[:11]] == [f"val_x-{n:02d}.png" for n in range(11)]
+    assert [r["s"] for r in found] == [0] * 11 + [5]
+    assert [r.get("caption") for r in found[:4]] == ["first", None, "third", None]
+    assert (found[11]["name"], found[11]["caption"]) == ("val_x.png", "one")
+    assert "dropped" in capsys.readouterr().err
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    incl.log_image("val/x", images[:2], step=5)
+    incl.log_table("t", {"a": [1]}, step=5, caption="of process 3")
+    assert [r["name"] for r in records(spool)[12:]] == ["val_x-0.p3.png", "val_x-1.p3.png", "t.p3.csv"]
 
 
 class Figure:
@@ -188,7 +254,7 @@ class Picture:
     def convert(self, mode: str) -> Picture:
         return self
 
-    def save(self, stream: Any, format: str) -> None:
+    def save(self, stream: Any, format: str, compress_level: int) -> None:
         stream.write(b"\x89PNG\r\n\x1a\npicture")
 
 
@@ -233,6 +299,33 @@ def test_what_is_no_image_is_a_warning(spool: Path, tmp_path: Path, capsys: pyte
         incl.log_image("key", wrong)
     assert records(spool) == []
     assert capsys.readouterr().err.count("\n") == 2
+
+
+class Axes:
+    """As matplotlib's."""
+
+    figure = Figure()
+
+
+class Arrow:
+    """As pyarrow's tables."""
+
+    def to_pydict(self) -> dict[str, list[int]]:
+        return {"a": [1, 2]}
+
+
+class Named(NamedTuple):
+    x: int
+    y: float
+
+
+def test_axes_and_other_tables(spool: Path) -> None:
+    assert _media.image_file(Axes()) == (b"\x89PNG\r\n\x1a\nfigure", ".png")
+    incl.log_table("arrow", Arrow(), step=1)
+    incl.log_table("named", [Named(1, 0.5)], step=1)
+    incl.log_table("array", np.arange(4).reshape(2, 2), columns=["a", "b"], step=1)
+    texts = [Path(r["file"]).read_text() for r in records(spool)]
+    assert texts == ["a\n1\n2\n", "x,y\n1,0.5\n", "a,b\n0,1\n2,3\n"]
 
 
 class Frame:
