@@ -1,11 +1,12 @@
 """Lists of experiments at 1,000,000, each with 20 metrics and 20 parameters; at 10,000 beside MLflow's search_runs.
 
 Five shapes, pages of 100, metrics and bounds drawn anew for each question: the newest; a metric above a bound, newest
-first; all by a metric; a parameter and a metric, by another metric; a value that one run in 10,000 has, newest first.
+first; all by a metric; a parameter and a metric, by another metric; a value that about 150 runs have, newest first.
 The rows are put into the tracker's tables in bulk (support.list_data) and packed by the tracker's own upkeep; then the
 tracker runs on them as `incl up` runs it and answers ListExperiments. Its time is from the question's payload to the
 answer's (JSON included), past the bus; `cold` is the slowest of the first questions after a start, one of each shape.
-MLflow's search_runs runs in its process, on its SQLite store with the same 10,000 runs, without its server.
+MLflow's search_runs runs in its process, on its SQLite store with the same 10,000 runs, without its server; it gives
+all metrics and parameters of a run, we give its row and the metrics that are named or shown.
 The databases are kept in .bench/cache (some 20 GB) until the tables change. INCL_BENCH_RUNS: fewer experiments.
 """
 
@@ -68,9 +69,8 @@ def bench() -> dict[str, Any]:
 def _fingerprint() -> str:
     """Of what makes the stored rows: another one means that the databases are made anew."""
     files = [TRACKER / "tables.py", *sorted((TRACKER / "migrations").rglob("*.py"))]
-    files += sorted(TRACKER.rglob("*column*.py")) + [
-        BENCHMARKS / "support" / f"{n}.py" for n in ("dataset", "list_data")
-    ]
+    files += sorted(TRACKER.rglob("*column*.py"))
+    files += [BENCHMARKS / "support" / name for name in ("dataset.py", "list_data.py")]
     text = hashlib.sha256()
     for file in files:
         text.update(file.read_bytes())
@@ -105,7 +105,7 @@ def _ours(kind: str, count: int) -> dict[str, dict[str, float]]:
         bus = stack.enter_context(running_bus(home)).url
         tracker = stack.enter_context(Worker("support.tracker_part", home=home))
         tracker.call("start", database=url, bus=bus)
-        found = _asked(tracker)
+        found = _asked(tracker, count)
         tracker.call("stop")
     say(f"{kind}, {count}: {found}")
     return found
@@ -124,13 +124,13 @@ def _load(url: str, count: int, folder: Path, home: Path) -> None:
     say(f"filled in {seconds:.0f} s")
 
 
-def _asked(tracker: Worker) -> dict[str, dict[str, float]]:
+def _asked(tracker: Worker, count: int) -> dict[str, dict[str, float]]:
     chance = random.Random(5)
 
     def ask(shape: str, rounds: int) -> dict[str, list[Any]]:
         questions = []
         for _ in range(rounds):
-            words, order = dataset.question(shape, chance).ours()
+            words, order = dataset.question(shape, chance, count).ours()
             query = ListExperiments(filter=words, sort=order, limit=dataset.LIMIT)
             questions.append([ListExperiments.name, query.model_dump_json()])
         answer: dict[str, list[Any]] = tracker.call("ask", questions=questions)
@@ -153,13 +153,13 @@ def _asked(tracker: Worker) -> dict[str, dict[str, float]]:
 
 
 def _mlflow() -> dict[str, dict[str, float]]:
-    path = cache("mlflow-runs") / f"{versions()['mlflow']}-{BESIDE}.db"
+    path = cache("mlflow-runs") / f"{versions()['mlflow']}-{BESIDE}-{dataset.RARE_RUNS}.db"
     found = {}
     with scratch("mlflow-") as folder, Worker("peers.mlflow_runs", python(), home=Path(folder)) as worker:
         seconds = worker.call("fill", path=str(path), count=BESIDE)
         say(f"mlflow: a database of {BESIDE} runs in {seconds:.0f} s")
         for shape in dataset.SHAPES:
-            answer = worker.call("ask", path=str(path), shape=shape, rounds=MLFLOW_ROUNDS, seed=5)
+            answer = worker.call("ask", path=str(path), shape=shape, rounds=MLFLOW_ROUNDS, seed=5, count=BESIDE)
             found[shape] = {
                 "p50_ms": short(statistics.median(answer["ms"])),
                 "p95_ms": short(percentile(answer["ms"], 0.95)),
