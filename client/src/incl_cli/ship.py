@@ -173,7 +173,7 @@ class RunShipper:
         path, name, packed = file.path, file.listed_as, None
         if path.is_dir():
             packed = self._run.notes / f".{file.writer}-{file.sequence}.tar.zst"
-            await asyncio.to_thread(pack, path, packed, max_bytes=_MAX_DIRECTORY, level=1)
+            await asyncio.to_thread(pack, path, packed, max_bytes=_MAX_DIRECTORY, level=1, everything=True)
             path, name = packed, name + DIRECTORY_ENDING
         try:
             sha256, size = await self._link.upload(path)

@@ -155,7 +155,7 @@ class Uploads:
         try:
             if stat.S_ISDIR(os.fstat(held).st_mode):
                 packed = self._life.files.root / f".{file.writer}-{file.sequence}.tar.zst"
-                await asyncio.to_thread(pack, source, packed, max_bytes=_MAX_CHECKPOINT, level=1)
+                await asyncio.to_thread(pack, source, packed, max_bytes=_MAX_CHECKPOINT, level=1, everything=True)
                 name += DIRECTORY_ENDING
             blob = await self._store.upload(packed or source)
             if packed is None:

@@ -17,6 +17,7 @@ from typing import BinaryIO, Final
 
 import zstandard
 
+from incl_shared.archive.beneath import Folders, is_link
 from incl_shared.archive.tarformat import (
     DIRECTORY,
     END_OF_ARCHIVE,
@@ -26,7 +27,7 @@ from incl_shared.archive.tarformat import (
     header,
     padding,
 )
-from incl_shared.archive.tree import Entry, Tree, scan, unreadable
+from incl_shared.archive.tree import Entry, Tree, open_root, scan_held, unreadable
 from incl_shared.errors import InclError, InvalidInput
 
 WARN_BYTES: Final = 200_000_000
@@ -34,7 +35,6 @@ MAX_BYTES: Final = 2_000_000_000
 
 _CHUNK = 1 << 20
 _SMALL = 4 << 20
-_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,21 @@ class _Changed(Exception):  # noqa: N818
 
 
 def pack(
-    root: Path, target: Path, *, max_bytes: int = MAX_BYTES, warn_bytes: int = WARN_BYTES, level: int = 3
+    root: Path,
+    target: Path,
+    *,
+    max_bytes: int = MAX_BYTES,
+    warn_bytes: int = WARN_BYTES,
+    level: int = 3,
+    everything: bool = False,
 ) -> PackResult:
     """Pack the directory `root` into the new file `target` (replaced should it exist, in one step).
+
+    The root is opened once: whatever its path leads to afterwards, and whatever becomes of the directories in it, no
+    file from outside gets into the archive.
+
+    Args:
+        everything: no ignore file counts, and nothing is left out by its name: for checkpoints.
 
     Raises:
         InvalidInput: no directory, something in it that cannot be read or does not hold still, or more than max_bytes.
@@ -71,27 +83,31 @@ def pack(
     target = Path(target).absolute()
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     exclude = frozenset({target, partial})
-    for attempt in (1, 2):
-        tree = scan(root, exclude)
-        check_size(tree, max_bytes)
-        try:
-            digest, size, total = _write(tree, partial, level)
-            partial.replace(target)
-            break
-        except _Changed as change:
-            if attempt == 2:
-                raise _restless(change.path) from None
-        except InclError:
-            raise
-        except OSError as error:
-            raise InclError(
-                f"cannot write the archive {target}",
-                cause=error.strerror or str(error),
-                hint="free some disk space, or set TMPDIR to a directory with room",
-            ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
+    held = open_root(root)
+    try:
+        for attempt in (1, 2):
+            tree = scan_held(held, root, exclude, everything=everything)
+            check_size(tree, max_bytes)
+            try:
+                digest, size, total = _write(tree, held, partial, level)
+                partial.replace(target)
+                break
+            except _Changed as change:
+                if attempt == 2:
+                    raise _restless(change.path) from None
+            except InclError:
+                raise
+            except OSError as error:
+                raise InclError(
+                    f"cannot write the archive {target}",
+                    cause=error.strerror or str(error),
+                    hint="free some disk space, or set TMPDIR to a directory with room",
+                ) from error
+            finally:
+                with contextlib.suppress(OSError):
+                    partial.unlink(missing_ok=True)
+    finally:
+        os.close(held)
     warnings = (*tree.warnings, *_large(tree, warn_bytes))
     return PackResult(target, digest, size, tree.files, total, tree.largest(), dict(tree.skipped), warnings)
 
@@ -119,13 +135,13 @@ def _large(tree: Tree, warn_bytes: int) -> tuple[str, ...]:
     return (f"packed {_size(tree.bytes)}; the largest: {named}. What is no code belongs into .inclignore",)
 
 
-def _write(tree: Tree, path: Path, level: int) -> tuple[str, int, int]:
+def _write(tree: Tree, held: int, path: Path, level: int) -> tuple[str, int, int]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as out:
+    with path.open("wb") as out, contextlib.closing(Folders(held)) as folders:
         sink = _Sink(out, level)
         for entry in tree.entries:
             if entry.kind == FILE:
-                _add_file(sink, tree.root, entry)
+                _add_file(sink, folders, entry)
             elif entry.kind == DIRECTORY:
                 sink.add(header(Member(entry.path + b"/", DIRECTORY, mode=0o755)))
             else:
@@ -162,8 +178,8 @@ class _Sink:
         self._size += len(data)
 
 
-def _add_file(sink: _Sink, root: bytes, entry: Entry) -> None:
-    handle = _open(root, entry)
+def _add_file(sink: _Sink, folders: Folders, entry: Entry) -> None:
+    handle = _open(folders, entry)
     try:
         before = os.fstat(handle)
         if not stat.S_ISREG(before.st_mode):
@@ -183,13 +199,13 @@ def _add_file(sink: _Sink, root: bytes, entry: Entry) -> None:
         os.close(handle)
 
 
-def _open(root: bytes, entry: Entry) -> int:
+def _open(folders: Folders, entry: Entry) -> int:
     try:
-        return os.open(root + b"/" + entry.path, _OPEN)
-    except (FileNotFoundError, NotADirectoryError):
+        return folders.open_file(entry.path)
+    except FileNotFoundError:
         raise _Changed(entry.path) from None
     except OSError as error:
-        if os.path.islink(root + b"/" + entry.path):  # noqa: PTH114
+        if is_link(error):
             raise _Changed(entry.path) from None
         raise unreadable(entry.path, error) from error
 

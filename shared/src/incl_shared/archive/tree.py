@@ -1,4 +1,8 @@
-"""Walk a working directory: what belongs into its archive, what does not, and why."""
+"""Walk a working directory: what belongs into its archive, what does not, and why.
+
+The root is held open, and everything below is reached from it component by component: a directory that is exchanged for
+a link while it is walked leads nowhere (a job may do so, to have its agent read what it may not read itself).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from incl_shared.archive import DOWNLOAD_MARKER
+from incl_shared.archive.beneath import is_link, open_beneath
 from incl_shared.archive.ignore import IGNORE_FILES, RuleFile, always_left_out
 from incl_shared.archive.tarformat import DIRECTORY, FILE, LINK, display
 from incl_shared.errors import InvalidInput
@@ -71,6 +76,22 @@ class Tree:
         return tuple((display(name), size) for name, size in sizes.most_common(count) if size)
 
 
+def open_root(root: Path) -> int:
+    """A descriptor of the directory, which the caller closes.
+
+    Raises:
+        InvalidInput: it is none, or cannot be read.
+    """
+    try:
+        return os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InvalidInput(
+            f"{root} is not a directory", hint="name the directory of your script (workdir, or cd there)"
+        ) from None
+    except OSError as error:
+        raise unreadable(os.fsencode(root), error) from error
+
+
 def scan(root: Path, exclude: frozenset[Path] = frozenset()) -> Tree:
     """Walk a directory by the rules of its ignore files; nothing is read but these.
 
@@ -81,25 +102,38 @@ def scan(root: Path, exclude: frozenset[Path] = frozenset()) -> Tree:
     Raises:
         InvalidInput: the root is no directory, or something in it cannot be read.
     """
-    start = os.fsencode(os.path.realpath(root))
-    if not os.path.isdir(start):  # noqa: PTH112 - bytes
-        raise InvalidInput(
-            f"{root} is not a directory", hint="name the directory of your script (workdir, or cd there)"
-        )
-    walk = _Walk(start, frozenset(os.fsencode(os.path.realpath(path)) for path in exclude))
-    walk.directory(b"", walk.rules_above())
+    held = open_root(root)
+    try:
+        return scan_held(held, root, exclude)
+    finally:
+        os.close(held)
+
+
+def scan_held(held: int, root: Path, exclude: frozenset[Path] = frozenset(), *, everything: bool = False) -> Tree:
+    """The same for a root that is held open. everything: nothing is ignored, a checkpoint is kept as it is."""
+    walk = _Walk(held, _real(root), frozenset(_real(path) for path in exclude), everything)
+    walk.directory(b"", tuple(() for _ in IGNORE_FILES) if everything else walk.rules_above())
     walk.tree.entries.sort(key=lambda entry: entry.path)
     return walk.tree
+
+
+def _real(path: Path) -> bytes:
+    try:
+        return os.fsencode(os.path.realpath(path))
+    except OSError:  # something on the way is exchanged at this moment
+        return os.fsencode(os.path.abspath(path))  # noqa: PTH100
 
 
 _Rules = tuple[tuple[RuleFile, ...], ...]
 
 
 class _Walk:
-    def __init__(self, root: bytes, exclude: frozenset[bytes]) -> None:
+    def __init__(self, held: int, root: bytes, exclude: frozenset[bytes], everything: bool) -> None:
         self.tree = Tree(root)
+        self._held = held
         self._root = root
         self._exclude = exclude
+        self._everything = everything
 
     def rules_above(self) -> _Rules:
         """The ignore files between the root of the git repository, should there be one, and the walk's root."""
@@ -114,18 +148,34 @@ class _Walk:
             above.append((at, prefix))
         groups = []
         for name in IGNORE_FILES:
-            texts = [(self._ignore_file(os.path.join(folder, name)), prefix) for folder, prefix in above]  # noqa: PTH118
+            texts = [(self._ignore_file(os.path.join(folder, name), None), prefix) for folder, prefix in above]  # noqa: PTH118
             groups.append(tuple(RuleFile(text, 0, prefix) for text, prefix in texts if text is not None))
         return tuple(groups)
 
     def directory(self, path: bytes, rules: _Rules) -> None:
         """Everything below one directory; `path` ends with a slash, or is empty for the root."""
-        found = self._list(path)
-        names = {entry.name for entry in found}
+        folder = self._open(path)
+        if folder is None:
+            return
+        try:
+            found = self._list(path, folder)
+            if not self._everything:
+                if self._left_out(path, {name for name, _ in found}):
+                    return
+                rules = self._rules(path, folder, {name for name, _ in found}, rules)
+            inner = [name for name, entry in found if self._entry(path + name, name, entry, rules, folder)]
+        finally:
+            os.close(folder)
+        for name in inner:
+            self.tree.entries.append(Entry(path + name, DIRECTORY))
+            self.directory(path + name + b"/", rules)
+
+    def _left_out(self, path: bytes, names: set[bytes]) -> bool:
+        """Whether the whole directory is, as what is in it says; the entry of itself is taken back then."""
         if b"pyvenv.cfg" in names and path:
             self.tree.skipped["virtual environment"] += 1
             self.tree.entries.pop()
-            return
+            return True
         if _DOWNLOADED in names and path:
             self.tree.skipped["earlier download"] += 1
             self.tree.entries.pop()
@@ -133,43 +183,54 @@ class _Walk:
             self.tree.warnings.append(
                 f"left out {folder}: incl download made it; to pack it, remove {folder}/{DOWNLOAD_MARKER}"
             )
-            return
+            return True
+        return False
+
+    def _rules(self, path: bytes, folder: int, names: set[bytes], rules: _Rules) -> _Rules:
         for index, name in enumerate(IGNORE_FILES):
-            text = self._ignore_file(self._root + b"/" + path + name) if name in names else None
+            text = self._ignore_file(name, folder, path) if name in names else None
             if text is not None:
                 group = (RuleFile(text, len(path)), *rules[index])
                 rules = (*rules[:index], group, *rules[index + 1 :])
-        for entry in found:
-            self._entry(path + entry.name, entry, rules)
+        return rules
 
-    def _list(self, path: bytes) -> list[os.DirEntry[bytes]]:
+    def _open(self, path: bytes) -> int | None:
+        """The directory; none when it is gone, or is none any more."""
         try:
-            with os.scandir(self._root + b"/" + path) as entries:
-                return list(entries)
+            return open_beneath(self._held, path, directory=True)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) or is_link(error):
+                return None
+            raise unreadable(path.rstrip(b"/") or b".", error) from error
+
+    def _list(self, path: bytes, folder: int) -> list[tuple[bytes, os.DirEntry[str]]]:
+        try:
+            with os.scandir(folder) as entries:
+                return [(os.fsencode(entry.name), entry) for entry in entries]
         except FileNotFoundError:
             return []
         except OSError as error:
             raise unreadable(path.rstrip(b"/") or b".", error) from error
 
-    def _entry(self, path: bytes, entry: os.DirEntry[bytes], rules: _Rules) -> None:
-        name = entry.name
+    def _entry(self, path: bytes, name: bytes, entry: os.DirEntry[str], rules: _Rules, folder: int) -> bool:
+        """Note one thing; whether it is a directory to go into."""
         is_directory = entry.is_dir(follow_symlinks=False)
-        if always_left_out(name, is_directory):
+        if not self._everything and always_left_out(name, is_directory):
             self.tree.skipped["never packed"] += 1
         elif _ignored(rules, path, name, is_directory):
             self.tree.skipped["ignored"] += 1
         elif is_directory:
-            self.tree.entries.append(Entry(path, DIRECTORY))
-            self.directory(path + b"/", rules)
+            return True
         elif entry.is_symlink():
-            self._link(path)
+            self._link(path, name, folder)
         elif entry.is_file(follow_symlinks=False):
             if not self._exclude or self._root + b"/" + path not in self._exclude:
                 self._file(path, entry)
         else:
             self._special(path, entry)
+        return False
 
-    def _file(self, path: bytes, entry: os.DirEntry[bytes]) -> None:
+    def _file(self, path: bytes, entry: os.DirEntry[str]) -> None:
         try:
             self.tree.entries.append(Entry(path, FILE, entry.stat(follow_symlinks=False).st_size))
         except FileNotFoundError:
@@ -177,7 +238,7 @@ class _Walk:
         except OSError as error:
             raise unreadable(path, error) from error
 
-    def _special(self, path: bytes, entry: os.DirEntry[bytes]) -> None:
+    def _special(self, path: bytes, entry: os.DirEntry[str]) -> None:
         try:
             kind = stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
         except OSError:
@@ -185,12 +246,12 @@ class _Walk:
         self.tree.skipped["special"] += 1
         self.tree.warnings.append(f"left out {display(path)}: {_SPECIAL.get(kind, 'not a regular file')}")
 
-    def _link(self, path: bytes) -> None:
+    def _link(self, path: bytes, name: bytes, folder: int) -> None:
         try:
-            target = os.readlink(self._root + b"/" + path)  # noqa: PTH115
-        except OSError:
+            target = os.readlink(name, dir_fd=folder)
+            inner = self._inner_target(path, target)
+        except OSError:  # it is gone, or no link any more
             return
-        inner = self._inner_target(path, target)
         if inner is None:
             self.tree.skipped["link out of the tree"] += 1
             self.tree.warnings.append(f"left out {display(path)}: it links to {display(target)}, out of the directory")
@@ -210,16 +271,16 @@ class _Walk:
             return os.path.relpath(real, os.path.dirname(self._root + b"/" + path))  # noqa: PTH120
         return target
 
-    def _ignore_file(self, path: bytes) -> bytes | None:
-        """Its content; None when there is none. Like git, a link is not followed."""
+    def _ignore_file(self, path: bytes, folder: int | None, below: bytes = b"") -> bytes | None:
+        """Its content; None when there is none. Like git, a link is not followed. folder: that a name is in."""
         try:
-            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         except FileNotFoundError:
             return None
         except OSError as error:
-            if os.path.islink(path):  # noqa: PTH114
+            if is_link(error):
                 return None
-            raise unreadable(path.removeprefix(self._root + b"/"), error) from error
+            raise unreadable(below + path, error) from error
         try:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 return None
