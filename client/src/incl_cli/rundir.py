@@ -6,18 +6,22 @@ import fcntl
 import json
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from incl_cli.places import state_dir
 from incl_shared.errors import ConflictError, InvalidInput, NotFoundError
 from incl_shared.ids import is_id
 from incl_shared.states import FINAL_STATES, ExperimentState
 
 _WRITER = re.compile(r"^(?:p|r\d+-)(\d+)-[0-9a-f]+$")
 """The name that the SDK gives a writer: its rank if it has one, and its process."""
+FOREIGN_S = 900.0
+"""A run of another machine is taken as ended when nothing was written to it for so long."""
 UNSAID = "the process ended without a word (killed, or its machine went down)"
 
 
@@ -69,8 +73,11 @@ class RunDirectory:
 
     @property
     def notes(self) -> Path:
-        """What the shipper remembers."""
-        return self.path / "ship"
+        """What the shipper remembers; somewhere else for a run on a disk that cannot be written."""
+        beside = self.path / "ship"
+        if os.access(beside if beside.is_dir() else self.path, os.W_OK):
+            return beside
+        return state_dir() / "ship" / self.id
 
     @property
     def shipped(self) -> bool:
@@ -78,7 +85,14 @@ class RunDirectory:
         return (self.notes / "done.json").exists()
 
     def alive(self) -> bool:
-        """Whether the process that made the run is there, and is not another one with its number."""
+        """Whether the process that made the run is there, and is not another one with its number.
+
+        Of another machine's process (on a shared disk) only its records can tell: it lives while it writes.
+        """
+        if self.meta.get("host") not in (None, os.uname().nodename):
+            return time.time() - self._last_sign() < FOREIGN_S
+        if self.meta.get("boot") not in (None, boot_id()):
+            return False
         pid = self.meta.get("pid")
         if type(pid) is not int or pid <= 0:
             return False
@@ -114,7 +128,7 @@ class RunDirectory:
         Raises:
             ConflictError: another one ships it.
         """
-        self.notes.mkdir(exist_ok=True)
+        self.notes.mkdir(parents=True, exist_ok=True)
         with (self.notes / "lock").open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -124,6 +138,14 @@ class RunDirectory:
                     hint=f"see {self.path / 'ship.log'}",
                 ) from error
             yield
+
+
+def boot_id() -> str | None:
+    """Names the time since this machine was started; process numbers begin anew with it."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
 
 
 def _exists(pid: int) -> bool:

@@ -19,6 +19,7 @@ from incl_cli.context import Context, load_context
 from incl_cli.provenance import git_state
 from incl_cli.rundir import End, RunDirectory, find_runs
 from incl_cli.ship_link import ATTEMPT, RANK, BusLink, Link
+from incl_cli.spooled import SpooledFiles
 from incl_shared import subjects
 from incl_shared.archive.pack import pack
 from incl_shared.errors import ConflictError, DeniedError, InclError, InvalidInput, UnavailableError
@@ -27,13 +28,15 @@ from incl_shared.ids import job_id
 from incl_shared.previews.maker import PreviewMaker
 from incl_shared.previews.media import Described, describe
 from incl_shared.queries.registry import Entry
-from incl_shared.telemetry import MetricSource, Shipper, SpooledFile, spooled_files
+from incl_shared.tasks import end_all
+from incl_shared.telemetry import MetricSource, Shipper, SpooledFile
 from incl_shared.telemetry.spool import DIRECTORY_ENDING
 
 _log = logging.getLogger("incl.ship")
 
 _WATCH_S = 0.25
 _UPLOAD_EVERY_S = 2.0
+_WORD_EVERY_S = 60.0
 _FLUSH_S = 60.0
 _LAST_WORDS_S = 30.0
 """How long after a run's end its other processes (ranks, workers) may go on writing."""
@@ -92,7 +95,7 @@ class RunShipper:
     def __init__(self, run: RunDirectory, link: Link, project: str) -> None:
         self._run = run
         self._link = link
-        run.notes.mkdir(exist_ok=True)
+        run.notes.mkdir(parents=True, exist_ok=True)
         self._source = MetricSource(run.spool, run.notes / "metrics.json")
         self.metrics = Shipper(
             self._source,
@@ -102,6 +105,8 @@ class RunShipper:
         )
         self.known: Mapping[str, int] = {}
         self._previews = PreviewMaker()
+        self._files = SpooledFiles(run.spool)
+        self._waiting: list[SpooledFile] = []
         self._uploaded_file = run.notes / "uploaded.txt"
         self._uploaded = set(self._uploaded_file.read_text().split()) if self._uploaded_file.exists() else set()
 
@@ -115,14 +120,19 @@ class RunShipper:
         """
         self.known = await self._link.watermarks()
         self._source.resume(self.known)
+        alive = asyncio.create_task(self._give_word())
+        try:
+            return await self._ship(follow=follow)
+        finally:
+            await end_all([alive])
+
+    async def _ship(self, *, follow: bool) -> End | None:
         shipping = asyncio.create_task(self.metrics.run())
         try:
             if follow:
                 await self._until_ended()
         finally:
-            shipping.cancel()
-            with suppress(asyncio.CancelledError):
-                await shipping
+            await end_all([shipping])
         end = self._run.end()
         await self._flush(final=end is not None)
         await self._upload_spooled()
@@ -131,6 +141,15 @@ class RunShipper:
             await self._upload_outputs()
             await self._end(end)
         return end
+
+    async def _give_word(self) -> None:
+        """Ask for the watermarks now and then: it is how the tracker knows that somebody ships this run."""
+        while True:
+            await asyncio.sleep(_WORD_EVERY_S)
+            try:
+                await self._link.watermarks()
+            except (InclError, OSError, TimeoutError) as error:
+                _log.info("the platform did not hear that this run goes on: %s", error)
 
     async def _until_ended(self) -> None:
         """Until the run has ended and its other processes too, or these have had their time for last words."""
@@ -161,13 +180,16 @@ class RunShipper:
             )
 
     async def _upload_spooled(self) -> None:
-        for file in await asyncio.to_thread(spooled_files, self._run.spool):
+        self._waiting += await asyncio.to_thread(self._files.new)
+        while self._waiting:
+            file = self._waiting[0]
             key = f"{file.writer}:{file.sequence}"
             if key not in self._uploaded:
                 await self._upload_one(file)
                 self._uploaded.add(key)
                 with self._uploaded_file.open("a") as notes:
                     notes.write(key + "\n")
+            del self._waiting[0]
 
     async def _upload_one(self, file: SpooledFile) -> None:
         path, name, packed = file.path, file.listed_as, None

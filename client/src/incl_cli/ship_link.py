@@ -173,7 +173,8 @@ class BusLink:
 
     async def end(self, event: RunEnded) -> None:
         """See Link."""
-        identifier = derived_id("RunEnded", event.experiment)
+        records = sum(writer.records + writer.dropped for writer in event.writers)
+        identifier = derived_id("RunEnded", event.experiment, event.state.value, records)
         await self._bus.publish_event(
             event, project=self._context.project, user=self._context.user, event_id=identifier
         )

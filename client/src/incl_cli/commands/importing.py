@@ -47,6 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 async def run(args: argparse.Namespace, session: Session) -> int:
     """Import, and say what came of each run."""
+    import asyncio
     from importlib import import_module
 
     from incl_cli.context import load_context
@@ -58,7 +59,12 @@ async def run(args: argparse.Namespace, session: Session) -> int:
     if args.dry_run:
         brought = await look(runs, wish, say=session.out.note)
     else:
-        brought = await bring(kind.KIND, runs, load_context(project=args.project), wish, say=session.out.note)
+        context = load_context(project=args.project)
+        try:
+            brought = await bring(kind.KIND, runs, context, wish, say=session.out.note)
+        except asyncio.CancelledError:
+            session.out.note("go on with the same command: what is imported already is not sent again")
+            raise
     if args.json:
         session.out.json([_json(one) for one in brought])
     failed = [one.error for one in brought if one.error is not None]
