@@ -10,22 +10,37 @@ from incl_shared.clock import Clock
 from incl_shared.errors import DeniedError
 from incl_shared.queries.tracker import (
     ArtifactList,
+    Chart,
     ExperimentPage,
     ExperimentView,
+    GetChart,
     GetExperiment,
     GetLogs,
+    GetPoints,
     GetSeries,
     GetWatermarks,
     ListArtifacts,
     ListExperiments,
     ListMediaKeys,
+    ListMetrics,
     LogPage,
     MediaKeys,
+    MetricPage,
+    Points,
     SeriesPage,
     Watermarks,
 )
 from incl_shared.subjects import Asker
-from incl_tracker import store_artifacts, store_search, store_series, store_views
+from incl_tracker import (
+    store_artifacts,
+    store_charts,
+    store_logs,
+    store_metrics,
+    store_points,
+    store_search,
+    store_series,
+    store_views,
+)
 from incl_tracker.domain.ranges import watermark
 from incl_tracker.store_settlement import stored_of
 
@@ -53,6 +68,9 @@ class Answers:
         bus.serve(ListExperiments, self.experiments)
         bus.serve(GetLogs, self.logs)
         bus.serve(GetSeries, self.series)
+        bus.serve(GetChart, self.chart)
+        bus.serve(GetPoints, self.points)
+        bus.serve(ListMetrics, self.metrics)
         bus.serve(GetWatermarks, self.watermarks)
         bus.serve(ListArtifacts, self.artifacts)
         bus.serve(ListMediaKeys, self.media_keys)
@@ -74,7 +92,24 @@ class Answers:
 
     async def logs(self, asker: Asker, query: GetLogs) -> LogPage:
         """A page of lines."""
-        return await self._database.read(lambda connection: store_series.logs(connection, asker.project, query))
+        return await self._database.read(lambda connection: store_logs.logs(connection, asker.project, query))
+
+    async def chart(self, asker: Asker, query: GetChart) -> Chart:
+        """Curves of a window."""
+        return await self._database.read(lambda connection: store_charts.chart(connection, asker.project, query))
+
+    async def points(self, asker: Asker, query: GetPoints) -> Points:
+        """A page of raw points."""
+        return await self._database.read(lambda connection: store_points.points(connection, asker.project, query))
+
+    async def metrics(self, asker: Asker, query: ListMetrics) -> MetricPage:
+        """A page of summaries."""
+
+        def read(connection: sa.Connection) -> MetricPage:
+            row = store_views.row_in(connection, asker.project, query.experiment)
+            return store_metrics.listed(connection, row, query)
+
+        return await self._database.read(read)
 
     async def series(self, asker: Asker, query: GetSeries) -> SeriesPage:
         """Series for charts."""

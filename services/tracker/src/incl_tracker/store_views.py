@@ -16,21 +16,19 @@ from incl_shared.queries.tracker import (
     AttemptView,
     ExperimentRow,
     ExperimentView,
-    MetricSummary,
     Stage,
 )
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import FINAL_STATES, AttemptState, EndReason, ExperimentState
 from incl_shared.subjects import Asker
+from incl_tracker import store_metrics
 from incl_tracker import store_settlement as settlement
 from incl_tracker import tables as t
 from incl_tracker.domain import references, stages
 from incl_tracker.domain.settlement import tally
 from incl_tracker.domain.text import clean
 from incl_tracker.store_artifacts import short_list
-from incl_tracker.store_telemetry import summary_of
 
-MAX_METRICS = 500
 MAX_ALERTS = 50
 ALERT_TEXT = 1000
 _CANDIDATES = 6
@@ -162,7 +160,7 @@ def list_row(row: sa.RowMapping, values: dict[str, float]) -> ExperimentRow:
 def view(connection: sa.Connection, row: sa.RowMapping) -> ExperimentView:
     """All of one experiment but its points and lines."""
     identifier = row["id"]
-    metrics = _metrics(connection, identifier, json.loads(row["declared"]))
+    metrics, metric_count = store_metrics.shown(connection, identifier, json.loads(row["declared"]))
     tried = _attempt_rows(connection, identifier) if row["attempts"] else ()
     attempts = _attempts(connection, row, tried) if tried else []
     declared = {m.name: m.last for m in metrics if m.goal is not None}
@@ -180,6 +178,7 @@ def view(connection: sa.Connection, row: sa.RowMapping) -> ExperimentView:
         stages=tuple(_stages(row, tried)),
         attempts=tuple(attempts),
         metrics=tuple(metrics),
+        metric_count=metric_count,
         artifacts=tuple(artifacts),
         artifacts_total=artifacts_total,
         alerts=tuple(_alerts(connection, identifier)) if row["alerts"] else (),
@@ -196,31 +195,6 @@ def _config(connection: sa.Connection, experiment: str) -> dict[str, str]:
     c = t.params.c
     query = sa.select(c.name, c.text).where(c.experiment == experiment, c.kind == "config").order_by(c.name)
     return {row.name: row.text for row in connection.execute(query)}
-
-
-def _metrics(connection: sa.Connection, experiment: str, declared: dict[str, Any]) -> list[MetricSummary]:
-    c = t.metrics.c
-    query = sa.select(t.metrics).where(c.experiment == experiment).order_by(c.metric).limit(MAX_METRICS)
-    result = []
-    for row in connection.execute(query).mappings():
-        summary = summary_of(row)
-        goal = declared.get(row["metric"])
-        best = summary.maximum if goal == "max" else summary.minimum if goal == "min" else None
-        result.append(
-            MetricSummary(
-                name=row["metric"],
-                last=summary.last,
-                last_step=summary.last_step,
-                minimum=summary.minimum.value if summary.minimum else None,
-                maximum=summary.maximum.value if summary.maximum else None,
-                best=best.value if best else None,
-                best_step=best.step if best else None,
-                goal=goal,
-                points=summary.points,
-            )
-        )
-    order = {name: place for place, name in enumerate(declared)}
-    return sorted(result, key=lambda m: order.get(m.name, len(order)))
 
 
 def _alerts(connection: sa.Connection, experiment: str) -> list[AlertView]:

@@ -191,4 +191,7 @@ def _shuffled(numbers: npt.NDArray[Any], width: int) -> bytes:
 
 def _unshuffled(blob: bytes, width: int, kind: str) -> npt.NDArray[Any]:
     planes = np.frombuffer(blob, np.uint8).reshape(width, -1)
-    return np.ascontiguousarray(planes.T).view(kind).reshape(-1)
+    rows = np.empty(planes.shape[::-1], np.uint8)
+    for place, plane in enumerate(planes):
+        rows[:, place] = plane
+    return rows.view(kind).reshape(-1)
