@@ -31,6 +31,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("show", "Look", "All of one experiment: stages, attempts, metrics, files", _HERE + "show"),
     Command("logs", "Look", "What an experiment printed; -f follows", _HERE + "logs"),
     Command("metrics", "Look", "Draw metrics in the terminal", _HERE + "metrics"),
+    Command("media", "Look", "Images, tables and texts that an experiment logged", _HERE + "media"),
     Command("compare", "Look", "How experiments differ", _HERE + "compare"),
     Command("download", "Keep", "Fetch outputs, checkpoints and code", _HERE + "download"),
     Command("rm", "Keep", "Delete experiments: into the trash, or for good", _HERE + "rm"),

@@ -80,10 +80,11 @@ def print_summary(out: Output, view: ExperimentView) -> None:
     for line in table(_Err(out), columns, rows, indent="  ") if rows else ():
         out.note(line)
     if len(files) > _MOST_FILES:
-        out.note(f"  … and {len(files) - _MOST_FILES} more", "dim")
+        out.note(f"  … and {max(len(files), view.artifacts_total) - _MOST_FILES:,} more", "dim")
     name = short(view.row.id)
     following = [f"incl show {name}"]
     following += [f"incl metrics {name}"] if own else []
+    following += [f"incl media {name}"] if any(item.kind == "media" for item in files) else []
     following += [f"incl download {name}"] if files else []
     following += [f"incl logs {name} --tail 50"] if state == "failed" and view.lines else []
     out.note(f"next: {' · '.join(following)}", "dim")
@@ -94,6 +95,8 @@ def counts(view: ExperimentView) -> str:
     files = [item for item in view.artifacts if item.kind in KEPT]
     stored = "" if view.settled or not view.attempts else " (still storing)"
     kept = f", {plural(len(files), 'output')} ({size(sum(item.size for item in files))})" if files else ""
+    if view.artifacts_total > len(view.artifacts):  # the view lists the first ones alone
+        kept = f", {plural(view.artifacts_total, 'output')}"
     alerts = f", {plural(len(view.alerts), 'alert')}" if view.alerts else ""
     counted = f"{plural(view.points, 'point')}, {plural(view.gaps, 'gap')}, {plural(view.lines, 'line')}"
     return f"{counted}{alerts}{kept}{stored}"

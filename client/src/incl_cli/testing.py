@@ -36,6 +36,8 @@ from incl_shared.queries.gateway import (
 from incl_shared.queries.provisioner import CheckFeasible, Cluster, ExecutionView, GetCluster, GetExecution
 from incl_shared.queries.registry import ArtifactPage, CommitArtifacts, Committed, Entry, ListArtifacts
 from incl_shared.queries.tracker import (
+    ArtifactList,
+    ArtifactView,
     ExperimentPage,
     ExperimentRow,
     ExperimentView,
@@ -43,12 +45,16 @@ from incl_shared.queries.tracker import (
     GetLogs,
     GetSeries,
     ListExperiments,
+    ListMediaKeys,
     Live,
     LogLine,
     LogPage,
+    MediaKey,
+    MediaKeys,
     Series,
     SeriesPage,
 )
+from incl_shared.queries.tracker import ListArtifacts as ListFiles
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import ExperimentState
 
@@ -101,6 +107,7 @@ class FakePlatform:
         self.lines: dict[str, list[LogLine]] = {}
         self.series: list[Series] = []
         self.entries: dict[str, list[Entry]] = {}
+        self.media: dict[str, list[ArtifactView]] = {}
         self.blobs: dict[str, bytes] = {}
         self.secrets: dict[str, str] = {}
         self.tokens: list[TokenView] = []
@@ -128,6 +135,8 @@ class FakePlatform:
             GetLogs: self._logs,
             GetSeries: self._series,
             ListArtifacts: self._artifacts,
+            ListFiles: self._files,
+            ListMediaKeys: self._media_keys,
             CommitArtifacts: self._commit,
             GetExecution: self._execution,
             CheckFeasible: lambda query: Answer(),
@@ -336,6 +345,40 @@ class FakePlatform:
                 one for one in self.series if one.experiment in query.experiments and (not names or one.metric in names)
             )
         )
+
+    def _files(self, query: ListFiles) -> ArtifactList:
+        assert query.experiment in self.views
+        found = [
+            one
+            for one in self.media.get(query.experiment, [])
+            if one.medium is not None
+            and query.key in (None, one.medium.key)
+            and query.medium in (None, one.medium.type)
+            and (query.from_step is None or (one.step is not None and one.step >= query.from_step))
+            and (query.to_step is None or (one.step is not None and one.step <= query.to_step))
+            and query.rank in (None, one.rank)
+        ]
+        at = int(query.cursor or 0)
+        end = at + min(query.limit, self.page)
+        return ArtifactList(artifacts=tuple(found[at:end]), cursor=str(end) if end < len(found) else None)
+
+    def _media_keys(self, query: ListMediaKeys) -> MediaKeys:
+        groups: dict[tuple[str, Any], list[ArtifactView]] = {}
+        for one in self.media.get(query.experiment, []):
+            if one.medium is not None:
+                groups.setdefault((one.medium.key, one.medium.type), []).append(one)
+        keys = [
+            MediaKey(
+                key=key,
+                type=kind,
+                count=len(files),
+                first_step=min(one.step or 0 for one in files),
+                last_step=max(one.step or 0 for one in files),
+                bytes=sum(one.size for one in files),
+            )
+            for (key, kind), files in sorted(groups.items())
+        ]
+        return MediaKeys(keys=tuple(keys))
 
     def _artifacts(self, query: ListArtifacts) -> ArtifactPage:
         known = [

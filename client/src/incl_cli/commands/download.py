@@ -61,7 +61,7 @@ async def run(args: argparse.Namespace, session: Session) -> int:
             session.out.json([])
         return 0
     root = Path(args.output) if args.output else Path(f"incl-{short(view.row.id)}")
-    await _fetch(args, session.out, platform, view.row.id, chosen, root)
+    await fetch(args, session.out, platform, view.row.id, chosen, root)
     return 0
 
 
@@ -79,9 +79,10 @@ def _list(out: Output, entries: list[Entry]) -> None:
         out.line(line)
 
 
-async def _fetch(
+async def fetch(
     args: argparse.Namespace, out: Output, platform: Any, experiment: str, entries: list[Entry], root: Path
 ) -> None:
+    """Fetch files into a folder, and say where they lie; args.force: replace what differs."""
     from incl_cli.artifacts import is_there, place
     from incl_cli.platform import Wanted
     from incl_cli.text import plain, plural, size

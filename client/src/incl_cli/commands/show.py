@@ -200,7 +200,9 @@ def _files(out: Output, view: ExperimentView) -> list[str]:
     ]
     columns = [Column("", flexible=True, least=20), Column("", right=True), Column(""), Column(""), Column("")]
     lines = table(out, columns, rows, indent="  ") if rows else []
-    return lines + ([f"  … and {len(kept) - _FILES} more"] if len(kept) > _FILES else [])
+    more = max(len(kept), view.artifacts_total) - _FILES
+    hint = f"incl media {view.row.id[-8:]}" if any(item.kind == "media" for item in kept) else ""
+    return lines + ([f"  … and {more:,} more{f': {hint}' if hint else ''}"] if more > 0 else [])
 
 
 def _section(out: Output, title: str, lines: list[str]) -> None:
