@@ -18,9 +18,8 @@ def test_the_digits_are_learned_and_kept(home: Home, tmp_path: Path) -> None:
     view = home.show()
     assert view["row"]["state"] == "finished"
     assert view["row"]["metrics"]["val_acc"] > 0.9
-    assert (view["points"], view["gaps"], view["settled"]) == (12 * 22 * 2 + 12 + view["points"] % 1, 0, True) or view[
-        "gaps"
-    ] == 0
+    assert (view["gaps"], view["settled"]) == (0, True)
+    assert view["points"] == sum(m["points"] for m in view["metrics"] if not m["name"].startswith("system/")) > 12
     assert {stage["name"] for stage in view["stages"]} >= {"packing", "queued", "unpacking", "running", "uploading"}
     kept = home.incl("download", "@last", "-o", str(tmp_path / "kept"))
     assert kept.code == 0, kept.err
