@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
+import struct
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from incl_shared.telemetry.batcher import MAX_PAYLOAD, build, decode_metrics, encode, unpack
+from incl_shared.telemetry.spool import Piece
 from incl_shared.telemetry.wire import MetricBatch
 from incl_shared.testing.telemetry import points_of
 
@@ -26,8 +29,21 @@ metric = st.fixed_dictionaries(
 extra = st.fixed_dictionaries({"k": st.sampled_from("acdfp"), "t": st.floats(0, 2e9), "title": st.text(max_size=5)})
 
 
+class Packed(dict[str, Any]):
+    """A record whose values go packed, as the SDK writes them once it knows the names."""
+
+
+packed = metric.filter(lambda record: record["v"]).map(Packed)
+
+
 def line_of(record: dict[str, Any] | bytes) -> bytes:
-    return record if isinstance(record, bytes) else json.dumps(record, separators=(",", ":")).encode()
+    if isinstance(record, bytes):
+        return record
+    if isinstance(record, Packed):
+        numbers = record["v"].values()
+        data = base64.b64encode(struct.pack(f"<{len(numbers)}d", *numbers)).decode()
+        record = {**{key: record[key] for key in "kts"}, "n": list(record["v"]), "b": data}
+    return json.dumps(record, separators=(",", ":")).encode()
 
 
 def records_of(batch: MetricBatch) -> dict[int, dict[str, tuple[int, float, float]]]:
@@ -39,14 +55,19 @@ def records_of(batch: MetricBatch) -> dict[int, dict[str, tuple[int, float, floa
     return found
 
 
+def piece_of(writer: str, first: int, lines: list[bytes]) -> Piece:
+    data = b"".join(line + b"\n" for line in lines)
+    return Piece(writer, first, len(lines), data, len(data))
+
+
 def same(one: float, other: float) -> bool:
     return one == other or (math.isnan(one) and math.isnan(other))
 
 
-@given(st.lists(metric | extra | st.just(b"garbage"), min_size=1, max_size=20), st.integers(1, 10**6))
+@given(st.lists(metric | packed | extra | st.just(b"garbage"), min_size=1, max_size=20), st.integers(1, 10**6))
 @settings(max_examples=80, deadline=None)
 def test_every_point_and_every_extra_is_in_the_batch(records: list[dict[str, Any] | bytes], first: int) -> None:
-    batch = decode_metrics(encode(build("w", first, [line_of(record) for record in records])))
+    batch = decode_metrics(encode(build(piece_of("w", first, [line_of(record) for record in records]))))
     assert (batch.first, batch.count) == (first, len(records))
     assert len({tuple(group.names) for group in batch.groups}) == len(batch.groups)
     stored = records_of(batch)
@@ -67,7 +88,7 @@ def test_a_batch_stops_before_it_is_too_big() -> None:
     lines = [wide.encode()] * 200
     first, total = 1, 0
     while total < len(lines):
-        batch = build("w", first, lines[total:])
+        batch = build(piece_of("w", first, lines[total:]))
         assert len(encode(batch)) <= MAX_PAYLOAD
         assert batch.count >= 1
         total += batch.count
@@ -82,15 +103,44 @@ def test_a_record_too_big_for_any_message_takes_its_number_and_no_place() -> Non
     lines = [alert, small, monster, small]
     seen = []
     while lines:
-        batch = build("w", len(seen) + 1, lines)
+        batch = build(piece_of("w", len(seen) + 1, lines))
         assert len(encode(batch)) <= MAX_PAYLOAD
         seen += [records_of(batch).get(batch.first + i) for i in range(batch.count)]
         lines = lines[batch.count :]
     assert [None if record is None else set(record) for record in seen] == [None, {"a"}, None, {"a"}]
 
 
+def test_packed_values_that_do_not_match_their_names_carry_nothing() -> None:
+    one, two = (base64.b64encode(struct.pack(f"<{n}d", *range(n))).decode() for n in (1, 2))
+    bad = [("[]", ""), ('["a"]', two), ('["a","b"]', one), ('["a","a"]', two), ('["a"]', "!"), ('"a"', one)]
+    texts = [f'{{"k":"m","t":1.0,"s":1,"n":{names},"b":"{data}"}}'.encode() for names, data in bad]
+    good = f'{{"k":"m","t":1.0,"s":1,"n":["a","b"],"b":"{two}"}}'.encode()
+    for lines in ([*texts, good], *([text, good] for text in texts)):
+        batch = build(piece_of("w", 1, lines))
+        assert (batch.count, batch.extras) == (len(lines), [])
+        assert records_of(batch) == {len(lines): {"a": (1, 1.0, 0.0), "b": (1, 1.0, 1.0)}}
+    torn = b'{"k":"m","t":1.0,"s":1,"n":["a"' + good
+    assert records_of(build(piece_of("w", 1, [torn]))) == {1: {"a": (1, 1.0, 0.0), "b": (1, 1.0, 1.0)}}
+
+
 def test_dense_groups_need_no_offsets() -> None:
     lines = [f'{{"k":"m","t":{i}.0,"s":{i},"v":{{"a":{i},"b":0.5}}}}'.encode() for i in range(100)]
-    batch = build("w", 1, lines)
+    batch = build(piece_of("w", 1, lines))
     assert [(group.names, group.offsets) for group in batch.groups] == [(["a", "b"], b"")]
     assert list(unpack("q", batch.groups[0].steps)) == list(range(100))
+
+
+@given(st.lists(metric | packed | st.sampled_from([b"", b" ", b"x"]), min_size=1, max_size=12), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_two_records_on_one_line_never_move_the_numbers_of_others(records: list[Any], glued: bool) -> None:
+    lines = [line_of(record) for record in records]
+    if glued and len(lines) > 1:
+        lines[0:2] = [lines[0] + lines[1], b""]
+    batch = build(piece_of("w", 1, lines))
+    assert batch.count == len(lines)
+    found = records_of(batch)
+    for sequence, (line, record) in enumerate(zip(lines, records, strict=True), 1):
+        if line == line_of(record) and not isinstance(record, bytes):
+            assert set(found.get(sequence, {})) == set(record["v"])
+        elif not line.strip():
+            assert sequence not in found

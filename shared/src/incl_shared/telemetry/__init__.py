@@ -14,9 +14,12 @@ What the agent needs:
 """
 
 from incl_shared.telemetry.batcher import decode_logs, decode_metrics, unpack
+from incl_shared.telemetry.journal import Journal
+from incl_shared.telemetry.log_source import LogSource
 from incl_shared.telemetry.shipper import Shipped, Shipper
-from incl_shared.telemetry.sources import Journal, LogSource, MetricSource, Outgoing, Source
+from incl_shared.telemetry.sources import MetricSource, Outgoing, Source
 from incl_shared.telemetry.spool import SpooledFile, SpoolReader, spooled_file, spooled_files
+from incl_shared.telemetry.stored import Stored, Tracker, read_marks
 from incl_shared.telemetry.tailer import ERR, OUT, SAID, LogTailer
 
 __all__ = [
@@ -33,8 +36,11 @@ __all__ = [
     "Source",
     "SpoolReader",
     "SpooledFile",
+    "Stored",
+    "Tracker",
     "decode_logs",
     "decode_metrics",
+    "read_marks",
     "spooled_file",
     "spooled_files",
     "unpack",

@@ -9,28 +9,44 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from incl_shared.telemetry.spool import as_extra, scalars
+from incl_shared.telemetry.spool import Piece, Step, as_extra, scalars
 from incl_shared.telemetry.wire import BATCH_VERSION, Extra, Group, LogBatch, MetricBatch
 
-MAX_PAYLOAD = 600_000
-"""Bytes of a batch: well below the bus' largest message."""
+MAX_PAYLOAD = 900_000
+"""Bytes of a batch: below the largest message of a nats-server that nobody has told otherwise (1 MiB)."""
 MAX_RECORDS = 5_000
 VALUE_BYTES = 8
 RECORD_BYTES = 20
 MAX_EXTRA = 300_000
+_SCALARS = b'{"k":"m"'
+_NEXT_SCALARS = b"\n" + _SCALARS
 _encoder = msgspec.msgpack.Encoder()
 _metrics = msgspec.msgpack.Decoder(MetricBatch)
 _logs = msgspec.msgpack.Decoder(LogBatch)
 
 
+class _Any(msgspec.Struct, tag_field="k", tag="m", gc=False):
+    """An 'm' record of either form; its names stay as they are written, as those of the next one are the same."""
+
+    t: float
+    s: Step
+    v: dict[str, float] | None = None
+    n: msgspec.Raw = msgspec.Raw(b"")
+    b: bytes = b""
+
+
+_records = msgspec.json.Decoder(_Any)
+_names = msgspec.json.Decoder(list[str])
+
+
 @dataclass(slots=True)
 class _Group:
-    """Records that have the same names."""
+    """Records that have the same names. values: packed, of one record each."""
 
     offsets: list[int] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
+    values: list[bytes] = field(default_factory=list)
 
 
 def pack(kind: str, values: Sequence[float]) -> bytes:
@@ -50,22 +66,89 @@ def unpack(kind: str, data: bytes) -> array[int] | array[float]:
     return numbers
 
 
-def build(
-    writer: str, first: int, lines: Sequence[bytes], *, exactly: bool = False, max_payload: int = MAX_PAYLOAD
-) -> MetricBatch:
-    """A batch of the first of these lines that fit (at least one; all of them with `exactly`).
+def build(piece: Piece, *, exactly: bool = False, max_payload: int = MAX_PAYLOAD) -> MetricBatch:
+    """A batch of the first lines of a piece that fit (at least one; all of them with `exactly`).
 
     A line that is no record takes its number and carries nothing, and so does one too big for any message.
     """
+    records = _plain(piece)
+    if records is not None:
+        batch = _of_scalars(piece, records, None if exactly else max_payload)
+        if batch is not None:
+            return batch
+    return _of_lines(piece, exactly=exactly, max_payload=max_payload)
+
+
+def _plain(piece: Piece) -> list[_Any] | None:
+    """The records of a piece that has nothing but scalars, decoded at once; None for any other."""
+    data = piece.data
+    # Each line must begin a record: the decoder takes any white space, or none, for what parts two values.
+    if not data.startswith(_SCALARS) or data.count(_NEXT_SCALARS) != piece.count - 1:
+        return None
+    try:
+        records = _records.decode_lines(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return records if len(records) == piece.count else None
+
+
+def _of_scalars(piece: Piece, records: list[_Any], max_payload: int | None) -> MetricBatch | None:
+    """A batch of all these records; None: it would be larger than max_payload, or than any message may be, or a record
+    has names and values that do not match."""
+    groups: dict[tuple[str, ...], _Group] = {}
+    group = _Group()
+    names: tuple[str, ...] = ()
+    raw, width = msgspec.Raw(b""), 0
+    for offset, record in enumerate(records):
+        if record.v is not None:
+            names = tuple(record.v)
+            raw, width = msgspec.Raw(b""), len(names) * VALUE_BYTES
+            group = groups.setdefault(names, _Group())
+            values = pack("d", [*record.v.values()])
+        else:
+            if record.n != raw:
+                found = _unique(record.n)
+                if found is None:
+                    return None
+                raw, names, width = record.n, found, len(found) * VALUE_BYTES
+                group = groups.setdefault(names, _Group())
+            values = record.b
+            if len(values) != width or not width:
+                return None
+        group.offsets.append(offset)
+        group.steps.append(record.s)
+        group.times.append(record.t)
+        group.values.append(values)
+    size = 200 + sum(_size(names, group) for names, group in groups.items())
+    if size > (MAX_PAYLOAD if max_payload is None else max_payload):
+        return None
+    return _batch(piece, piece.count, groups, [])
+
+
+def _unique(raw: msgspec.Raw) -> tuple[str, ...] | None:
+    try:
+        names = _names.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return tuple(names) if len(set(names)) == len(names) else None
+
+
+def _size(names: tuple[str, ...], group: _Group) -> int:
+    each = RECORD_BYTES + len(names) * VALUE_BYTES
+    return len(group.steps) * each + sum(map(len, names)) * 4 + len(names) * 5
+
+
+def _of_lines(piece: Piece, *, exactly: bool, max_payload: int) -> MetricBatch:
+    """The same line by line, whatever they are."""
     groups: dict[tuple[str, ...], _Group] = {}
     extras: list[Extra] = []
     size = 200
     count = 0
-    for line in lines:
+    for line in piece.lines:
         record = scalars(line)
         extra = None if record is not None else as_extra(line)
         if record is not None:
-            names = tuple(record.v)
+            names = tuple(record.values)
             group = groups.get(names)
             cost = RECORD_BYTES + len(names) * VALUE_BYTES + (0 if group else sum(map(len, names)) * 4 + len(names) * 5)
         else:
@@ -78,19 +161,22 @@ def build(
             group.offsets.append(count)
             group.steps.append(record.s)
             group.times.append(record.t)
-            group.values.extend(record.v.values())
+            group.values.append(pack("d", [*record.values.values()]))
         elif extra is not None and cost:
-            extras.append(Extra(first + count, extra))
+            extras.append(Extra(piece.first + count, extra))
         size += cost
         count += 1
-    return MetricBatch(
-        BATCH_VERSION, writer, first, count, [_group(names, group, count) for names, group in groups.items()], extras
-    )
+    return _batch(piece, count, groups, extras)
+
+
+def _batch(piece: Piece, count: int, groups: dict[tuple[str, ...], _Group], extras: list[Extra]) -> MetricBatch:
+    made = [_group(names, group, count) for names, group in groups.items()]
+    return MetricBatch(BATCH_VERSION, piece.writer, piece.first, count, made, extras)
 
 
 def _group(names: tuple[str, ...], group: _Group, count: int) -> Group:
     offsets = b"" if len(group.offsets) == count else pack("I", group.offsets)
-    return Group(list(names), pack("q", group.steps), pack("d", group.times), pack("d", group.values), offsets)
+    return Group(list(names), pack("q", group.steps), pack("d", group.times), b"".join(group.values), offsets)
 
 
 def encode(batch: MetricBatch | LogBatch) -> bytes:

@@ -1,35 +1,33 @@
 """What a shipper ships: batches of one writer in order, each cut once and for ever before it is sent.
 
-A source remembers in a journal what is confirmed and how the batch in flight was cut, so that after a crash the same
-records go out in the same batch again. Losing the journal costs repeats, which the tracker recognises by sequence.
+A source remembers in a journal what is confirmed and how the batches in flight were cut, so that after a crash the same
+records go out in the same batches again. Losing the journal costs repeats, which the tracker recognises by sequence.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
 from incl_shared.events.experiments import WriterCount
 from incl_shared.telemetry import batcher
-from incl_shared.telemetry.lines import MAX_PIECE_BYTES, MAX_PIECE_LINES
+from incl_shared.telemetry.journal import Journal, Noted
 from incl_shared.telemetry.spool import Position, SpoolReader, after
-from incl_shared.telemetry.tailer import LogTailer
-from incl_shared.telemetry.wire import BATCH_VERSION, Extra, LogBatch
+from incl_shared.telemetry.wire import Extra
 
-_log = logging.getLogger("incl.telemetry")
-
-LOG_WRITER = "log"
 Stream = Literal["metrics", "logs"]
+ROUND_BYTES = 2_000_000
+"""About how many bytes of payload a source has in memory."""
+AHEAD = 4
+"""Batches of one writer that may be in flight."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A batch on its way. extras: records that are no scalars, for whoever uploads files."""
+    """A batch on its way. extras: records that are no scalars, for whoever uploads files. resend: see message_id."""
 
     writer: str
     first: int
@@ -37,67 +35,96 @@ class Outgoing:
     payload: bytes
     end: Position
     extras: tuple[Extra, ...] = ()
+    resend: int = 0
+
+    @property
+    def last(self) -> int:
+        """The number of its last record."""
+        return self.first + self.count - 1
 
 
 class Source(Protocol):
-    """Where a shipper gets its batches. poll() runs in a thread, the rest between two polls."""
+    """Where a shipper gets its batches. poll(), rewind() and seal() run in a thread, the rest between two of them."""
 
     @property
     def stream(self) -> Stream:
         """The bus stream, as a message id names it."""
         ...
 
-    def poll(self) -> list[Outgoing]:
-        """The next batch of each writer; one that is not confirmed yet comes again as it was."""
+    def poll(self, room: int = ROUND_BYTES) -> list[Outgoing]:
+        """Batches to send, those of a writer in order: about `room` bytes of payload, or one batch.
+
+        What is not confirmed yet comes first, as it was.
+
+        Raises:
+            OSError: it cannot be read now.
+        """
         ...
 
     def confirm(self, outgoing: Outgoing) -> None:
-        """It is stored in the bus: go on after it."""
+        """It is stored in the bus: go on after it, once all before it are too."""
+        ...
+
+    def positions(self) -> Mapping[str, int]:
+        """Up to which record the bus has confirmed each writer."""
+        ...
+
+    def rewind(self, stored: Mapping[str, int]) -> int:
+        """Send again all that the tracker does not have: the bus lost what it had confirmed. stored: its watermarks.
+
+        Returns:
+            How many records.
+        """
         ...
 
     def seal(self) -> None:
-        """Nothing more is written: what is unfinished at the ends counts as finished, or as lost."""
+        """Nothing more is written: what is unfinished at the ends counts as finished, or as lost.
+
+        Raises:
+            OSError: it cannot be written down now.
+        """
+        ...
+
+    def save(self) -> None:
+        """Write down what is not yet."""
         ...
 
     def counts(self) -> tuple[WriterCount, ...]:
-        """How many records each writer has, as far as they are confirmed."""
+        """How many records each writer has: as far as they are confirmed; once sealed, all of them."""
         ...
 
 
-class Journal:
-    """Positions of writers, and the size of the batch in flight of each, in one small file replaced in one step."""
+@dataclass(slots=True)
+class Flight:
+    """Batches of one writer that are cut and not confirmed."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.positions: dict[str, Position] = {}
-        self.planned: dict[str, int] = {}
-        self._load()
+    queue: deque[Outgoing] = field(default_factory=deque)
+    done: set[int] = field(default_factory=set)
 
-    def _load(self) -> None:
-        try:
-            rows = json.loads(self.path.read_bytes())
-            for writer, (offset, sequence, dropped, planned) in rows.items():
-                self.positions[writer] = Position(int(offset), int(sequence), int(dropped))
-                if planned:
-                    self.planned[writer] = int(planned)
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            _log.warning("the journal %s is damaged, all is sent again: %s", self.path, error)
-            self.positions, self.planned = {}, {}
+    def cursor(self, noted: Noted) -> Position:
+        """After the last of them."""
+        return self.queue[-1].end if self.queue else noted.position
 
-    def save(self) -> None:
-        """Write it down. A full disk is no reason to stop shipping: the worst is that batches are sent again."""
-        rows = {
-            writer: [position.offset, position.sequence, position.dropped, self.planned.get(writer, 0)]
-            for writer, position in self.positions.items()
-        }
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
-            temporary.write_text(json.dumps(rows, separators=(",", ":")))
-            temporary.replace(self.path)
-        except OSError as error:
-            _log.warning("the journal %s cannot be written: %s", self.path, error)
+    def confirm(self, outgoing: Outgoing, noted: Noted) -> bool:
+        """One is confirmed. Whether the writer's position moved."""
+        self.done.add(outgoing.first)
+        moved = False
+        while self.queue and self.queue[0].first in self.done:
+            head = self.queue.popleft()
+            self.done.discard(head.first)
+            noted.position = head.end
+            del noted.planned[:1]
+            moved = True
+        return moved
+
+    def plan(self, outgoing: Outgoing, noted: Noted) -> bool:
+        """One more is cut. Whether that was not planned like this."""
+        at = len(self.queue)
+        self.queue.append(outgoing)
+        if at < len(noted.planned) and noted.planned[at] == outgoing.count:
+            return False
+        noted.planned[at:] = [outgoing.count]
+        return True
 
 
 class MetricSource:
@@ -109,148 +136,109 @@ class MetricSource:
         self.reader = SpoolReader(spool)
         self.journal = Journal(journal)
         self._max_records = max_records
-        self._pending: dict[str, Outgoing] = {}
+        self._flights: dict[str, Flight] = {}
+        self._turn = 0
         self._sealed = False
 
-    def poll(self) -> list[Outgoing]:
-        """See Source."""
-        new = False
-        for writer in self.reader.writers():
-            if writer not in self._pending:
-                outgoing = self._next(writer)
-                if outgoing is not None:
-                    self._pending[writer] = outgoing
-                    new = new or self.journal.planned.get(writer) != outgoing.count
-                    self.journal.planned[writer] = outgoing.count
-        if new:
-            self.journal.save()
-        return list(self._pending.values())
+    def close(self) -> None:
+        """Let the files go."""
+        self.reader.close()
 
-    def _next(self, writer: str) -> Outgoing | None:
-        position = self.journal.positions.setdefault(writer, Position())
-        planned = self.journal.planned.get(writer, 0)
-        piece = self.reader.read(writer, position, max_records=planned or self._max_records)
+    def poll(self, room: int = ROUND_BYTES) -> list[Outgoing]:
+        """See Source. Writers take turns; what is in flight takes of the room."""
+        ready = [outgoing for flight in self._flights.values() for outgoing in flight.queue]
+        room -= sum(len(outgoing.payload) for outgoing in ready)
+        names = self.reader.writers()
+        self._turn += 1
+        begin = self._turn % max(1, len(names))
+        waiting = names[begin:] + names[:begin]
+        while waiting and (room > 0 or not ready):
+            more = []
+            for writer in waiting:
+                flight = self._flights.setdefault(writer, Flight())
+                outgoing = self._next(writer, flight) if len(flight.queue) < AHEAD else None
+                if outgoing is not None:
+                    self.journal.dirty |= flight.plan(outgoing, self.journal.of(writer))
+                    ready.append(outgoing)
+                    room -= len(outgoing.payload)
+                    more.append(writer)
+                    if room <= 0:
+                        break
+            waiting = more
+        self._note_lost()
+        self.save()
+        return ready
+
+    def _next(self, writer: str, flight: Flight) -> Outgoing | None:
+        noted = self.journal.of(writer)
+        cursor, at = flight.cursor(noted), len(flight.queue)
+        planned = noted.planned[at] if at < len(noted.planned) else 0
+        piece = self.reader.read(writer, cursor, max_records=planned or self._max_records)
         if piece is None:
             return None
-        batch = batcher.build(writer, piece.first, piece.lines, exactly=planned == len(piece.lines))
-        if batch.count < len(piece.lines):
-            piece = self.reader.read(writer, position, max_records=batch.count) or piece
-        end = after(position, piece)
-        return Outgoing(writer, batch.first, batch.count, batcher.encode(batch), end, tuple(batch.extras))
+        batch = batcher.build(piece, exactly=planned == piece.count)
+        end = after(cursor, piece.cut(batch.count))
+        payload = batcher.encode(batch)
+        return Outgoing(writer, batch.first, batch.count, payload, end, tuple(batch.extras), noted.resends)
+
+    def _note_lost(self) -> None:
+        for writer, lost in self.reader.lost.items():
+            noted = self.journal.of(writer)
+            noted.lost, noted.whole, self.journal.dirty = noted.lost + lost, False, True
+        self.reader.lost.clear()
 
     def confirm(self, outgoing: Outgoing) -> None:
         """See Source."""
-        self._pending.pop(outgoing.writer, None)
-        self.journal.planned.pop(outgoing.writer, None)
-        self.journal.positions[outgoing.writer] = outgoing.end
-        self.journal.save()
+        flight = self._flights.get(outgoing.writer)
+        if flight is not None:
+            self.journal.dirty |= flight.confirm(outgoing, self.journal.of(outgoing.writer))
+
+    def positions(self) -> Mapping[str, int]:
+        """See Source."""
+        return {writer: noted.position.sequence for writer, noted in self.journal.writers.items()}
 
     def resume(self, stored: Mapping[str, int]) -> None:
         """Skip what the tracker has, for writers that the journal knows nothing of. stored: 'metrics/<writer>' -> n."""
         for writer in self.reader.writers():
             sequence = stored.get(f"metrics/{writer}", 0)
-            if sequence and writer not in self.journal.positions:
-                self.journal.positions[writer] = self.reader.seek(writer, sequence)
+            if sequence and writer not in self.journal.writers:
+                self.journal.of(writer).position = self.reader.seek(writer, sequence)
 
-    def rewind(self, stored: Mapping[str, int]) -> None:
-        """Send again all that the tracker does not have: the bus lost what it had confirmed."""
-        for writer, position in list(self.journal.positions.items()):
+    def rewind(self, stored: Mapping[str, int]) -> int:
+        """See Source."""
+        again = 0
+        for writer, noted in self.journal.writers.items():
             sequence = stored.get(f"metrics/{writer}", 0)
-            if sequence < position.sequence:
-                self._pending.pop(writer, None)
-                self.journal.planned.pop(writer, None)
-                self.journal.positions[writer] = self.reader.seek(writer, sequence)
+            if sequence >= noted.position.sequence or not noted.whole:
+                continue
+            at = self.reader.seek(writer, sequence)
+            if at.sequence == sequence:
+                again += noted.position.sequence - sequence
+                self._flights.pop(writer, None)
+                noted.position, noted.planned, noted.resends = at, [], noted.resends + 1
         self.journal.save()
+        return again
 
     def seal(self) -> None:
         """See Source."""
         self._sealed = True
+
+    def save(self) -> None:
+        """See Source."""
+        if self.journal.dirty:
+            self.journal.save()
 
     def counts(self) -> tuple[WriterCount, ...]:
         """See Source. A writer that wrote nothing is not named."""
         found = []
-        for writer, at in sorted(self.journal.positions.items()):
-            dropped = at.dropped + self._torn(writer, at)
-            if at.sequence or dropped:
+        for writer in sorted({*self.journal.writers, *(self.reader.writers() if self._sealed else ())}):
+            noted = self.journal.of(writer)
+            at, lost = noted.position, noted.lost
+            if self._sealed:
+                at = self.reader.skip(writer, at)
+                lost += self.reader.tail(writer, at) > 0  # torn by the death of its writer
+                lost += bool(noted.position.offset and self.reader.gone(writer))
+            if at.sequence or at.dropped or lost:
+                dropped = at.dropped + lost
                 found.append(WriterCount(writer=writer, records=at.sequence, dropped=dropped, stream="metrics"))
         return tuple(found)
-
-    def _torn(self, writer: str, at: Position) -> int:
-        """A last line without its newline was torn by the death of its writer: one record is lost."""
-        if not self._sealed or self.reader.tail(writer, at) == 0:
-            return 0
-        return 1 if self.reader.read(writer, at, max_records=1) is None else 0
-
-
-class LogSource:
-    """The output of one job, by its tailer. `tail` is what the agent says its own words with."""
-
-    stream: Stream = "logs"
-
-    def __init__(self, tailer: LogTailer, journal: Path, clock: _Now) -> None:
-        self.tailer = tailer
-        self.journal = Journal(journal)
-        self._now = clock
-        self._sealed = False
-        self._pending: Outgoing | None = None
-
-    def poll(self) -> list[Outgoing]:
-        """See Source.
-
-        Raises:
-            OSError: the tailer's index cannot be written.
-        """
-        (self.tailer.finish if self._sealed else self.tailer.poll)(self._now.now())
-        if self._pending is None:
-            self._pending = self._next()
-        return [self._pending] if self._pending is not None else []
-
-    def _next(self) -> Outgoing | None:
-        position = self.journal.positions.setdefault(LOG_WRITER, Position())
-        planned = self.journal.planned.get(LOG_WRITER, 0)
-        first, lines, offset = self.tailer.lines(
-            position.offset,
-            max_lines=planned or MAX_PIECE_LINES,
-            max_bytes=2**62 if planned else MAX_PIECE_BYTES,
-        )
-        if not lines:
-            return None
-        if planned != len(lines):
-            self.journal.planned[LOG_WRITER] = len(lines)
-            self.journal.save()
-        end = Position(offset, first + len(lines) - 1)
-        payload = batcher.encode(LogBatch(BATCH_VERSION, LOG_WRITER, first, lines))
-        return Outgoing(LOG_WRITER, first, len(lines), payload, end)
-
-    def confirm(self, outgoing: Outgoing) -> None:
-        """See Source."""
-        self._pending = None
-        self.journal.planned.pop(LOG_WRITER, None)
-        self.journal.positions[LOG_WRITER] = outgoing.end
-        self.journal.save()
-
-    def rewind(self, stored: Mapping[str, int]) -> None:
-        """Send again all that the tracker does not have: the bus lost what it had confirmed."""
-        sequence = stored.get(f"logs/{LOG_WRITER}", 0)
-        if sequence < self.journal.positions.get(LOG_WRITER, Position()).sequence:
-            self._pending = None
-            self.journal.planned.pop(LOG_WRITER, None)
-            self.journal.positions[LOG_WRITER] = self.tailer.seek(sequence)
-            self.journal.save()
-
-    def seal(self) -> None:
-        """See Source. The job has ended: its last line counts without a newline."""
-        self._sealed = True
-
-    def counts(self) -> tuple[WriterCount, ...]:
-        """See Source."""
-        at = self.journal.positions.get(LOG_WRITER, Position())
-        if not at.sequence:
-            return ()
-        return (WriterCount(writer=LOG_WRITER, records=at.sequence, stream="logs"),)
-
-
-class _Now(Protocol):
-    def now(self) -> float:
-        """Seconds since the epoch."""
-        ...

@@ -9,18 +9,20 @@ import errno
 import json
 import os
 import re
+import resource
 import stat
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
 from incl_shared.ids import TOKEN_PATTERN
 
-READ_BYTES = 1 << 20
-"""A line longer than this is no record."""
+READ_BYTES = 2 << 20
+"""The most that is read at once; a line longer than this is no record."""
 ENDING = ".jsonl"
 DIRECTORY_ENDING = ".incl-dir.tar.zst"
 """A checkpoint that is a directory is stored as one archive, under its name with this ending."""
@@ -29,6 +31,9 @@ _TOKEN = re.compile(TOKEN_PATTERN)
 _INT64 = 2**63
 _BARE = re.compile(rb"NaN|Infinity")
 _START = b'{"k":"'
+_DROPS = b'{"k":"d"'
+_FILES = (b'{"k":"c"', b'{"k":"f"')
+_HELD_OF_ONE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +47,25 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Consecutive lines of one writer, without their newlines; end is the position after them."""
+    """Consecutive lines of one writer. data: their bytes, each line with its newline; offset: the place after them."""
 
     writer: str
     first: int
-    lines: list[bytes]
+    count: int
+    data: bytes
     offset: int
+
+    @property
+    def lines(self) -> list[bytes]:
+        """The lines without their newlines."""
+        return self.data[:-1].split(b"\n")
+
+    def cut(self, count: int) -> Piece:
+        """The first `count` lines of it."""
+        if count >= self.count:
+            return self
+        rest = len(self.data.split(b"\n", count)[-1])
+        return Piece(self.writer, self.first, count, self.data[: len(self.data) - rest], self.offset - rest)
 
 
 def open_regular(path: Path, flags: int) -> int:
@@ -65,12 +83,22 @@ def open_regular(path: Path, flags: int) -> int:
 
 
 class SpoolReader:
-    """Tails all `*.jsonl` of a directory."""
+    """Tails all `*.jsonl` of a directory.
+
+    The files that grow are held open: a job that deletes its own spool loses nothing that it has written. A file that
+    is gone and was not held, or that shrank, has lost an unknown number of records: `lost` counts one for each.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.lost: dict[str, int] = {}
         self._heads: dict[str, bytes] = {}
         self._moved: dict[str, tuple[int, int]] = {}
+        self._held = Held()
+
+    def close(self) -> None:
+        """Let the files go."""
+        self._held.close()
 
     def writers(self) -> list[str]:
         """The writers that there are by now, in the order of their names."""
@@ -78,46 +106,70 @@ class SpoolReader:
             with os.scandir(self.directory) as entries:
                 names = [entry.name for entry in entries if entry.name.endswith(ENDING)]
         except FileNotFoundError:
-            return []
-        return sorted(name for name in (n.removesuffix(ENDING) for n in names) if _TOKEN.match(name))
+            names = []
+        found = {name for name in (n.removesuffix(ENDING) for n in names) if _TOKEN.match(name)}
+        return sorted(found | self._held.names())
 
     def read(self, writer: str, position: Position, *, max_records: int = 5000) -> Piece | None:
         """The next complete lines after position, at most max_records of them and READ_BYTES; None: nothing yet."""
         try:
-            descriptor = open_regular(self.directory / f"{writer}{ENDING}", os.O_RDONLY)
-            with os.fdopen(descriptor, "rb", buffering=0) as file:
-                offset = self._begin(writer, file.fileno(), position.offset)
-                data = os.pread(file.fileno(), READ_BYTES, offset)
-                end = data.rfind(b"\n") + 1
-                if end == 0:
-                    return self._overlong(writer, position, file.fileno(), offset) if len(data) == READ_BYTES else None
+            descriptor = self._held.get(writer, self.directory / f"{writer}{ENDING}")
+            offset, size = self._begin(writer, descriptor, position.offset)
+            data = os.pread(descriptor, max(0, min(READ_BYTES, size - offset)), offset)
+            end = data.rfind(b"\n") + 1
+            if end == 0 and len(data) == READ_BYTES:
+                return self._overlong(writer, position, descriptor, offset)
         except OSError:
             return None
-        lines = data[: end - 1].split(b"\n", max_records)
-        if len(lines) > max_records:
-            end -= len(lines.pop()) + 1
-        return Piece(writer, position.sequence + 1, lines, offset + end)
+        if end == 0:
+            replaced = self._replaced(writer, descriptor, position, torn=bool(data))
+            return self.read(writer, position, max_records=max_records) if replaced else None
+        data = data if end == len(data) else data[:end]
+        piece = Piece(writer, position.sequence + 1, data.count(b"\n"), data, offset + end)
+        return piece.cut(max_records)
+
+    def _replaced(self, writer: str, descriptor: int, position: Position, *, torn: bool) -> bool:
+        """All is read. Where the file was deleted and another one has its name, that one is read from now on."""
+        try:
+            if os.fstat(descriptor).st_nlink:
+                return False
+            fresh = open_regular(self.directory / f"{writer}{ENDING}", os.O_RDONLY)
+        except OSError:
+            return False
+        os.dup2(fresh, descriptor, inheritable=False)
+        os.close(fresh)
+        self.lost[writer] = self.lost.get(writer, 0) + torn
+        self._moved[writer] = (position.offset, 0)
+        self._heads.pop(writer, None)
+        return True
 
     def tail(self, writer: str, position: Position) -> int:
         """Bytes after position that end in no newline: a record that its writer never finished."""
         try:
-            status = (self.directory / f"{writer}{ENDING}").lstat()
+            descriptor = self._held.get(writer, self.directory / f"{writer}{ENDING}")
+            return max(0, os.fstat(descriptor).st_size - position.offset)
         except OSError:
             return 0
-        return max(0, status.st_size - position.offset) if stat.S_ISREG(status.st_mode) else 0
 
     def seek(self, writer: str, sequence: int) -> Position:
         """The position after record `sequence`, or after the last one there is. Reads the file from its beginning."""
-        position = Position()
+        return self.skip(writer, Position(), sequence)
+
+    def skip(self, writer: str, position: Position, sequence: int = 2**62) -> Position:
+        """The position after record `sequence`, or after the last complete one, from a position before it."""
         while position.sequence < sequence:
-            piece = self.read(writer, position, max_records=min(5000, sequence - position.sequence))
+            piece = self.read(writer, position, max_records=sequence - position.sequence)
             if piece is None:
                 break
             position = after(position, piece)
         return position
 
-    def _begin(self, writer: str, descriptor: int, offset: int) -> int:
-        """Where to read on. A file that shrank was emptied (all in it is new) or cut (same beginning)."""
+    def gone(self, writer: str) -> bool:
+        """Whether the writer's file is not there any more, and not held either."""
+        return writer not in self._held.names() and not (self.directory / f"{writer}{ENDING}").exists()
+
+    def _begin(self, writer: str, descriptor: int, offset: int) -> tuple[int, int]:
+        """Where to read on, and the size. A file that shrank was emptied (all in it is new) or cut (same beginning)."""
         size = os.fstat(descriptor).st_size
         head = self._heads.get(writer, b"")
         asked = offset
@@ -127,48 +179,121 @@ class SpoolReader:
         if size < offset:
             same = bool(head) and os.pread(descriptor, len(head), 0) == head[:size]
             offset, head = size if same else 0, b""
+            self.lost[writer] = self.lost.get(writer, 0) + 1
         if offset != asked:
             self._moved[writer] = (asked, offset)  # until the caller's position has gone on
         if len(head) < _HEAD and size > len(head):
             self._heads[writer] = os.pread(descriptor, _HEAD, 0)
-        return offset
+        return offset, size
 
     def _overlong(self, writer: str, position: Position, descriptor: int, offset: int) -> Piece | None:
         at = offset
         while data := os.pread(descriptor, READ_BYTES, at):
             found = data.find(b"\n")
             if found >= 0:
-                return Piece(writer, position.sequence + 1, [b""], at + found + 1)
+                return Piece(writer, position.sequence + 1, 1, b"\n", at + found + 1)
             at += len(data)
         return None
 
 
+class Held:
+    """Open files of one spool, by writer: as many as the process can afford, oldest use let go first."""
+
+    _count: ClassVar[int] = 0
+    _most: ClassVar[int] = 0
+
+    def __init__(self) -> None:
+        self._open: dict[str, int] = {}
+
+    def names(self) -> set[str]:
+        """Whose files are held."""
+        return set(self._open)
+
+    def get(self, writer: str, path: Path) -> int:
+        """A descriptor, for use until the next call.
+
+        Raises:
+            OSError: there is no such file, and none is held.
+        """
+        held = self._open.pop(writer, None)
+        if held is None:
+            held = open_regular(path, os.O_RDONLY)
+            Held._count += 1
+            if self._open and (Held._count > self._limit() or len(self._open) >= _HELD_OF_ONE):
+                self._let_go(next(iter(self._open)))
+        self._open[writer] = held
+        return held
+
+    @staticmethod
+    def _limit() -> int:
+        if not Held._most:
+            Held._most = max(16, min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
+        return Held._most
+
+    def close(self) -> None:
+        """Let all go."""
+        for writer in list(self._open):
+            self._let_go(writer)
+
+    def _let_go(self, writer: str) -> None:
+        os.close(self._open.pop(writer))
+        Held._count -= 1
+
+
 def after(position: Position, piece: Piece) -> Position:
     """The position after a piece."""
-    dropped = sum(drops(line) for line in piece.lines if line.startswith(b'{"k":"d"'))
-    return Position(piece.offset, position.sequence + len(piece.lines), position.dropped + dropped)
+    dropped = 0
+    if _DROPS in piece.data:
+        dropped = sum(drops(line) for line in piece.lines if line.startswith(_DROPS))
+    return Position(piece.offset, position.sequence + piece.count, position.dropped + dropped)
 
 
-class Scalars(msgspec.Struct, tag_field="k", tag="m"):
-    """An 'm' record."""
+Step = Annotated[int, msgspec.Meta(ge=-_INT64, le=_INT64 - 1)]
+
+
+class Scalars(msgspec.Struct, tag_field="k", tag="m", gc=False):
+    """An 'm' record: its values by name (v), or names (n) and packed values (b)."""
 
     t: float
-    s: Annotated[int, msgspec.Meta(ge=-_INT64, le=_INT64 - 1)]
-    v: dict[str, float]
+    s: Step
+    v: dict[str, float] | None = None
+    n: list[str] = []
+    b: bytes = b""
+
+    @property
+    def values(self) -> dict[str, float]:
+        """By name.
+
+        Raises:
+            ValueError: it has none, or names and values do not match.
+        """
+        if self.v is not None:
+            return self.v
+        names = set(self.n)
+        if not names or len(names) != len(self.n) or len(self.b) != 8 * len(self.n):
+            raise ValueError("no values")
+        return dict(zip(self.n, struct.unpack(f"<{len(self.n)}d", self.b), strict=True))
 
 
 _scalars = msgspec.json.Decoder(Scalars)
 
 
 def scalars(line: bytes) -> Scalars | None:
-    """The scalars of a line; None when it has none."""
-    if line.startswith(b'{"k":"m"'):
-        try:
-            return _scalars.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            pass
+    """The scalars of a line, their values by name (v); None when it has none."""
+    if line.startswith(b'{"k":"m"') and (found := _strict(line)) is not None:
+        return found
     record = loads(line)
-    return _tolerant(record) if record is not None and record.get("k") == "m" else None
+    if record is None or record.get("k") != "m":
+        return None
+    return _tolerant(record) if "v" in record else _strict(json.dumps(record).encode("ascii"))
+
+
+def _strict(line: bytes) -> Scalars | None:
+    try:
+        record = _scalars.decode(line)
+        return Scalars(record.t, record.s, record.values) if record.v is None else record
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
+        return None
 
 
 def loads(line: bytes) -> dict[str, Any] | None:
@@ -248,20 +373,24 @@ def spooled_files(directory: Path) -> list[SpooledFile]:
     A file outside the spool is not named, whatever a record says.
     """
     reader, found, inside = SpoolReader(directory), [], directory.resolve()
-    for writer in reader.writers():
-        position = Position()
-        while (piece := reader.read(writer, position)) is not None:
-            for number, line in enumerate(piece.lines, piece.first):
-                file = spooled_file(inside, writer, number, line)
-                if file is not None:
-                    found.append(file)
-            position = after(position, piece)
+    try:
+        for writer in reader.writers():
+            position = Position()
+            while (piece := reader.read(writer, position, max_records=READ_BYTES)) is not None:
+                if any(kind in piece.data for kind in _FILES):
+                    for number, line in enumerate(piece.lines, piece.first):
+                        file = spooled_file(inside, writer, number, line)
+                        if file is not None:
+                            found.append(file)
+                position = after(position, piece)
+    finally:
+        reader.close()
     return found
 
 
 def spooled_file(directory: Path, writer: str, sequence: int, line: bytes) -> SpooledFile | None:
     """The file that a line speaks of, when it lies in this (resolved) spool directory and is still there."""
-    if not line.startswith((b'{"k":"c"', b'{"k":"f"')):
+    if not line.startswith(_FILES):
         return None
     record = loads(line)
     name = record.get("file") if record is not None else None

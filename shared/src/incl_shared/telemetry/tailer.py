@@ -20,6 +20,7 @@ from incl_shared.telemetry.wire import MAX_LINE_CHARACTERS, Line
 
 OUT, ERR, SAID = 0, 1, 2
 WINDOW = 1 << 20
+_INDEX_WINDOW = 1 << 17
 PROGRESS_S = 1.0
 """A progress bar says one state in this time, and its last one."""
 _MAX_FRAMES = 64
@@ -173,7 +174,7 @@ class LogTailer:
 
     def _frames(self, offset: int) -> Iterator[tuple[Frame, int]]:
         """The frames from an offset of the index on, each with the offset after it."""
-        while data := os.pread(self._fd, WINDOW, offset):
+        while data := os.pread(self._fd, _INDEX_WINDOW, offset):
             end = data.rfind(b"\n") + 1
             if end == 0:
                 return

@@ -6,6 +6,7 @@ NaN, Infinity and -Infinity are written as these bare words, as Python's json do
 a full disk, or foreign) still takes its number and carries nothing. A record has at most 1,000 values. By "k":
 
     m  {"k":"m","t":<epoch s>,"s":<step>,"v":{"loss":0.3,…}}          scalars
+    m  {"k":"m","t":…,"s":…,"n":["loss",…],"b":"<base64>"}              the same, values packed: little-endian float64
     c  {"k":"c","t":…,"s":…,"path":"ckpt/5.pt","file":"<absolute path of the spooled copy or link>","metrics":{…}}
                                                                        a checkpoint
     f  {"k":"f","t":…,"s":…,"kind":"image|table|text|file","key":"samples","file":"<absolute path>","name":"x.png"}
@@ -15,9 +16,10 @@ a full disk, or foreign) still takes its number and carries nothing. A record ha
 
 A batch carries consecutive records of one writer: first, first+1, … first+count-1. The message's subject says
 experiment, attempt and rank; its Nats-Msg-Id is '<job>:<stream>:<writer>:<first>:<count>' (`message_id`): with the
-count in it a batch that was cut differently after a crash is never taken for the one before. The payload is msgpack
-(arrays, see the structs); steps are little-endian int64, times and values little-endian float64. Records that have the
-same names are one group, so that the steps and times of metrics that are logged together travel once.
+count in it a batch that was cut differently after a crash is never taken for the one before; a number follows when the
+bus lost what it had confirmed. The payload is msgpack (arrays, see the structs); steps are little-endian int64, times
+and values little-endian float64. Records that have the same names are one group, so that the steps and times of
+metrics that are logged together travel once.
 """
 
 from __future__ import annotations
@@ -85,6 +87,11 @@ MAX_LINE_CHARACTERS = 65_536
 """A longer line is cut into parts of at most this many characters (flag 1 on all but the last)."""
 
 
-def message_id(job: str, stream: str, writer: str, first: int, count: int) -> str:
-    """The Nats-Msg-Id of a batch; stream is 'metrics' or 'logs'."""
-    return f"{job}:{stream}:{writer}:{first}:{count}"
+def message_id(job: str, stream: str, writer: str, first: int, count: int, resend: int = 0) -> str:
+    """The Nats-Msg-Id of a batch; stream is 'metrics' or 'logs'.
+
+    resend: how often this writer's records were sent again because the bus had lost what it had confirmed. It is part
+    of the id then, so that the bus does not take them for the repeats that they are.
+    """
+    identifier = f"{job}:{stream}:{writer}:{first}:{count}"
+    return f"{identifier}:{resend}" if resend else identifier

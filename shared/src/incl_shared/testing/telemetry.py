@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import struct
+from base64 import b64decode
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from incl_shared.telemetry.batcher import pack, unpack
 from incl_shared.telemetry.wire import BATCH_VERSION, Extra, Group, MetricBatch
@@ -11,6 +15,15 @@ Place = tuple[int, int, float, float]
 """(record - first of the batch, step, time, value)."""
 Scalars = tuple[int, float, Mapping[str, float]]
 """(step, time, values by name)."""
+
+
+def record_of(line: bytes | str) -> dict[str, Any]:
+    """The record of a spool line; packed values as "v", by name."""
+    record: dict[str, Any] = json.loads(line)
+    if "b" in record:
+        names, packed = record.pop("n"), b64decode(record.pop("b"))
+        record["v"] = dict(zip(names, struct.unpack(f"<{len(names)}d", packed), strict=True))
+    return record
 
 
 def points_of(batch: MetricBatch) -> dict[str, list[Place]]:
