@@ -91,6 +91,25 @@ async def test_a_run_recorded_without_a_platform_is_synced_whole_and_once(here: 
     assert said == [f"{run.id}: finished", f"{run.id}: shipped already"]
 
 
+async def test_media_are_shipped_with_thumbnails(here: Path) -> None:
+    script = (
+        "import incl\n"
+        "from incl._media import png\n"
+        "incl.init(project='vision')\n"
+        "incl.log_image('val/x', png(600, 400, 3, bytes(720000)), step=7, caption='black')\n"
+    )
+    record(script, here)
+    platform = Platform()
+    await sync([here], begin=platform.begin)
+    (entry,) = [entry for entry in platform.entries if entry.kind == "media"]
+    assert entry.medium is not None
+    assert (entry.medium.type, entry.medium.key, entry.medium.caption) == ("image", "val/x", "black")
+    small = entry.medium.thumbnail
+    assert small is not None
+    assert (small.format, small.width, small.height) == ("webp", 600, 400)
+    assert len(platform.blobs[small.sha256]) == small.size
+
+
 @pytest.mark.parametrize("where", ["begin", "watermarks", "upload", "commit", "end"])
 async def test_what_breaks_off_is_gone_on_with(here: Path, where: str) -> None:
     run = record(WHOLE, here)

@@ -312,6 +312,36 @@ async def test_a_store_that_stays_away_ends_in_infra(agent: Agent, platform: Fak
     assert "outputs could not be stored" in end.message
 
 
+async def test_images_and_tables_are_stored_with_thumbnails(agent: Agent, platform: FakePlatform) -> None:
+    """A picture that is none is stored all the same, and said to have no thumbnail."""
+    script = (
+        "import incl\n"
+        "from incl._media import png\n"
+        "incl.log_image('val/x', png(600, 400, 3, bytes(720000)), step=7, caption='black')\n"
+        "incl.log_table('scores', [{'n': n, 'word': 'cat'} for n in range(50)], step=7)\n"
+        "incl.log_image('broken', b'\\xff\\xd8\\xff no photograph', step=8)\n"
+        "incl.log_text('note', 'hello', step=9)\n"
+    )
+    job = platform.job("python3", "run.py", code=platform.code({"run.py": script}))
+    await platform.want(job)
+    assert (await platform.ended(job)).reason is EndReason.COMPLETED
+    listed = {entry.path: entry for entry in platform.entries if entry.kind == "media"}
+    assert set(listed) == {"val/x/7/val_x.png", "scores/7/scores.csv", "broken/8/broken.jpg", "note/9/note.txt"}
+    media = {path: entry.medium for path, entry in listed.items()}
+    said = {path: (one.type, one.key, one.caption) for path, one in media.items() if one is not None}
+    assert said["val/x/7/val_x.png"] == ("image", "val/x", "black")
+    assert said["scores/7/scores.csv"] == ("table", "scores", "")
+    shown = {path: one.thumbnail for path, one in media.items() if one is not None}
+    picture, table = shown["val/x/7/val_x.png"], shown["scores/7/scores.csv"]
+    assert picture is not None
+    assert (picture.format, picture.width, picture.height) == ("webp", 600, 400)
+    assert table is not None
+    assert (table.format, table.rows, table.columns) == ("json", 50, 2)
+    assert shown["broken/8/broken.jpg"] is shown["note/9/note.txt"] is None
+    assert any("without a thumbnail: 1" in text for _, _, text in await platform.lines(job))
+    assert not list((agent.settings.jobs_dir / job.job).glob(".thumbnail*"))
+
+
 async def test_checkpoints_and_media_are_stored_while_it_runs(agent: Agent, platform: FakePlatform) -> None:
     script = (
         "import incl, os, time\n"

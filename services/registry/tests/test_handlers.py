@@ -20,7 +20,7 @@ from incl_shared.bus.delivery import Delivery
 from incl_shared.bus.tables import outbox
 from incl_shared.clock import SystemClock
 from incl_shared.errors import DeniedError, InvalidInput, NotFoundError
-from incl_shared.events import CodeRef, Event, ExperimentQueued, Provenance
+from incl_shared.events import CodeRef, Event, ExperimentQueued, Medium, Provenance, Thumbnail
 from incl_shared.ids import new_id
 from incl_shared.migrations import assert_migrations_match
 from incl_shared.queries.registry import CommitArtifacts, Entry, ListArtifacts
@@ -307,3 +307,27 @@ async def test_what_was_found_a_moment_ago_is_not_swept(store: Store, experiment
     age(store, b"x", 7200)
     done = await sweep(store.database, store.blobs, SystemClock(), grace_s=1800, dry_run=False)
     assert done.blobs == 0
+
+
+async def test_media_are_listed_with_their_thumbnails(any_store: Store, experiment: str) -> None:
+    """What the script said comes back in the listing and in the event; a thumbnail must be stored as the file is."""
+    store = any_store
+    await upload(store, experiment, b"picture", b"small")
+    small = Thumbnail(sha256=sha(b"small"), size=5, format="webp", width=640, height=480)
+    medium = Medium(type="image", key="val/x", caption="a cat", thumbnail=small)
+    picture = entry(b"picture", "val/x/7/x.png", "media", step=7, medium=medium)
+    assert (await store.handlers.commit(ANN, CommitArtifacts(experiment=experiment, entries=(picture,)))).new == 1
+    assert await everything(store, experiment) == [picture]
+    (told,) = await emitted(store)
+    assert Medium.model_validate(told["medium"]) == medium
+    assert told["step"] == 7
+    for thumbnail, error in (
+        (small.model_copy(update={"sha256": sha(b"never stored")}), NotFoundError),
+        (small.model_copy(update={"size": 6}), InvalidInput),
+    ):
+        wrong = picture.model_copy(update={"medium": medium.model_copy(update={"thumbnail": thumbnail})})
+        with pytest.raises(error):
+            await store.handlers.commit(ANN, CommitArtifacts(experiment=experiment, entries=(wrong,)))
+    with pytest.raises(InvalidInput, match="no medium"):
+        output = picture.model_copy(update={"kind": "output"})
+        await store.handlers.commit(ANN, CommitArtifacts(experiment=experiment, entries=(output,)))
