@@ -224,7 +224,8 @@ class Slow(FolderBlobs):
 async def main():
     database = Database(sys.argv[1])
     await database.start()
-    await purge(database, Slow(Path(sys.argv[2])), FakeClock(time.time() + 86400.0), grace_s=900.0, used_grace_s=86400.0)
+    clock = FakeClock(time.time() + 86400.0)
+    await purge(database, Slow(Path(sys.argv[2])), clock, grace_s=900.0, used_grace_s=86400.0)
 
 asyncio.run(main())
 """
