@@ -5,43 +5,23 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import struct
 import time
+from binascii import b2a_base64
 
 from incl._spool import Writer
-from incl._values import MAX_KEY, encode, flatten, pieces, to_step
+from incl._values import MAX_KEY, MAX_VALUES, encode, flatten, pieces, to_step
 from incl._warn import warn
 
 TYPE_CHECKING = False  # as typing has it; importing typing costs more than all the rest
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Optional
+    from typing import Any, Callable, Dict, Optional, Tuple
 
-    from incl._values import Number
+    Shape = Tuple[str, Callable[..., bytes]]
+    """The names of a record as its line has them, and what packs its values."""
 
-    Encoder = Callable[[Any], str]
-
-
-def _encoder() -> Encoder:
-    """JSON text of a flat dict of floats and ints with str keys, by the C encoder kept ready where there is one."""
-    plain = json.JSONEncoder(separators=(",", ":")).encode
-    make = getattr(json.encoder, "c_make_encoder", None)
-    quote = getattr(json.encoder, "c_encode_basestring_ascii", None)
-    sample: Dict[str, Number] = {"a/\u00e4": 0.1, "b": float("nan"), "c": float("-inf"), "d": 7}
-    try:
-        ready = make(None, None, quote, None, ":", ",", False, False, True)  # type: ignore[misc]
-
-        def fast(values: Any) -> str:
-            return "".join(ready(values, 0))
-
-        return fast if fast(sample) == plain(sample) else plain
-    except Exception:
-        return plain
-
-
-_PLAIN = frozenset({float})
-_PLAIN_INT = frozenset({float, int})
-
-
-_encode_flat = _encoder()
+_PLAIN = frozenset({float, int})
+_MOST_SHAPES = 1000
 
 
 class State:
@@ -51,7 +31,7 @@ class State:
         self.spool = os.environ.get("INCL_SPOOL_DIR", "")
         self.experiment_id = os.environ.get("INCL_EXPERIMENT_ID") or None
         self.steps = itertools.count()
-        self.known: Dict[str, None] = {}
+        self.shapes: Dict[Tuple[str, ...], Shape] = {}
         self.last: Dict[str, Any] = {}
         rank = os.environ.get("RANK", "")
         self.writer = Writer(self.spool, f"r{rank[:6]}-" if rank.isdigit() else "p") if self.spool else None
@@ -64,12 +44,19 @@ class State:
             return
         number = step if type(step) is int and -(2**63) < step < 2**63 else self._step(step)
         now = time.time()
-        if type(values) is dict and self.known.keys() >= values.keys() and _are_plain(values):
-            self.last = values
-            text = _encode_flat(values)
-            writer.write(f'{{"k":"m","t":{now!r},"s":{number},"v":{text}}}\n'.encode("ascii"), now)
-        else:
-            self._log_any(writer, values, number, now)
+        # The text of ten floats takes longer than all the rest: where the names have come before, they are packed.
+        shape = self.shapes.get(tuple(values)) if type(values) is dict else None
+        if shape is not None and _PLAIN.issuperset(map(type, values.values())):
+            try:
+                packed = b2a_base64(shape[1](*values.values()), newline=False)
+            except (OverflowError, struct.error):
+                packed = b""
+            if packed:
+                self.last = values
+                head = f'{{"k":"m","t":{now!r},"s":{number},"n":{shape[0]},"b":"'
+                writer.write(b'%b%b"}\n' % (head.encode("ascii"), packed), now)
+                return
+        self._log_any(writer, values, number, now)
 
     def _step(self, step: Any) -> int:
         number = None if step is None else to_step(step)
@@ -84,14 +71,20 @@ class State:
             warn("log-type", f"log() takes a dict of numbers, not {type(values).__name__}: dropped")
             return
         numbers = flatten(values)
-        if len(self.known) < 10_000:
-            self.known.update(
-                (key, None) for key in values if type(key) is str and 0 < len(key) <= MAX_KEY and key.isprintable()
-            )
+        self._know(values)
         if numbers:
             self.last = numbers
             for piece in pieces(numbers):
                 writer.write(encode({"k": "m", "t": now, "s": step, "v": piece}), now)
+
+    def _know(self, values: Any) -> None:
+        """Remember names that need no change, so that the next record of them is packed."""
+        if type(values) is not dict or not 0 < len(values) <= MAX_VALUES or len(self.shapes) >= _MOST_SHAPES:
+            return
+        names = tuple(values)
+        if all(type(name) is str and 0 < len(name) <= MAX_KEY and name.isprintable() for name in names):
+            text = json.dumps(names, separators=(",", ":"))
+            self.shapes[names] = (text, struct.Struct(f"<{len(names)}d").pack)
 
     def record(self, record: Dict[str, Any]) -> bool:
         """Write a record that is no scalar. Returns whether it is in the spool."""
@@ -107,15 +100,6 @@ class State:
         """Say what was dropped, let the file go."""
         if self.writer is not None:
             self.writer.close(time.time())
-
-
-def _are_plain(values: Dict[str, Any]) -> bool:
-    kinds = set(map(type, values.values()))
-    if kinds <= _PLAIN:
-        return 0 < len(values) <= 1000
-    if kinds <= _PLAIN_INT and len(values) <= 1000:
-        return all(-(2**53) <= value <= 2**53 for value in values.values() if type(value) is int)
-    return False
 
 
 class _Process:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from incl_shared.ids import is_id
+from incl_shared.testing.telemetry import record_of
 
 
 def start(script: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
@@ -44,7 +45,7 @@ def read(path: Path) -> Any:
 
 def records(run_directory: Path) -> list[dict[str, Any]]:
     files = sorted((run_directory / "spool").glob("*.jsonl"))
-    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    return [record_of(line) for file in files for line in file.read_text().splitlines()]
 
 
 def only_run(cwd: Path) -> Path:
