@@ -83,7 +83,7 @@ def bench() -> dict[str, Any]:
 
 def _experiments() -> list[str]:
     """The same ids each time, so that the spool files can be kept."""
-    names = cache(f"spools-{EXPERIMENTS}x{RECORDS}x{spoolfiles.METRICS}") / "ids"
+    names = cache(f"packed-{EXPERIMENTS}x{RECORDS}x{spoolfiles.METRICS}") / "ids"
     if not names.exists():
         names.write_text("\n".join(new_id() for _ in range(EXPERIMENTS)))
     return names.read_text().split()
@@ -91,7 +91,7 @@ def _experiments() -> list[str]:
 
 def _spools(ids: list[str]) -> Path:
     """The folder of the spools, written by two processes unless they are there."""
-    folder = cache(f"spools-{EXPERIMENTS}x{RECORDS}x{spoolfiles.METRICS}")
+    folder = cache(f"packed-{EXPERIMENTS}x{RECORDS}x{spoolfiles.METRICS}")
     began = time.monotonic()
     with scratch("spools-") as home, ExitStack() as stack:
         workers = [stack.enter_context(Worker("support.spoolfiles", home=Path(home))) for _ in range(NODES)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from pathlib import Path
 
 import msgspec
@@ -36,12 +37,16 @@ def _fill(write: object, chance: random.Random, records: int) -> None:
     assert callable(write)
     names = [f"train/metric_{place}" for place in range(METRICS)]
     draw, now, encode = chance.random, _START + chance.random(), _encoder.encode
+    packer = struct.Struct(f"<{METRICS}d")
     lines: list[bytes] = []
     for step in range(records):
         now += SPACING_S + draw() * 2e-4
         level = 100.0 / (step + 100)
-        record = {"k": "m", "t": now, "s": step, "v": {name: level + 0.1 * draw() for name in names}}
-        lines.append(encode(record))
+        values = [level + 0.1 * draw() for _ in names]
+        if step:
+            lines.append(encode({"k": "m", "t": now, "s": step, "n": names, "b": packer.pack(*values)}))
+        else:
+            lines.append(encode({"k": "m", "t": now, "s": step, "v": dict(zip(names, values, strict=True))}))
         if len(lines) == 1000:
             write(b"\n".join(lines) + b"\n")
             lines.clear()
