@@ -109,11 +109,13 @@ class RunDirectory:
         return end
 
     def writing(self) -> bool:
-        """Whether a process that wrote to the run (a worker, another rank) is there still. Their numbers may belong to
-        others by now, so that a caller does not wait for ever."""
+        """Whether another process that wrote to the run (a worker, another rank) is there still. Their numbers may
+        belong to others by now, so that a caller does not wait for ever. The one that made the run does not count: it
+        has ended it, and may go on for days (a notebook)."""
+        maker = self.meta.get("pid")
         for entry in self.spool.glob("*.jsonl"):
             found = _WRITER.match(entry.stem)
-            if found is not None and _exists(int(found[1])):
+            if found is not None and int(found[1]) != maker and _exists(int(found[1])):
                 return True
         return False
 
@@ -149,20 +151,27 @@ def boot_id() -> str | None:
 
 
 def _exists(pid: int) -> bool:
+    """A process that is dead and that nobody has waited for is not there any more."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        return True
-    return True
+        pass
+    return _stat(pid)[:1] not in ([b"Z"], [b"X"])
 
 
 def _started(pid: int) -> str | None:
+    fields = _stat(pid)
+    return fields[19].decode() if len(fields) > 19 else None
+
+
+def _stat(pid: int) -> list[bytes]:
+    """What the kernel says of a process, from its state on; nothing where it says nothing."""
     try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19].decode()
-    except (OSError, IndexError):
-        return None
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return []
 
 
 def find_runs(paths: Iterable[Path]) -> list[RunDirectory]:

@@ -21,6 +21,7 @@ from incl_cli.ship import sync
 from incl_cli.ship_fake import Platform
 from incl_shared.errors import ConflictError
 from incl_shared.states import ExperimentState
+from incl_shared.testing.wait import until
 
 RANKS = """
 import incl, sys
@@ -109,16 +110,21 @@ async def test_two_at_once_do_not_meet(here: Path) -> None:
     assert run.shipped
 
 
+class Fading(Platform):
+    """Goes away once it has two batches."""
+
+    def take(self, run: str, payload: bytes) -> None:
+        super().take(run, payload)
+        self.down = len(self.batches) == 2
+
+
 async def test_a_platform_that_goes_away_in_the_middle(here: Path) -> None:
     run = record("import incl\nincl.init()\nfor i in range(20_000): incl.log({'x': i}, step=i)", here)
-    platform = Platform()
+    platform = Fading()
     task = asyncio.create_task(sync([here], begin=platform.begin))
-    while not platform.batches:
-        await asyncio.sleep(0)
-    platform.down = True
-    before = len(platform.batches)
-    await asyncio.sleep(0.3)
-    assert len(platform.batches) <= before + 1
+    await until(lambda: platform.down)
+    assert not task.done()
+    assert 0 < len(platform.values("x")) < 20_000
     platform.down = False
     await asyncio.wait_for(task, 30)
     assert platform.values("x") == [float(i) for i in range(20_000)]
@@ -197,3 +203,31 @@ async def test_whose_process_it_was(here: Path) -> None:
     assert (end.state, end.message) == (ExperimentState.FAILED, UNSAID)
     with run.held(), pytest.raises(ConflictError), run.held():
         pass
+
+
+def test_a_dead_process_that_nobody_waited_for_is_dead(here: Path) -> None:
+    child = start("import incl, os\nincl.init()\nincl.log({'x': 1})\nos.kill(os.getpid(), 9)", here)
+    try:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and not waited for: a zombie
+        run = only_run(here)
+        assert run.meta["pid"] == child.pid
+        assert not run.alive()
+        assert not run.writing()
+    finally:
+        child.wait(10)
+
+
+def test_who_made_a_run_and_ended_it_is_not_waited_for(here: Path) -> None:
+    child = start("import incl, time\nincl.init()\nincl.log({'x': 1})\nincl.finish()\ntime.sleep(60)", here)
+    try:
+        runs = here / ".incl" / "runs"
+        deadline = time.monotonic() + 30
+        while not list(runs.glob("*/end.json")) and time.monotonic() < deadline:
+            os.sched_yield()
+        run = only_run(here)
+        assert run.alive()
+        assert not run.writing()
+        assert RunDirectory(run.path, {**run.meta, "pid": 1}).writing()
+    finally:
+        child.kill()
+        child.wait(10)
