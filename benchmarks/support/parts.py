@@ -60,7 +60,9 @@ def running_postgres(folder: Path | None = None) -> Iterator[PostgresServer | No
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="incl-bench-pg-") as own:
-        server = PostgresServer(folder or Path(own), binaries, options=DURABLE)
+        place = folder or Path(own)
+        place.mkdir(parents=True, exist_ok=True)
+        server = PostgresServer(place, binaries, options=DURABLE)
         server.start()
         try:
             yield server
