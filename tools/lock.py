@@ -14,6 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DISTRIBUTIONS = ["shared", "client", "deploy/local", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("services/*"))]
+ASKED_FOR = {"arrow"}
+"""Extras that only a person asks for; the tests have them in the group dev."""
 OPTIONS = [
     "--universal",
     "--generate-hashes",
@@ -30,7 +32,8 @@ def third_party() -> list[str]:
     needs: set[str] = {"setuptools>=77"}
     for distribution in DISTRIBUTIONS:
         project = tomllib.loads((ROOT / distribution / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        extras = [need for group in project.get("optional-dependencies", {}).values() for need in group]
+        groups = project.get("optional-dependencies", {})
+        extras = [need for name, needed in groups.items() if name not in ASKED_FOR for need in needed]
         needs |= {need for need in [*project["dependencies"], *extras] if not need.startswith("incl")}
     return sorted(needs)
 
