@@ -86,16 +86,17 @@ class Bench:
     async def batch(self, origin: Origin, batch: MetricBatch | LogBatch, *, patient: bool = True) -> None:
         """Deliver a batch of telemetry; patient: again and again when it comes too early."""
         metrics = isinstance(batch, MetricBatch)
-        build, handler = (subjects.metrics, self.handlers.metrics) if metrics else (subjects.logs, self.handlers.logs)
+        build = subjects.metrics if metrics else subjects.logs
+        handler = self.handlers.metric_batches if metrics else self.handlers.log_batches
         subject = build(origin.project, origin.experiment, origin.attempt, origin.rank)
         delivery = self._delivery(subject, msgspec.msgpack.encode(batch), "", 0, None)
         try:
-            await self.database.write(lambda tx: handler(tx, delivery))
+            await self.database.write(lambda tx: handler(tx, [delivery]))
         except Early:
             if not patient:
                 raise
             again = replace(delivery, deliveries=99)
-            await self.database.write(lambda tx: handler(tx, again))
+            await self.database.write(lambda tx: handler(tx, [again]))
         await asyncio.sleep(0)
 
     def _delivery(self, subject: str, payload: bytes, kind: str, version: int, time: float | None) -> Delivery:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from incl_shared import subjects
 from incl_shared.bus.errors import Early, Poison
@@ -18,44 +18,22 @@ from incl_shared.events import (
     RunStarted,
     TrashRequested,
 )
-from incl_shared.ids import is_id
-from incl_shared.queries.tracker import SYSTEM_PREFIX
 from incl_shared.subjects import Origin
 from incl_tracker import counters, lapsing, store_artifacts, trash
 from incl_tracker import store_experiments as experiments
-from incl_tracker import store_telemetry as telemetry
-from incl_tracker.domain import projection, ranges
-from incl_tracker.domain.batches import BadBatch, cut_lines, cut_metrics, decode_logs, decode_metrics
-from incl_tracker.domain.extras import Said, flatten, read_extras
-from incl_tracker.domain.points import Points
-from incl_tracker.settling import begin_settlement, raise_alerts, settle_if_complete, wrote_more
+from incl_tracker.domain import projection
+from incl_tracker.domain.extras import flatten
+from incl_tracker.ingest import Ingest
+from incl_tracker.settling import begin_settlement, wrote_more
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from incl_shared.bus.delivery import Delivery
     from incl_shared.db import Transaction
-    from incl_shared.telemetry.wire import Line
+    from incl_tracker.audience import Audience
 
 _log = logging.getLogger("incl.tracker")
-PATIENCE = 6
-"""Deliveries (about 1.5 seconds) for which lines wait for the ones before them."""
-
-
-class Audience(Protocol):
-    """Who is told once something is stored. Called in the event loop; must not block."""
-
-    def changed(self, project: str, experiment: str) -> None:
-        """Something that a view shows."""
-
-    def lines(self, project: str, experiment: str, after: int, lines: list[tuple[int, int, Line]]) -> None:
-        """Lines after the cursor `after`: (attempt, rank, line)."""
-
-    def points(self, project: str, experiment: str, newest: dict[str, tuple[int, float]], count: int) -> None:
-        """Points: the newest (step, value) of each metric."""
-
-    def stored(self, origin: Origin, stream: str, writer: str, watermark: int) -> None:
-        """A writer's records are stored up to here."""
 
 
 class Handlers:
@@ -63,6 +41,7 @@ class Handlers:
 
     def __init__(self, audience: Audience, settle_after_s: float, trash_kept_s: float = trash.KEPT_S) -> None:
         self._audience = audience
+        self._ingest = Ingest(audience)
         self._settle_after_s = settle_after_s
         self._trash_kept_s = trash_kept_s
 
@@ -98,62 +77,15 @@ class Handlers:
 
     def metric_batches(self, tx: Transaction, deliveries: Sequence[Delivery]) -> None:
         """METRICS: as many messages as came together, in one transaction. Repeats show by their records' numbers."""
-        for delivery in deliveries:
-            self.metrics(tx, delivery)
+        self._ingest.metrics(tx, deliveries)
 
     def log_batches(self, tx: Transaction, deliveries: Sequence[Delivery]) -> None:
         """LOGS: the same, in the order in which they were sent."""
-        for delivery in sorted(deliveries, key=lambda d: d.sequence):
-            self.logs(tx, delivery)
+        self._ingest.logs(tx, deliveries)
 
-    def metrics(self, tx: Transaction, delivery: Delivery) -> None:
-        """METRICS: a numbered batch; the records that are not stored yet are stored."""
-        origin = _origin(delivery.subject)
-        try:
-            batch = decode_metrics(delivery.payload)
-            row = self._own_row(tx, origin, delivery.time)
-            stored, dropped = telemetry.stored_ranges(tx.connection, origin, "metrics", batch.writer)
-            last = batch.first + batch.count - 1
-            wanted = ranges.missing(stored, batch.first, last)
-            new = cut_metrics(batch, wanted)
-        except BadBatch as error:
-            raise Poison(str(error)) from error
-        counters.REPEATED.inc(batch.count - ranges.total(wanted))
-        if wanted:
-            stored = ranges.merged(stored, batch.first, last)
-            said = read_extras(new.extras)
-            telemetry.set_ranges(tx.connection, origin, "metrics", batch.writer, stored, dropped + said.dropped)
-            self._points(tx, origin, row, batch.writer, new.columns)
-            self._extras(tx, origin, batch.writer, said, delivery.time)
-            self._settle(tx, origin)
-        mark = ranges.watermark(stored)
-        tx.after_commit(lambda: self._audience.stored(origin, "metrics", batch.writer, mark))
-
-    def logs(self, tx: Transaction, delivery: Delivery) -> None:
-        """LOGS: the same for lines of output.
-
-        Lines after a hole wait a moment for what is missing, so that a redelivery does not disorder a page; not for
-        long, as what is missing may be lost.
-        """
-        origin = _origin(delivery.subject)
-        try:
-            batch = decode_logs(delivery.payload)
-        except BadBatch as error:
-            raise Poison(str(error)) from error
-        row = self._own_row(tx, origin, delivery.time)
-        stored, dropped = telemetry.stored_ranges(tx.connection, origin, "logs", batch.writer)
-        if batch.first > ranges.watermark(stored) + 1 and delivery.deliveries < PATIENCE:
-            raise Early
-        last = batch.first + len(batch.lines) - 1
-        wanted = ranges.missing(stored, batch.first, last)
-        counters.REPEATED.inc(len(batch.lines) - ranges.total(wanted))
-        if wanted:
-            stored = ranges.merged(stored, batch.first, last)
-            telemetry.set_ranges(tx.connection, origin, "logs", batch.writer, stored, dropped)
-            self._lines(tx, origin, row, batch.writer, cut_lines(batch, wanted))
-            self._settle(tx, origin)
-        mark = ranges.watermark(stored)
-        tx.after_commit(lambda: self._audience.stored(origin, "logs", batch.writer, mark))
+    def forget(self) -> None:
+        """Other experiments are this process's own from now on: remember nothing of those before. From any thread."""
+        self._ingest.forget()
 
     def _experiment(self, tx: Transaction, event: Event, project: str, delivery: Delivery) -> None:
         if isinstance(event, ExperimentQueued):
@@ -265,67 +197,5 @@ class Handlers:
             raise Poison(f"{origin.experiment} is not of project {origin.project}")
         return row
 
-    def _points(
-        self, tx: Transaction, origin: Origin, row: sa.RowMapping, writer: str, columns: dict[str, Points]
-    ) -> None:
-        if not columns:
-            return
-        fresh = telemetry.add_points(tx.connection, origin, writer, columns)
-        if fresh:
-            experiments.know_metrics(tx.connection, origin.project, fresh)
-        count = sum(len(points) for name, points in columns.items() if not name.startswith(SYSTEM_PREFIX))
-        experiments.count(tx.connection, origin.experiment, points=row["points"] + count)
-        newest = {name: _newest(points) for name, points in columns.items()} if origin.rank == 0 else {}
-
-        def tell() -> None:
-            counters.POINTS.inc(count)
-            self._audience.points(origin.project, origin.experiment, newest, count)
-
-        tx.after_commit(tell)
-
-    def _extras(self, tx: Transaction, origin: Origin, writer: str, said: Said, received: float) -> None:
-        counters.UNREADABLE.inc(said.unreadable)
-        if said.config:
-            experiments.set_params(tx.connection, origin.experiment, "config", said.config, origin.attempt)
-            experiments.update(tx.connection, origin.experiment, {})
-            self._changed(tx, origin.project, origin.experiment)
-        if said.alerts:
-            experiments.add_alerts(tx.connection, origin, writer, said.alerts, received)
-            raise_alerts(tx, origin, writer, said.alerts)
-            self._changed(tx, origin.project, origin.experiment)
-
-    def _lines(
-        self, tx: Transaction, origin: Origin, row: sa.RowMapping, writer: str, pieces: list[tuple[int, list[Line]]]
-    ) -> None:
-        after = row["lines"]
-        cursor = telemetry.add_lines(tx.connection, origin, writer, pieces, after)
-        experiments.count(tx.connection, origin.experiment, lines=cursor)
-        lines = [(origin.attempt, origin.rank, line) for _, piece in pieces for line in piece]
-
-        def tell() -> None:
-            counters.LINES.inc(len(lines))
-            self._audience.lines(origin.project, origin.experiment, after, lines)
-
-        tx.after_commit(tell)
-
-    def _settle(self, tx: Transaction, origin: Origin) -> None:
-        if settle_if_complete(tx, origin.project, origin.experiment, origin.attempt):
-            self._changed(tx, origin.project, origin.experiment)
-
     def _changed(self, tx: Transaction, project: str, experiment: str) -> None:
         tx.after_commit(lambda: self._audience.changed(project, experiment))
-
-
-def _origin(subject: str) -> Origin:
-    try:
-        origin = subjects.parse_telemetry(subject)
-    except (InvalidInput, ValueError) as error:
-        raise Poison(f"not a telemetry subject: {subject[:200]}") from error
-    if not is_id(origin.experiment) or not 1 <= origin.attempt < 1 << 31 or not 0 <= origin.rank < 1 << 31:
-        raise Poison(f"not a telemetry subject: {subject[:200]}")
-    return origin
-
-
-def _newest(points: Points) -> tuple[int, float]:
-    place = max(range(len(points)), key=lambda i: (points.steps[i], points.times[i]))
-    return points.steps[place], points.values[place]

@@ -10,12 +10,13 @@ import sqlalchemy as sa
 from incl_shared.filters import as_number
 from incl_shared.states import ExperimentState
 from incl_shared.subjects import Origin
+from incl_tracker import store_chunks
 from incl_tracker import tables as t
 from incl_tracker.domain.extras import Alert
 from incl_tracker.domain.text import clean
 from incl_tracker.sql import insert_new, upsert
 
-_TELEMETRY = (t.writers, t.old_series, t.old_chunks, t.metrics, t.log_batches, t.artifacts, t.alerts, t.params, t.tags)
+_TELEMETRY = (t.writers, t.tails, t.metrics, t.log_batches, t.artifacts, t.alerts, t.params, t.tags)
 _SHELL: dict[str, Any] = {
     "known": False,
     "outside": False,
@@ -37,6 +38,7 @@ _SHELL: dict[str, Any] = {
     "points": 0,
     "lines": 0,
     "epoch": 0,
+    "stamp": 0,
     "alerts": 0,
     "settlements": 0,
 }
@@ -67,9 +69,10 @@ def find_or_make(connection: sa.Connection, experiment: str, project: str, time:
 
 def evict(connection: sa.Connection, experiment: str) -> None:
     """Forget what another project wrote under an experiment's id before the experiment itself came."""
+    store_chunks.delete_all(connection, experiment)
     for table in _TELEMETRY:
         connection.execute(sa.delete(table).where(table.c.experiment == experiment))
-    values = {"points": 0, "lines": 0}
+    values = {"points": 0, "lines": 0, "stamp": 0, "epoch": t.experiments.c.epoch + 1}
     connection.execute(sa.update(t.experiments).where(t.experiments.c.id == experiment).values(values))
 
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from incl_shared.queries.tracker import ListMetrics, MetricPage, MetricSummary
 from incl_tracker import tables as t
-from incl_tracker.store_telemetry import summary_of
+from incl_tracker.store_summaries import summary_of
 
 MAX_SHOWN = 500
 PAGE_BYTES = 200_000

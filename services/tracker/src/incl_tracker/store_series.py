@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import sqlalchemy as sa
 
 from incl_shared.filters import unknown_metric
 from incl_shared.queries.tracker import GetSeries, Series, SeriesPage
+from incl_tracker import store_pieces
 from incl_tracker import tables as t
-from incl_tracker.domain.thinning import one_series, thinned
-from incl_tracker.store_telemetry import read_chunks
+from incl_tracker.domain.pyramid import thinned
+from incl_tracker.domain.samples import joined
+from incl_tracker.store_pieces import GREATEST, LEAST
 from incl_tracker.store_views import row_in
 
 PAGE_BYTES = 200_000
@@ -54,21 +57,23 @@ def _one(
     connection: sa.Connection, query: GetSeries, experiment: str, metric: str, lowest: int, buckets: int
 ) -> Series:
     rank = lowest if query.rank is None else query.rank
-    c = t.old_chunks.c
-    where = [c.experiment == experiment, c.metric == metric, c.rank == rank]
-    if query.from_step is not None:
-        where.append(c.last_step >= query.from_step)
-    if query.to_step is not None:
-        where.append(c.first_step <= query.to_step)
-    points = one_series(read_chunks(connection, where), query.from_step, query.to_step)
-    few = thinned(points, buckets) if len(points) else points
+    low = LEAST if query.from_step is None else query.from_step
+    high = GREATEST if query.to_step is None else query.to_step
+    pieces = store_pieces.pieces(connection, experiment, metric, rank, low, high)
+    found = [pieces.visible(head, samples, mask) for head, samples, mask in store_pieces.raw(connection, pieces.heads)]
+    points = joined([*found, *(tail.samples for tail in pieces.tails())])
+    points = points.take((points.steps >= low) & (points.steps <= high)).ordered()
+    few = points
+    if len(points):
+        axis = points.steps.astype(np.float64)
+        few = thinned(points, axis, axis[0], axis[-1], 2 * buckets)
     return Series(
         experiment=experiment,
         metric=metric,
         rank=rank,
-        steps=tuple(few.steps),
-        times=tuple(few.times),
-        values=tuple(number_or_name(value) for value in few.values),
+        steps=tuple(few.steps.tolist()),
+        times=tuple(few.times.tolist()),
+        values=tuple(number_or_name(value) for value in few.values.tolist()),
         points=len(points),
     )
 

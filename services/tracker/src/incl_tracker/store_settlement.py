@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from incl_shared.queries.tracker import SYSTEM_PREFIX
 from incl_tracker import tables as t
 from incl_tracker.domain.ranges import total
 from incl_tracker.domain.settlement import Stored, Wrote
@@ -38,6 +37,21 @@ def unsettled(connection: sa.Connection, experiment: str, attempt: int) -> sa.Ro
         c.experiment == experiment, c.attempt == attempt, c.settled.is_(False), c.settle_due.is_not(None)
     )
     return connection.execute(query).mappings().one_or_none()
+
+
+def unsettled_of(connection: sa.Connection, experiments: Sequence[str]) -> list[tuple[str, int]]:
+    """(experiment, attempt) of those of these experiments that have ended and are not settled."""
+    if not experiments:
+        return []
+    found = connection.execute(_UNSETTLED, {"experiments": experiments})
+    return [(experiment, attempt) for experiment, attempt in found]
+
+
+_UNSETTLED = sa.select(t.attempts.c.experiment, t.attempts.c.attempt).where(
+    t.attempts.c.experiment.in_(sa.bindparam("experiments", expanding=True)),
+    t.attempts.c.settled.is_(False),
+    t.attempts.c.settle_due.is_not(None),
+)
 
 
 def due(connection: sa.Connection, now: float, limit: int = 100) -> list[tuple[str, int]]:
@@ -76,9 +90,8 @@ def stored_of(connection: sa.Connection, experiment: str, attempt: int | None = 
 
 def points_of(connection: sa.Connection, experiment: str) -> dict[int, int]:
     """How many points are stored, by attempt; the node's samples are not among them."""
-    c = t.old_series.c
-    logged = sa.and_(c.experiment == experiment, ~c.metric.startswith(SYSTEM_PREFIX))
-    query = sa.select(c.attempt, sa.func.sum(c.points)).where(logged).group_by(c.attempt)
+    c = t.writers.c
+    query = sa.select(c.attempt, sa.func.sum(c.points)).where(c.experiment == experiment).group_by(c.attempt)
     return {attempt: int(points) for attempt, points in connection.execute(query)}
 
 

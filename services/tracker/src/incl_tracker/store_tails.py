@@ -2,27 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import sqlalchemy as sa
 
+from incl_tracker import store_chunks, store_writers
 from incl_tracker import tables as t
 from incl_tracker.domain import tails
-from incl_tracker.domain.samples import joined
+from incl_tracker.domain.chunking import TARGET
+from incl_tracker.domain.samples import Samples, joined
+from incl_tracker.domain.tails import Rows
 from incl_tracker.domain.visible import Tail
+from incl_tracker.memory import Known, Writer, WriterKey
+from incl_tracker.statements import Insert, run
+from incl_tracker.store_chunks import NewChunks
 
-_s, _t = t.series.c, t.tails.c
+BIG = 2_048
+"""Records of the same metrics that go into chunks at once."""
+ROWS, _SMALL_ROW = 64, 16_384
+"""So many small rows are made one."""
+BYTES, _BYTES_A_SERIES, MOST_BYTES = 2 << 20, 8 << 10, 64 << 20
+TINY, WIDE = 256, 256
+"""Points of a series that stay in the tail; metrics of a group that has a row of its own."""
+
+_e, _s, _t = t.experiments.c, t.series.c, t.tails.c
 _SERIES = sa.select(_s.id, _s.attempt, _s.writer).where(
     _s.experiment == sa.bindparam("experiment"), _s.metric == sa.bindparam("metric"), _s.rank == sa.bindparam("rank")
 )
+_OF_RANK = (_t.experiment == sa.bindparam("experiment"), _t.rank == sa.bindparam("rank"))
 _ROWS = (
     sa.select(_t.attempt, _t.writer, _t.groups)
     .where(
-        _t.experiment == sa.bindparam("experiment"),
-        _t.rank == sa.bindparam("rank"),
+        *_OF_RANK,
         _t.low <= sa.bindparam("high", type_=sa.BigInteger),
         _t.high >= sa.bindparam("low", type_=sa.BigInteger),
     )
     .order_by(_t.attempt, _t.writer, _t.id)
 )
+_ALL = (
+    sa.select(_t.id, _t.first, _t.groups)
+    .where(*_OF_RANK, _t.attempt == sa.bindparam("attempt"), _t.writer == sa.bindparam("writer"))
+    .order_by(_t.id)
+)
+_YOUNG = _ALL.where(_t.rows == 1)
+_OF_EXPERIMENT = (
+    sa.select(_t.attempt, _t.rank, _t.writer, sa.func.count().label("rows"))
+    .where(_t.experiment == sa.bindparam("experiment"))
+    .group_by(_t.attempt, _t.rank, _t.writer)
+    .order_by(_t.rank, _t.attempt, _t.writer)
+)
+_INSERT = Insert(t.tails, "experiment", "attempt", "rank", "writer", "first", "low", "high", "rows", "groups")
+_DELETE = 'DELETE FROM "tails" WHERE "id" = ?'
+_DELETE_ALL = 'DELETE FROM "tails" WHERE "experiment" = ? AND "rank" = ? AND "attempt" = ? AND "writer" = ?'
 
 
 def read(connection: sa.Connection, experiment: str, metric: str, rank: int) -> list[Tail]:
@@ -32,10 +64,137 @@ def read(connection: sa.Connection, experiment: str, metric: str, rank: int) -> 
     if not ids:
         return []
     bound = key | {"low": min(ids.values()), "high": max(ids.values())}
-    found: dict[tuple[int, str], list[tails.Samples]] = {}
+    found: dict[tuple[int, str], list[Samples]] = {}
     for attempt, writer, blob in connection.execute(_ROWS, bound):
         place = (attempt, writer)
         samples = tails.find(blob, ids[place]) if place in ids else None
         if samples is not None:
             found.setdefault(place, []).append(samples)
     return [Tail(*place, joined(pieces)) for place, pieces in found.items()]
+
+
+class NewTails:
+    """What goes to tails in one transaction; what has become big enough goes on into chunks."""
+
+    def __init__(self, connection: sa.Connection, chunks: NewChunks) -> None:
+        self._connection = connection
+        self._chunks = chunks
+        self._rows: list[tuple[Any, ...]] = []
+        self._full: list[tuple[str, Writer]] = []
+
+    def add(self, experiment: str, known: Known, writer: Writer, first: int, groups: Sequence[Rows]) -> int:
+        """Store records of a writer, of which `first` is the first. Returns how many small chunks were made."""
+        small = 0
+        few = [group for group in groups if len(group) < BIG]
+        for group in groups:
+            if len(group) >= BIG:
+                small += self._chunks.add(experiment, known, writer, group)
+        if few:
+            points = writer.tail_points + sum(group.values.size for group in few)
+            size = writer.tail_bytes + sum(group.size for group in few)
+            if points >= TARGET * max(1, len(writer.series)) or size >= limit(writer):
+                return small + self._fold(experiment, known, writer, first, few)
+            self._put(experiment, writer, first, few)
+        return small
+
+    def write(self) -> None:
+        """Write them."""
+        _INSERT.run(self._connection, self._rows)
+        self._rows = []
+        for experiment, writer in self._full:
+            self._squeeze(experiment, writer)
+        self._full = []
+
+    def _put(self, experiment: str, writer: Writer, first: int, groups: Sequence[Rows]) -> None:
+        narrow = [group for group in groups if len(group.series) < WIDE]
+        for row in ([narrow] if narrow else []) + [[group] for group in groups if len(group.series) >= WIDE]:
+            made = _row(experiment, writer, first, row)
+            self._rows.append(made)
+            writer.tail_rows += 1
+            writer.tail_bytes += len(made[-1])
+            writer.tail_points += sum(group.values.size for group in row)
+        if writer.tail_rows >= ROWS and writer.tail_bytes < ROWS * _SMALL_ROW:
+            self._full.append((experiment, writer))
+
+    def _fold(self, experiment: str, known: Known, writer: Writer, first: int, new: Sequence[Rows]) -> int:
+        """Make chunks of the whole tail; of what would be tiny chunks, a new tail."""
+        stored = take(self._connection, experiment, writer)
+        groups = tails.by_series([*stored, *new])
+        store_chunks.know_ids(self._connection, writer, (s for group in groups for s in group.series.tolist()))
+        left = [group for group in groups if len(group) < TINY]
+        if sum(group.size for group in left) > limit(writer) // 4:
+            left = []
+        small = 0
+        for group in groups:
+            if not left or len(group) >= TINY:
+                small += self._chunks.add(experiment, known, writer, group)
+        if left:
+            made = _row(experiment, writer, first, left, rows=len(stored) + 1)
+            self._rows.append(made)
+            writer.tail_bytes = len(made[-1])
+            writer.tail_points = sum(group.values.size for group in left)
+        return small
+
+    def _squeeze(self, experiment: str, writer: Writer) -> None:
+        """Make one row of those that came singly."""
+        rows = self._connection.execute(_YOUNG, _bound(experiment, writer)).all()
+        groups = tails.together([group for row in rows for group in tails.decode(row.groups)])
+        if not groups:
+            return
+        made = _row(experiment, writer, min(row.first for row in rows), groups, rows=len(rows))
+        run(self._connection, _DELETE, [(row.id,) for row in rows])
+        _INSERT.run(self._connection, [made])
+        writer.tail_rows = 0
+        writer.tail_bytes += len(made[-1]) - sum(len(row.groups) for row in rows)
+
+
+def limit(writer: Writer) -> int:
+    """Bytes of a tail that become chunks: more for more metrics, so that their chunks are not tiny."""
+    return min(MOST_BYTES, max(BYTES, _BYTES_A_SERIES * len(writer.series)))
+
+
+def take(connection: sa.Connection, experiment: str, writer: Writer) -> list[Rows]:
+    """The whole tail of a writer, which is deleted."""
+    bound = _bound(experiment, writer)
+    found = [group for row in connection.execute(_ALL, bound) for group in tails.decode(row.groups)]
+    run(connection, _DELETE_ALL, [tuple(bound.values())])
+    writer.tail_rows = writer.tail_points = writer.tail_bytes = 0
+    return found
+
+
+def fold_all(connection: sa.Connection, experiment: str) -> int:
+    """Make chunks of all tails of an experiment, however small. Returns how many rows of tails there were."""
+    query = sa.select(_e.epoch).where(_e.id == experiment).with_for_update()
+    epoch = connection.execute(query).scalar()
+    if epoch is None:
+        return 0
+    known = Known(0, epoch)
+    rows = connection.execute(_OF_EXPERIMENT, {"experiment": experiment}).all()
+    keys = [WriterKey(attempt, rank, "metrics", writer) for attempt, rank, writer, _ in rows]
+    store_writers.load(connection, [(experiment, known, key) for key in keys])
+    store_writers.load_attempts(connection, [(experiment, known)])
+    chunks = NewChunks(connection)
+    for key in keys:
+        writer = known.writers[key]
+        groups = tails.by_series(take(connection, experiment, writer))
+        store_chunks.know_ids(connection, writer, (s for group in groups for s in group.series.tolist()))
+        for group in groups:
+            chunks.add(experiment, known, writer, group)
+    chunks.write()
+    store_writers.save(connection, [(experiment, known.writers[key]) for key in keys])
+    if rows:
+        connection.execute(sa.update(t.experiments).where(_e.id == experiment).values(stamp=0))
+    return sum(row.rows for row in rows)
+
+
+def _bound(experiment: str, writer: Writer) -> dict[str, Any]:
+    key = writer.key
+    return {"experiment": experiment, "rank": key.rank, "attempt": key.attempt, "writer": key.writer}
+
+
+def _row(experiment: str, writer: Writer, first: int, groups: Sequence[Rows], rows: int = 1) -> tuple[Any, ...]:
+    low = min(int(group.series.min()) for group in groups)
+    high = max(int(group.series.max()) for group in groups)
+    key = writer.key
+    blob = tails.encode(groups, squeeze=rows > 1)
+    return (experiment, key.attempt, key.rank, key.writer, first, low, high, rows, blob)

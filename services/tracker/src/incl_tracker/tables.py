@@ -14,7 +14,6 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    SmallInteger,
     String,
     Table,
     Text,
@@ -140,7 +139,7 @@ writers = Table(
     Column("dropped", BigInteger, nullable=False, comment="said by the records themselves"),
     Column("points", BigInteger, nullable=False, server_default="0", comment="stored; the node's samples not counted"),
     Column("tail_rows", Integer, nullable=False, comment="of its tail, since some were made one"),
-    Column("tail_records", Integer, nullable=False, server_default="0", comment="that are in no chunk yet"),
+    Column("tail_points", BigInteger, nullable=False, server_default="0", comment="that are in no chunk yet"),
     Column("tail_bytes", BigInteger, nullable=False),
 )
 
@@ -237,45 +236,9 @@ tails = Table(
     Column("first", BigInteger, nullable=False, comment="the writer's number of the first record"),
     Column("low", BigInteger, nullable=False, comment="the least id of a series in it"),
     Column("high", BigInteger, nullable=False, comment="the greatest id of a series in it"),
+    Column("rows", Integer, nullable=False, server_default="1", comment="of which it was made"),
     Column("groups", LargeBinary, nullable=False, comment="msgpack: records of the same metrics; see domain.tails"),
     Index("ix_tails", "experiment", "rank", "attempt", "writer", "id"),
-)
-
-old_series = Table(
-    "old_series",
-    metadata,
-    Column("experiment", ID, primary_key=True),
-    Column("metric", WORDS, primary_key=True),
-    Column("attempt", Integer, primary_key=True),
-    Column("rank", Integer, primary_key=True),
-    Column("writer", TOKEN, primary_key=True),
-    Column("points", BigInteger, nullable=False),
-    Column("open_rows", Integer, nullable=False),
-    Column("open_points", Integer, nullable=False),
-    Column("first_step", BigInteger, nullable=False),
-    Column("last_step", BigInteger, nullable=False),
-)
-
-old_chunks = Table(
-    "old_chunks",
-    metadata,
-    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-    Column("experiment", ID, nullable=False),
-    Column("metric", WORDS, nullable=False),
-    Column("attempt", Integer, nullable=False),
-    Column("rank", Integer, nullable=False),
-    Column("writer", TOKEN, nullable=False),
-    Column("sealed", Boolean, nullable=False),
-    Column("codec", SmallInteger, nullable=False, comment="of the three blobs: 0 plain, 1 zstd"),
-    Column("count", Integer, nullable=False),
-    Column("first_step", BigInteger, nullable=False, comment="the least one"),
-    Column("last_step", BigInteger, nullable=False, comment="the greatest one"),
-    Column("minimum", Double),
-    Column("maximum", Double),
-    Column("steps", LargeBinary, nullable=False, comment="little-endian int64"),
-    Column("times", LargeBinary, nullable=False, comment="little-endian float64"),
-    Column("data", LargeBinary, nullable=False, comment="the values: little-endian float64"),
-    Index("ix_old_chunks_series", "experiment", "metric", "rank", "attempt", "writer"),
 )
 
 log_batches = Table(

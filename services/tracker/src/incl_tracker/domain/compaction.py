@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from incl_tracker.domain.pyramid import COARSE, FINE, representatives
-from incl_tracker.domain.samples import Mask, Samples, encode, joined, to_records
+from incl_tracker.domain.chunking import chunk
+from incl_tracker.domain.samples import Mask, Samples, joined
 
 SMALL, BIG = 4_096, 65_536
 """Points: a chunk of fewer is small; no merged chunk has more."""
@@ -74,23 +74,9 @@ def merged(pieces: Sequence[Piece]) -> Piece:
 
 def rows_of(piece: Piece) -> tuple[dict[str, Any], dict[str, Any]]:
     """The columns of `chunks` and of `chunk_blobs`, but for the key."""
-    samples, mask = piece.samples, piece.mask
-    visible = samples if mask is None else samples.take(~mask)
-    chunk = {
-        "count": len(samples),
-        "hidden": 0 if mask is None else int(mask.sum()),
-        "first_step": int(samples.steps[0]),
-        "last_step": int(samples.steps[-1]),
-        "first_time": float(samples.times.min()),
-        "last_time": float(samples.times.max()),
-        "coarse": to_records(representatives(visible, COARSE)),
-    }
-    blobs = {
-        "fine": to_records(representatives(visible, FINE)),
-        "mask": None if mask is None else np.packbits(mask).tobytes(),
-        "data": encode(samples),
-    }
-    return chunk, blobs
+    made = chunk(piece.samples, piece.mask)._asdict()
+    blobs = {name: made.pop(name) for name in ("fine", "mask", "data")}
+    return {"count": made.pop("points")} | made, blobs
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,28 @@ def together(groups: Sequence[Rows]) -> list[Rows]:
     return [parts[0] if len(parts) == 1 else _one(parts) for parts in same.values()]
 
 
+def by_series(groups: Sequence[Rows]) -> list[Rows]:
+    """Groups of the same metrics made one, and what is in several groups after that for itself: each series once."""
+    groups = together(groups)
+    every, times = np.unique(np.concatenate([group.series for group in groups]), return_counts=True)
+    several = every[times > 1]
+    if not len(several):
+        return groups
+    result: list[Rows] = []
+    columns: dict[int, list[Samples]] = {int(series): [] for series in several}
+    for group in groups:
+        shared = np.isin(group.series, several)
+        if not bool(shared.all()):
+            result.append(Rows(group.series[~shared], group.steps, group.times, group.values[:, ~shared]))
+        for place in np.flatnonzero(shared).tolist():
+            samples = Samples(group.steps, group.times, np.ascontiguousarray(group.values[:, place]))
+            columns[int(group.series[place])].append(samples)
+    for series, parts in columns.items():
+        whole = joined(parts)
+        result.append(Rows(np.array([series]), whole.steps, whole.times, whole.values.reshape(-1, 1)))
+    return result
+
+
 def _one(parts: Sequence[Rows]) -> Rows:
     return Rows(
         parts[0].series,

@@ -25,7 +25,6 @@ def upgrade() -> None:
     _artifacts()
     _attempts()
     _chunks()
-    _old_chunks()
     _expected()
     _experiments()
     _known_metrics()
@@ -34,7 +33,6 @@ def upgrade() -> None:
     _params()
     _run_leases()
     _series()
-    _old_series()
     _tags()
     _writers()
 
@@ -47,8 +45,6 @@ def downgrade() -> None:
         "attempts",
         "chunk_blobs",
         "chunks",
-        "old_chunks",
-        "old_series",
         "tails",
         "expected",
         "experiments",
@@ -189,32 +185,6 @@ def _chunks() -> None:
         ),
         sa.Column("data", sa.LargeBinary(), nullable=True, comment="all points; NULL: archived"),
         sa.PrimaryKeyConstraint("series", "number"),
-    )
-
-
-def _old_chunks() -> None:
-    op.create_table(
-        "old_chunks",
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
-        sa.Column("experiment", ID, nullable=False),
-        sa.Column("metric", WORDS, nullable=False),
-        sa.Column("attempt", sa.Integer(), nullable=False),
-        sa.Column("rank", sa.Integer(), nullable=False),
-        sa.Column("writer", TOKEN, nullable=False),
-        sa.Column("sealed", sa.Boolean(), nullable=False),
-        sa.Column("codec", sa.SmallInteger(), nullable=False, comment="of the three blobs: 0 plain, 1 zstd"),
-        sa.Column("count", sa.Integer(), nullable=False),
-        sa.Column("first_step", sa.BigInteger(), nullable=False, comment="the least one"),
-        sa.Column("last_step", sa.BigInteger(), nullable=False, comment="the greatest one"),
-        sa.Column("minimum", sa.Double(), nullable=True),
-        sa.Column("maximum", sa.Double(), nullable=True),
-        sa.Column("steps", sa.LargeBinary(), nullable=False, comment="little-endian int64"),
-        sa.Column("times", sa.LargeBinary(), nullable=False, comment="little-endian float64"),
-        sa.Column("data", sa.LargeBinary(), nullable=False, comment="the values: little-endian float64"),
-        sa.PrimaryKeyConstraint("id"),
-    )
-    op.create_index(
-        "ix_old_chunks_series", "old_chunks", ["experiment", "metric", "rank", "attempt", "writer"], unique=False
     )
 
 
@@ -412,29 +382,13 @@ def _series() -> None:
         sa.Column("first", sa.BigInteger(), nullable=False, comment="the writer's number of the first record"),
         sa.Column("low", sa.BigInteger(), nullable=False, comment="the least id of a series in it"),
         sa.Column("high", sa.BigInteger(), nullable=False, comment="the greatest id of a series in it"),
+        sa.Column("rows", sa.Integer(), nullable=False, server_default="1", comment="of which it was made"),
         sa.Column(
             "groups", sa.LargeBinary(), nullable=False, comment="msgpack: records of the same metrics; see domain.tails"
         ),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_tails", "tails", ["experiment", "rank", "attempt", "writer", "id"], unique=False)
-
-
-def _old_series() -> None:
-    op.create_table(
-        "old_series",
-        sa.Column("experiment", ID, nullable=False),
-        sa.Column("metric", WORDS, nullable=False),
-        sa.Column("attempt", sa.Integer(), nullable=False),
-        sa.Column("rank", sa.Integer(), nullable=False),
-        sa.Column("writer", TOKEN, nullable=False),
-        sa.Column("points", sa.BigInteger(), nullable=False),
-        sa.Column("open_rows", sa.Integer(), nullable=False),
-        sa.Column("open_points", sa.Integer(), nullable=False),
-        sa.Column("first_step", sa.BigInteger(), nullable=False),
-        sa.Column("last_step", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("experiment", "metric", "attempt", "rank", "writer"),
-    )
 
 
 def _run_leases() -> None:
@@ -480,7 +434,9 @@ def _writers() -> None:
             comment="stored; the node's samples not counted",
         ),
         sa.Column("tail_rows", sa.Integer(), nullable=False, comment="of its tail, since some were made one"),
-        sa.Column("tail_records", sa.Integer(), nullable=False, server_default="0", comment="that are in no chunk yet"),
+        sa.Column(
+            "tail_points", sa.BigInteger(), nullable=False, server_default="0", comment="that are in no chunk yet"
+        ),
         sa.Column("tail_bytes", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("experiment", "attempt", "rank", "stream", "writer"),
     )

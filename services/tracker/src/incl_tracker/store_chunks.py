@@ -1,0 +1,191 @@
+"""Series and their chunks: ids, new chunks, and which points of them later attempts hide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from incl_tracker import tables as t
+from incl_tracker.domain.chunking import TARGET, Chunk, among, chunk, levels, packed, pieces
+from incl_tracker.domain.samples import Mask, Samples, Steps, decode
+from incl_tracker.domain.tails import Rows
+from incl_tracker.domain.visible import mask_of
+from incl_tracker.memory import Known, Writer
+from incl_tracker.statements import Insert, Update, run
+
+_s, _c, _b = t.series.c, t.chunks.c, t.chunk_blobs.c
+_NEW_SERIES = Insert(
+    t.series, "experiment", "metric", "rank", "attempt", "writer", "points", "chunks", "small", keep=True
+)
+_IDS = sa.select(_s.metric, _s.id, _s.chunks).where(
+    _s.experiment == sa.bindparam("experiment"),
+    _s.rank == sa.bindparam("rank"),
+    _s.attempt == sa.bindparam("attempt"),
+    _s.writer == sa.bindparam("writer"),
+    _s.metric.in_(sa.bindparam("names", expanding=True)),
+)
+_BY_ID = sa.select(_s.metric, _s.id, _s.chunks).where(_s.id.in_(sa.bindparam("keys", expanding=True)))
+_CHUNK = Insert(t.chunks, "series", "number", "count", *Chunk._fields[1:7])
+_BLOBS = Insert(t.chunk_blobs, "series", "number", *Chunk._fields[7:])
+_GROWN = Update(t.series, '"points" = "points" + ?, "chunks" = ?, "small" = "small" + ?', "id")
+_HIDE_HEAD = Update(t.chunks, '"hidden" = ?, "coarse" = ?', "series", "number")
+_HIDE_BLOBS = Update(t.chunk_blobs, '"fine" = ?, "mask" = ?', "series", "number")
+_OTHERS = (
+    sa.select(_s.metric, _s.id, _s.attempt)
+    .where(
+        _s.experiment == sa.bindparam("experiment"),
+        _s.rank == sa.bindparam("rank"),
+        _s.attempt != sa.bindparam("attempt"),
+        _s.metric.in_(sa.bindparam("names", expanding=True)),
+    )
+    .order_by(_s.id)
+    .with_for_update()
+)
+_TOUCHING = (
+    sa.select(_c.number, _c.count.label("points"), _b.mask, _b.data)
+    .join(t.chunk_blobs, sa.and_(_b.series == _c.series, _b.number == _c.number))
+    .where(
+        _c.series == sa.bindparam("key"),
+        _c.last_step >= sa.bindparam("low", type_=sa.BigInteger),
+        _c.first_step <= sa.bindparam("high", type_=sa.BigInteger),
+    )
+)
+_AT_ONCE = 500
+
+
+def ids(connection: sa.Connection, experiment: str, writer: Writer, names: Iterable[str]) -> None:
+    """Have the series of a writer for these metrics known: those that are there are read, the others made."""
+    _read_ids(connection, experiment, writer, [name for name in names if name not in writer.series])
+    new = [name for name in names if name not in writer.series]
+    key = writer.key
+    _NEW_SERIES.run(connection, [(experiment, name, key.rank, key.attempt, key.writer, 0, 0, 0) for name in new])
+    _read_ids(connection, experiment, writer, new)
+
+
+def _read_ids(connection: sa.Connection, experiment: str, writer: Writer, names: Sequence[str]) -> None:
+    key = writer.key
+    bound = {"experiment": experiment, "rank": key.rank, "attempt": key.attempt, "writer": key.writer}
+    for begin in range(0, len(names), _AT_ONCE):
+        for name, series, chunks in connection.execute(_IDS, bound | {"names": names[begin : begin + _AT_ONCE]}):
+            writer.series[name] = series
+            writer.numbers[series] = chunks
+
+
+def know_ids(connection: sa.Connection, writer: Writer, series: Iterable[int]) -> None:
+    """Have series known by their ids."""
+    missing = [key for key in series if key not in writer.numbers]
+    for begin in range(0, len(missing), _AT_ONCE):
+        for name, key, chunks in connection.execute(_BY_ID, {"keys": missing[begin : begin + _AT_ONCE]}):
+            writer.series[name] = key
+            writer.numbers[key] = chunks
+
+
+@dataclass(slots=True)
+class NewChunks:
+    """Chunks of one transaction, until they are written."""
+
+    connection: sa.Connection
+    _heads: list[tuple[Any, ...]] = field(default_factory=list)
+    _blobs: list[tuple[Any, ...]] = field(default_factory=list)
+    _grown: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def add(self, experiment: str, known: Known, writer: Writer, rows: Rows) -> int:
+        """Make chunks of records of a writer. Returns how many of them are small."""
+        others = _Others.none()
+        if known.attempts is not None and known.attempts - {writer.key.attempt}:
+            self.write()
+            others = _Others.of(self.connection, experiment, writer, rows.series.tolist())
+        small = 0
+        for piece in pieces(rows):
+            is_small = len(piece) < TARGET
+            for series, samples in piece.columns():
+                number = writer.numbers[series]
+                made = chunk(samples, others.hidden(self.connection, series, samples.steps))
+                others.hide(self.connection, series, samples.steps)
+                self._heads.append((series, number, *made[:7]))
+                self._blobs.append((series, number, *made[7:]))
+                self._grown.append((len(samples), number + 1, int(is_small), series))
+                writer.numbers[series] = number + 1
+                small += is_small
+        return small
+
+    def write(self) -> None:
+        """Write them."""
+        _CHUNK.run(self.connection, self._heads)
+        _BLOBS.run(self.connection, self._blobs)
+        _GROWN.run(self.connection, self._grown)
+        self._heads, self._blobs, self._grown = [], [], []
+
+
+@dataclass(slots=True)
+class _Others:
+    """The series of other attempts that have the same metric and rank: by one's own series, (id, attempt) of each."""
+
+    attempt: int
+    by_series: dict[int, list[tuple[int, int]]]
+
+    @classmethod
+    def none(cls) -> _Others:
+        return cls(0, {})
+
+    @classmethod
+    def of(cls, connection: sa.Connection, experiment: str, writer: Writer, series: Sequence[int]) -> _Others:
+        wanted = set(series)
+        names = {name: key for name, key in writer.series.items() if key in wanted}
+        found: dict[int, list[tuple[int, int]]] = {}
+        bound = {"experiment": experiment, "rank": writer.key.rank, "attempt": writer.key.attempt}
+        every = list(names)
+        for begin in range(0, len(every), _AT_ONCE):
+            for name, key, attempt in connection.execute(_OTHERS, bound | {"names": every[begin : begin + _AT_ONCE]}):
+                found.setdefault(names[name], []).append((key, attempt))
+        return cls(writer.key.attempt, found)
+
+    def hidden(self, connection: sa.Connection, series: int, steps: Steps) -> Mask | None:
+        """Which of one's own points a later attempt has logged again."""
+        mask: Mask | None = None
+        for key, attempt in self.by_series.get(series, ()):
+            if attempt > self.attempt:
+                for _, _, theirs in _touching(connection, key, steps):
+                    again = among(steps, theirs.steps)
+                    mask = again if mask is None else mask | again
+        return mask
+
+    def hide(self, connection: sa.Connection, series: int, steps: Steps) -> None:
+        """Hide the points of earlier attempts that have these steps."""
+        for key, attempt in self.by_series.get(series, ()):
+            if attempt < self.attempt:
+                for number, before, theirs in list(_touching(connection, key, steps)):
+                    mask = among(theirs.steps, steps) if before is None else before | among(theirs.steps, steps)
+                    if before is None or not np.array_equal(mask, before):
+                        _set_mask(connection, key, number, theirs, mask)
+
+
+def _touching(connection: sa.Connection, series: int, steps: Steps) -> Iterator[tuple[int, Mask | None, Samples]]:
+    """(number, which are hidden, points) of the chunks that touch these steps; not of those that are archived."""
+    bound = {"key": series, "low": int(steps.min()), "high": int(steps.max())}
+    for number, count, mask, data in connection.execute(_TOUCHING, bound).all():
+        if data is not None:
+            yield number, mask_of(mask, count), decode(data)
+
+
+def _set_mask(connection: sa.Connection, series: int, number: int, samples: Samples, mask: Mask) -> None:
+    hidden = int(mask.sum())
+    if hidden:
+        coarse, fine = levels(samples, mask)
+        _HIDE_HEAD.run(connection, [(hidden, coarse, series, number)])
+        _HIDE_BLOBS.run(connection, [(fine, packed(mask), series, number)])
+
+
+def delete_all(connection: sa.Connection, experiment: str) -> None:
+    """Delete the series and chunks of an experiment."""
+    for table in (t.chunks, t.chunk_blobs):
+        run(
+            connection,
+            f'DELETE FROM "{table.name}" WHERE "series" IN (SELECT "id" FROM "series" WHERE "experiment" = ?)',  # noqa: S608
+            [(experiment,)],
+        )
+    connection.execute(sa.delete(t.series).where(_s.experiment == experiment))
