@@ -5,14 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from incl_shared.bus.errors import Early
-from incl_shared.errors import InvalidInput
+from incl_shared.errors import InvalidInput, NotFoundError
 from incl_shared.ids import new_id
 from incl_shared.queries.tracker import GetLogs, LogLine
 from incl_shared.subjects import Origin
 from incl_shared.telemetry.wire import MAX_LINE_CHARACTERS, Line
-from incl_tracker.domain.loglines import joined
+from incl_tracker import tables as t
+from incl_tracker.domain.loglines import decompressed, joined, pack
+from incl_tracker.domain.search import ODD_LETTERS, Needle
+from incl_tracker.store_logs import logs
 
 
 async def everything(bench: Any, query: GetLogs) -> list[LogLine]:
@@ -106,6 +112,92 @@ async def test_odd_texts(bench: Any, make: Any) -> None:
     lines = await everything(bench, GetLogs(experiment=origin.experiment))
     assert [line.text for line in lines] == texts
     assert [line.stream for line in lines] == ["out", "err", "sys", "sys", "out", "err"]
+
+
+async def test_streams_and_times(bench: Any, make: Any) -> None:
+    experiment = new_id()
+    for place in range(4):
+        origin = Origin("default", experiment, 1, 0)
+        lines = [Line(100.0 * place + n, n % 3, f"{place}.{n}") for n in range(6)]
+        await bench.batch(origin, make.log_batch(f"t{place}", 1, lines))
+
+    async def said(**which: Any) -> list[str]:
+        lines = [line.text for line in await everything(bench, GetLogs(experiment=experiment, limit=2, **which))]
+        tail = (await bench.ask(GetLogs(experiment=experiment, tail=100, **which))).lines
+        assert [line.text for line in tail] == lines
+        return lines
+
+    assert await said(stream="err") == [f"{place}.{n}" for place in range(4) for n in (1, 4)]
+    assert await said(since=103.0, until=202.0) == ["1.3", "1.4", "1.5", "2.0", "2.1"]
+    assert await said(since=302.0, stream="sys", attempt=1) == ["3.2", "3.5"]
+    assert await said(until=0.0) == []
+    assert await said(since=1e9) == []
+    assert await said(until=3.0, search="0.2", rank=0) == ["0.2"]
+
+
+async def test_a_search_that_has_no_time_left_says_how_far_it_came(lite: Any, make: Any) -> None:
+    experiment = new_id()
+    for place in range(100):
+        await lite.batch(Origin("default", experiment, 1, 0), make.log_batch(f"t{place}", 1, ["x", f"hit {place}"]))
+
+    def page(**which: Any) -> Any:
+        query = GetLogs(experiment=experiment, **which)
+        return lite.read(lambda connection: logs(connection, "default", query, scan_s=-1.0))
+
+    found, after, pages = [], 0, 0
+    while True:
+        answer = await page(search="hit 9", after=after)
+        found += [line.text for line in answer.lines]
+        pages += 1
+        if not answer.more:
+            break
+        assert answer.cursor > after
+        after = answer.cursor
+    assert found == ["hit 9", *(f"hit {place}" for place in range(90, 100))]
+    assert pages > 20
+    last = await page(search="hit 3", tail=5)
+    assert (last.lines, last.more) == ((), True)
+    assert (await page(tail=1)).lines[0].text == "hit 99"
+
+
+async def test_lines_in_the_archive_are_said_to_be_there(lite: Any, talk: str) -> None:
+    away = sa.update(t.log_batches).values(lines=None)
+    await lite.database.write(lambda tx: tx.connection.execute(away))
+    with pytest.raises(NotFoundError, match="archive"):
+        await lite.ask(GetLogs(experiment=talk))
+    assert (await lite.ask(GetLogs(experiment=talk, rank=7))).lines == ()
+
+
+texts = st.text(st.one_of(st.sampled_from("aksStTfiKß" + ODD_LETTERS), st.characters(codec="utf-8")), max_size=12)
+
+
+@given(st.lists(texts, min_size=1, max_size=30), texts.filter(bool), st.booleans(), st.data())
+@settings(max_examples=300, deadline=None)
+def test_a_blob_that_is_passed_over_has_no_line_with_the_text(
+    lines: list[str], sought: str, inside: bool, data: st.DataObject
+) -> None:
+    if inside:
+        text = data.draw(st.sampled_from(lines))
+        begin = data.draw(st.integers(0, len(text)))
+        sought = text[begin : begin + data.draw(st.integers(1, 5))].swapcase() or sought
+    plain = decompressed(pack([Line(data.draw(st.floats()), 0, text, place % 2) for place, text in enumerate(lines)]))
+    needle = Needle(sought)
+    assert any(needle.is_in(line) for line in lines) == any(sought.casefold() in line.casefold() for line in lines)
+    if any(needle.is_in(line) for line in lines):
+        assert needle.may_be_in(plain)
+
+
+def test_all_letters_that_fold_into_ascii_are_known() -> None:
+    every = [chr(code) for code in range(0x80, 0x1FFFF) if not 0xD800 <= code < 0xE000]
+    assert "".join(c for c in every if any(f.isascii() for f in c.casefold())) == ODD_LETTERS
+
+
+def test_a_blob_without_the_text_is_passed_over() -> None:
+    plain = decompressed(pack([Line(float(n), 0, f"epoch {n} loss 0.5 μ") for n in range(100)]))
+    assert not Needle("Traceback").may_be_in(plain)
+    assert not Needle("größer").may_be_in(plain)
+    assert Needle("EPOCH 57").may_be_in(plain)
+    assert Needle("Μ").may_be_in(plain)
 
 
 def test_parts_of_different_streams_are_not_mixed() -> None:
