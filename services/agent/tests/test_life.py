@@ -157,7 +157,9 @@ async def test_output_in_every_shape(agent: Agent, platform: FakePlatform) -> No
     await platform.want(job)
     end = await platform.ended(job, timeout=30)
     assert end.reason is EndReason.COMPLETED
-    lines = await platform.lines(job)
+    (written,) = [count.records for count in end.writers if count.stream == "logs"]
+    while len(lines := await platform.lines(job)) < written:  # the rest comes after the end
+        await until(lambda: True)
     assert [number for number, _, _ in lines] == list(range(1, len(lines) + 1))
     out = [text for _, stream, text in lines if stream == 0]
     assert sum(text.count("x") for text in out) == 10_000_000
@@ -338,7 +340,11 @@ async def test_images_and_tables_are_stored_with_thumbnails(agent: Agent, platfo
     assert table is not None
     assert (table.format, table.rows, table.columns) == ("json", 50, 2)
     assert shown["broken/8/broken.jpg"] is shown["note/9/note.txt"] is None
-    assert any("without a thumbnail: 1" in text for _, _, text in await platform.lines(job))
+
+    async def said_so() -> bool:
+        return any("without a thumbnail: 1" in text for _, _, text in await platform.lines(job))
+
+    await until(said_so, timeout=20)
     assert not list((agent.settings.jobs_dir / job.job).glob(".thumbnail*"))
 
 

@@ -48,6 +48,23 @@ async def test_a_job_that_is_not_wanted_here_gets_none(
         await signer.attempt(N1, query)
 
 
+async def test_what_a_job_left_may_be_shipped_by_the_node_that_ran_it(
+    signer: Signer, world: FakeWorld, fake_clock: FakeClock
+) -> None:
+    world.nodes["n1"] = NodeWanted(node="n1", generation=3, jobs=(wanted(E1, attempt=2, rank=1, project="vision"),))
+    await signer.attempt(N1, ASK)
+    world.nodes["n1"] = NodeWanted(node="n1", generation=4, jobs=())
+    fake_clock.advance(5 * 86_400)
+    info = parse_info((await signer.attempt(N1, ASK)).jwt.get_secret_value())
+    assert (info.name, info.tags["project"]) == (job_principal(E1, 2, 1), ("vision",))
+    for node, query in (("n2", ASK), ("n1", AttemptCredential(experiment=E1, attempt=2, rank=0))):
+        with pytest.raises(DeniedError, match="not to run"):
+            await signer.attempt(Asker(NODES_PROJECT, node), query)
+    fake_clock.advance(60 * 86_400)
+    with pytest.raises(DeniedError, match="not to run"):
+        await signer.attempt(N1, ASK)
+
+
 async def test_another_node_gets_none(signer: Signer, world: FakeWorld) -> None:
     world.nodes["n1"] = NodeWanted(node="n1", generation=3, jobs=(wanted(E1, attempt=2, rank=1),))
     world.nodes["n3"] = world.nodes["n1"]

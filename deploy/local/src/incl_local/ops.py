@@ -50,6 +50,9 @@ def _agent_registry(agent: Any) -> CollectorRegistry:
         ("jobs", "Jobs that this node holds."),
         ("generation", "The newest wanted state that was seen."),
         ("failures", "Faults at the edge of the agent's loops."),
+        ("draining", "Jobs that have ended and whose telemetry the tracker has not stored yet."),
+        ("draining_bytes", "Bytes of their telemetry on this node."),
+        ("dropped", "Jobs whose telemetry was dropped before it was stored: the disk was full, or the limit reached."),
     ):
         Gauge(f"incl_agent_{name}", text, registry=registry).set_function(_reading(agent, name))
     Gauge("incl_agent_connected", "1: the bus is reached.", registry=registry).set_function(

@@ -7,6 +7,7 @@ import asyncio
 import json
 import shutil
 import sys
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -57,8 +58,25 @@ def gather(running: Running) -> dict[str, Any]:
         "services": services,
         "cluster": cluster.model_dump(mode="json") if cluster else None,
         "problem": problem,
+        "waiting": _waiting(f"{place.ops_url('agent')}/metrics"),
         "disk": {"used": size_of(running.layout.root), "free": shutil.disk_usage(running.layout.root).free},
     }
+
+
+def _waiting(url: str) -> dict[str, int]:
+    """Ended jobs of this machine whose telemetry the tracker has not stored yet: jobs, bytes, and those dropped."""
+    found = {"jobs": 0, "bytes": 0, "dropped": 0}
+    names = {"draining": "jobs", "draining_bytes": "bytes", "dropped": "dropped"}
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own address
+            text = answer.read().decode()
+    except (OSError, ValueError):
+        return found
+    for line in text.splitlines():
+        name, _, value = line.removeprefix("incl_agent_").partition(" ")
+        if line.startswith("incl_agent_") and name in names:
+            found[names[name]] = int(float(value))
+    return found
 
 
 def _cluster(place: Place) -> tuple[Cluster | None, str]:
@@ -90,6 +108,11 @@ def render(state: dict[str, Any]) -> str:
     else:
         lines += [_node(node) for node in cluster["nodes"]] or ["  no machine has reported"]
         lines.append(f"  {cluster['running']} running, {cluster['queued']} queued")
+    waiting = state["waiting"]
+    if waiting["jobs"]:
+        lines.append(f"  {waiting['jobs']} ended jobs wait to be stored, {size(waiting['bytes'])}")
+    if waiting["dropped"]:
+        lines.append(f"  {waiting['dropped']} jobs lost telemetry that could not be kept; see the agent's log")
     disk = state["disk"]
     lines.append(f"  {size(disk['used'])} used, {size(disk['free'])} free on the disk")
     return "\n".join(lines) + "\n"

@@ -28,7 +28,7 @@ from incl_agent.runtimes.host import HostRuntime
 from incl_agent.sampling import Sampler
 from incl_agent.sdk import place_sdk
 from incl_agent.settings import AgentSettings, usable_cores
-from incl_agent.telemetry import ShippedTelemetry
+from incl_agent.telemetry import Pace, ShippedTelemetry
 from incl_shared.auth.names import Role, inbox_prefix
 from incl_shared.bus.client import BusClient
 from incl_shared.clock import SystemClock
@@ -93,6 +93,7 @@ class Agent:
         self._run(self._control.run(), "control")
         self._run(reporter.heartbeats(settings.heartbeat_s, manager.heartbeat), "heartbeats")
         self._run(self.sampler.run(), "samples")
+        self._run(manager.keep_limits(), "limits")
         self._run(self._probe_containers(), "containers")
 
     async def stop(self) -> None:
@@ -116,6 +117,9 @@ class Agent:
         return {
             "connected": client is not None and client.connected,
             "jobs": 0 if manager is None else manager.running,
+            "draining": 0 if manager is None else manager.draining,
+            "draining_bytes": 0 if manager is None else manager.draining_bytes,
+            "dropped": 0 if manager is None else manager.dropped,
             "generation": -1 if control is None else control.generation,
             "failures": (0 if manager is None else manager.failures) + self.sampler.failures,
             "runtimes": [] if self.node is None else sorted(self.node.runtimes),
@@ -123,6 +127,7 @@ class Agent:
 
     async def _make_node(self, client: BusClient, reporter: Reporter) -> Node:
         settings, clock = self.settings, SystemClock()
+        pace = Pace(clock)
         sandbox = BubblewrapRuntime()
         sdk, shim, gpus, sandboxed = await asyncio.gather(
             asyncio.to_thread(place_sdk, settings.data_dir),
@@ -142,7 +147,7 @@ class Agent:
             sampler=self.sampler,
             runtimes=runtimes,
             probed=asyncio.Event(),
-            telemetry=lambda life: ShippedTelemetry(life, clock),
+            telemetry=lambda life: ShippedTelemetry(life, clock, pace),
             machine=machine_hash(),
             sdk=sdk,
             shim=shim,

@@ -27,6 +27,7 @@ from incl_shared.ids import job_id, new_id
 from incl_shared.queries.base import QUERIES, Answer
 from incl_shared.queries.gateway import AttemptCredential, ReadSecrets, SecretValues
 from incl_shared.queries.registry import CommitArtifacts, Committed, DownloadGrant, Entry, Grant, UploadGrant
+from incl_shared.queries.tracker import GetWatermarks, Watermarks
 from incl_shared.reports import JobEnded, Report
 from incl_shared.telemetry import decode_logs, decode_metrics
 
@@ -133,11 +134,15 @@ class FakePlatform:
         self.entries: list[Entry] = []
         self.asked: list[str] = []
         self.signer_away = False
+        self.stored: dict[str, int] | None = {}
+        """What the tracker says is stored, besides what `tracks` takes from the streams; None: it is away."""
+        self.tracks = True
         self.generation = 0
         self.credential_ttl_s: float | None = None
         self._jobs: dict[str, JobWanted] = {}
         self._seen: dict[str, list[tuple[str, bytes]]] = {}
         self._read_to: dict[str, int] = {}
+        self._reading = asyncio.Lock()
         self._subscriptions: list[Any] = []
 
     async def start(self) -> None:
@@ -170,8 +175,12 @@ class FakePlatform:
         headers: dict[str, str] = {}
         try:
             query = QUERIES[(service, name)].model_validate_json(message.data)
+            if isinstance(query, GetWatermarks) and self.stored is None:
+                return
             if isinstance(query, AttemptCredential):
                 answer = self._credential_json(query)
+            elif isinstance(query, GetWatermarks):
+                answer = Watermarks(stored=await self.watermarks(query)).model_dump_json()
             else:
                 answer = self._answer(query).model_dump_json()
         except KeyError as error:
@@ -181,6 +190,18 @@ class FakePlatform:
             answer = error.envelope().model_dump_json()
             headers = {ERROR_HEADER: error.code}
         await client.connection.publish(message.reply, answer.encode(), headers=headers or None)
+
+    async def watermarks(self, query: GetWatermarks) -> dict[str, int]:
+        """As a tracker would that has stored all that is in the streams."""
+        marks = dict(self.stored or {})
+        place = f"{query.experiment}.{query.attempt}.{query.rank}"
+        for stream, kind in (("METRICS", "metrics"), ("LOGS", "logs")) if self.tracks else ():
+            for _, data in await self.messages(stream, lambda name: name.endswith(place)):
+                batch: Any = decode_metrics(data) if kind == "metrics" else decode_logs(data)
+                last = batch.first - 1 + (batch.count if kind == "metrics" else len(batch.lines))
+                key = f"{kind}/{batch.writer}"
+                marks[key] = max(last, marks.get(key, 0))
+        return marks
 
     def _answer(self, query: object) -> Answer:
         if isinstance(query, ReadSecrets):
@@ -316,8 +337,9 @@ class FakePlatform:
         seen = self._seen.setdefault(stream, [])
         js = self.client.jetstream()
         last = (await js.stream_info(stream)).state.last_seq
-        while self._read_to[stream] < last:
-            message = await js.get_msg(stream, self._read_to[stream] + 1, direct=False)
-            self._read_to[stream] += 1
-            seen.append((message.subject or "", message.data or b""))
-        return [(subject, data) for subject, data in seen if wanted(subject)]
+        async with self._reading:
+            while self._read_to[stream] < last:
+                message = await js.get_msg(stream, self._read_to[stream] + 1, direct=False)
+                self._read_to[stream] += 1
+                seen.append((message.subject or "", message.data or b""))
+        return [(subject, data) for subject, data in seen if wanted(subjects.unpartitioned(subject))]

@@ -8,6 +8,7 @@ work outputs data checkpoint spool      the job's own
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -55,6 +56,8 @@ class JobState(msgspec.Struct, kw_only=True):
     message: str = ""
     hint: str = ""
     writers: list[dict[str, Any]] = []
+    drained: bool = False
+    """The tracker has stored all of its telemetry."""
 
     def times(self, rank: int) -> RankTimes:
         """As the reports carry them."""
@@ -165,6 +168,20 @@ class JobFiles:
     def shim_errors(self, limit: int = 2000) -> str:
         """What the shim itself complained about."""
         return _tail(self.root / "shim.log", limit)
+
+    def trim(self) -> None:
+        """Delete what is not needed to ship the rest of the telemetry: the job has ended and is not wanted any more."""
+        for folder in (self.work, self.outputs, self.data, self.checkpoint, self.spool / "files"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def size(self) -> int:
+        """Bytes of the telemetry that lie here."""
+        total = 0
+        with contextlib.suppress(OSError):
+            for path in (*self.spool.glob("*.jsonl"), self.stdout, self.stderr, self.root / "log.index"):
+                with contextlib.suppress(OSError):
+                    total += path.lstat().st_size
+        return total
 
     def remove(self) -> None:
         """Delete the folder: job.json first, so that a half-deleted folder is no job."""

@@ -1,9 +1,11 @@
 """The life of one job on this node, as phases that a restarted agent can take up at any point.
 
-preparing -> ready -> starting -> running -> uploading -> ended. What cannot be seen otherwise is written into the job's
-folder: a port that was told (ready), that a shim may have been started (starting), the end. The rest is there already:
-the shim's own files say whether the command runs or has ended. What a phase says goes through the journal, which takes
-each report once; the shim starts the command once, however often it is asked. So a phase may simply be done again.
+preparing -> ready -> starting -> running -> uploading -> ended. After that its telemetry is shipped until the tracker
+has stored all of it, beside the jobs that have its place by then. What cannot be seen otherwise is written into the
+job's folder: a port that was told (ready), that a shim may have been started (starting), the end. The rest is there
+already: the shim's own files say whether the command runs or has ended. What a phase says goes through the journal,
+which takes each report once; the shim starts the command once, however often it is asked. So a phase may simply be
+done again.
 """
 
 from __future__ import annotations
@@ -53,6 +55,8 @@ class JobLife:
         self._stop_wanted = asyncio.Event()
         self.over = asyncio.Event()
         """Set once no process of the job runs, or ever will."""
+        self.said = asyncio.Event()
+        """Set once its end is said. What is left is telemetry alone."""
         self.telemetry = node.telemetry(self)
         self.uploads = Uploads(node, self)
         self._note_wanted()
@@ -92,6 +96,9 @@ class JobLife:
             if self.state.phase is not Phase.ENDED:
                 await self._phases()
             await self._say_ended()
+            self.said.set()
+            await self.uploads.stop()
+            await self._drain()
         finally:
             await self.uploads.stop()
             await self.telemetry.stop()
@@ -272,6 +279,21 @@ class JobLife:
                 writers=state.writer_counts(),
             ),
         )
+
+    async def _drain(self) -> None:
+        """Until the tracker has stored what the job said. Its folder is needed no longer then."""
+        if self.state.drained or not self.files.root.exists():
+            return
+        await self.telemetry.drain()
+        self.state.drained = True
+        self.files.save_state(self.state)
+
+    def leave(self) -> None:
+        """Its outputs could not be stored in time: end it as it is. Not while it runs."""
+        if self.state.phase is not Phase.ENDED:
+            self.state.reason = self.state.reason or EndReason.INFRA
+            self.state.phase = Phase.ENDED
+            self.files.save_state(self.state)
 
     # --- parts
 

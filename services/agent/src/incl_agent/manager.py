@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable
+import shutil
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from incl_agent.draining import Limits, Waiting, to_drop
 from incl_agent.jobfiles import JobFiles
 from incl_agent.life import JobLife
 from incl_agent.node import Node
@@ -31,6 +35,11 @@ class _Held:
     task: asyncio.Task[None]
     unwanted: asyncio.Task[None] | None = None
 
+    @property
+    def draining(self) -> bool:
+        """Whether nothing but its telemetry is left."""
+        return self.life.said.is_set() and not self.task.done()
+
 
 class JobManager:
     """Starts a task for each job, tells it of newer wishes, and clears away what is not wanted any more."""
@@ -40,6 +49,10 @@ class JobManager:
         self._held: dict[str, _Held] = {}
         self.generation: Callable[[], int] = lambda: 0
         self.failures = 0
+        self.draining_bytes = 0
+        """Bytes of telemetry of jobs that are not wanted any more, when last looked at."""
+        self.dropped = 0
+        """Jobs whose telemetry had to be dropped."""
 
     @property
     def jobs(self) -> tuple[str, ...]:
@@ -48,8 +61,39 @@ class JobManager:
 
     @property
     def running(self) -> int:
-        """Jobs whose task is at work."""
-        return sum(1 for held in self._held.values() if not held.task.done())
+        """Jobs whose task is at work, those left out that have ended and wait to be stored."""
+        return sum(1 for held in self._held.values() if not held.task.done() and not held.draining)
+
+    @property
+    def draining(self) -> int:
+        """Jobs that have ended and whose telemetry is not stored yet."""
+        return sum(1 for held in self._held.values() if held.draining)
+
+    async def keep_limits(self) -> None:
+        """For ever: drop the oldest of what waits to be stored, where there is too much of it."""
+        settings = self._node.settings
+        limits = Limits(settings.drain_bytes, settings.drain_age_s, settings.drain_free_bytes)
+        while True:
+            await asyncio.sleep(settings.drain_check_s)
+            try:
+                await self._keep_limits(limits)
+            except Exception:  # noqa: BLE001 - the edge of the loop
+                self.failures += 1
+                _log.exception("what waits to be stored could not be looked at")
+
+    async def _keep_limits(self, limits: Limits) -> None:
+        held = {name: one for name, one in self._held.items() if one.draining and one.unwanted is not None}
+        waiting, free = await asyncio.to_thread(_measure, self._node.settings.data_dir, held)
+        self.draining_bytes = sum(one.size for one in waiting)
+        for one, reason in to_drop(waiting, limits, now=time.time(), free=free):
+            self.dropped += 1
+            _log.error(
+                "the telemetry of job %s (%d bytes) is lost, it is not stored and must go: %s",
+                one.job,
+                one.size,
+                reason,
+            )
+            await end_all((held[one.job].task,), _CLEANING_UP_S)
 
     def heartbeat(self) -> NodeHeartbeat:
         """What the node says of itself every few seconds."""
@@ -98,7 +142,13 @@ class JobManager:
 
     def _hold(self, files: JobFiles, wanted: JobWanted) -> None:
         life = JobLife(self._node, files, wanted)
-        self._held[wanted.job] = _Held(life, asyncio.create_task(self._keep_alive(life), name=f"job {wanted.job}"))
+        self._held[wanted.job] = _Held(life, self._task(life))
+
+    def _begin(self, held: _Held, life: JobLife) -> None:
+        held.life, held.task = life, self._task(life)
+
+    def _task(self, life: JobLife) -> asyncio.Task[None]:
+        return asyncio.create_task(self._keep_alive(life), name=f"job {life.job}")
 
     async def _keep_alive(self, life: JobLife) -> None:
         """Run a job's life; should it break on a fault of ours, take it up again, later each time."""
@@ -136,17 +186,18 @@ class JobManager:
         )
 
     async def _clear(self, name: str, held: _Held) -> None:
-        """Not wanted any more: end it, give its telemetry a moment, and remove its folder."""
+        """Not wanted any more: end it, ship its telemetry for as long as it takes, and remove its folder."""
         held.life.stop()
-        over = asyncio.create_task(held.life.over.wait())
-        try:
-            await asyncio.wait({held.task, over}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({held.task}, timeout=self._node.settings.leave_s)
-        finally:
-            over.cancel()
-        if not held.task.done():
-            _log.warning("job %s is not wanted, and what it left cannot be stored: it is removed", name)
+        await _either(held, held.life.over)
+        await _either(held, held.life.said, self._node.settings.leave_s)
+        if not held.task.done() and not held.life.said.is_set():
+            _log.warning("job %s is not wanted, and what it made cannot be stored: it is left out", name)
             await end_all((held.task,), _CLEANING_UP_S)
+            held.life.leave()
+            self._begin(held, JobLife(self._node, held.life.files, held.life.wanted))
+            await _either(held, held.life.said)
+        await asyncio.to_thread(held.life.files.trim)
+        await asyncio.wait({held.task})
         try:
             await asyncio.to_thread(held.life.files.remove)
             self._node.reporter.forget(name)
@@ -154,6 +205,20 @@ class JobManager:
             self.failures += 1
             _log.warning("job %s cannot be removed: %s", name, error)
         self._held.pop(name, None)
+
+
+async def _either(held: _Held, event: asyncio.Event, seconds: float | None = None) -> None:
+    """Until the event is set, the job's task is done, or the time is over."""
+    waiting = asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait({held.task, waiting}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await end_all((waiting,))
+
+
+def _measure(folder: Path, held: Mapping[str, _Held]) -> tuple[list[Waiting], int]:
+    waiting = [Waiting(name, one.life.state.ended or 0.0, one.life.files.size()) for name, one in held.items()]
+    return waiting, shutil.disk_usage(folder).free
 
 
 def _is_job(name: str) -> bool:

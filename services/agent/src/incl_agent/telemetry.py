@@ -12,20 +12,53 @@ from typing import TYPE_CHECKING, Protocol
 from incl_shared import subjects
 from incl_shared.clock import Clock
 from incl_shared.events.experiments import WriterCount
+from incl_shared.queries.tracker import GetWatermarks
 from incl_shared.tasks import end_all
-from incl_shared.telemetry import ERR, OUT, LogSource, LogTailer, MetricSource, Shipper, spooled_file
+from incl_shared.telemetry import (
+    ERR,
+    OUT,
+    LogSource,
+    LogTailer,
+    MetricSource,
+    Shipper,
+    Stored,
+    read_marks,
+    spooled_file,
+)
 from incl_shared.telemetry.wire import Extra
 
 if TYPE_CHECKING:
     from incl_agent.life import JobLife
 
 _log = logging.getLogger("incl.agent")
-_BUSY_S = 0.04
+_BUSY_S = 0.05
+_STEADY_S = 0.2
 _IDLE_S = 0.25
+_SLOWEST_S = 0.5
 _SLOWER = 1.3
 _SETTLES_S = 2.5
-_FLUSH_S = 10.0
+_FLUSH_S = 2.0
 _STOP_S = 2.0
+_FULL_DISK_S = 0.5
+_FULL_DISK_TRIES = 60
+_ASK_S = 5.0
+_A_SECOND = 200
+
+
+class Pace:
+    """How often the jobs of a node ship: one job every 50 ms at first, many of them less often."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._sent: dict[int, float] = {}
+
+    def sent(self, who: object) -> float:
+        """Somebody sent something: how long it is to collect before it sends again, in seconds."""
+        now = self._clock.monotonic()
+        self._sent[id(who)] = now
+        if len(self._sent) > _A_SECOND * _BUSY_S:
+            self._sent = {key: time for key, time in self._sent.items() if now - time < 1.0}
+        return min(_SLOWEST_S, max(_BUSY_S, len(self._sent) / _A_SECOND))
 
 
 class JobTelemetry(Protocol):
@@ -36,7 +69,11 @@ class JobTelemetry(Protocol):
         ...
 
     async def finish(self, words: list[str]) -> tuple[WriterCount, ...]:
-        """The job has ended: ship the rest and these words of ours; the final counts once the bus has all."""
+        """The job has ended: add these words of ours, ship a moment longer; how much there is in all."""
+        ...
+
+    async def drain(self) -> None:
+        """After the end: ship what is left, until the tracker has stored all of it. As long as it takes."""
         ...
 
     async def stop(self) -> None:
@@ -47,11 +84,14 @@ class JobTelemetry(Protocol):
 class ShippedTelemetry:
     """Numbered batches with positions in the job's folder: a restarted agent goes on where this one was."""
 
-    def __init__(self, life: JobLife, clock: Clock) -> None:
+    def __init__(self, life: JobLife, clock: Clock, pace: Pace | None = None) -> None:
         self._life = life
         self._clock = clock
+        self._pace = pace or Pace(clock)
         self._ending = asyncio.Event()
         self._tailer: LogTailer | None = None
+        self._metrics: MetricSource | None = None
+        self._stored = Stored(JobTracker(life))
         self._shippers: list[Shipper] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -67,37 +107,73 @@ class ShippedTelemetry:
         ]
 
     async def finish(self, words: list[str]) -> tuple[WriterCount, ...]:
-        """See JobTelemetry. It takes as long as the bus is away."""
-        await self._end_tasks(None)
-        if self._tailer is None:
-            self._open()
-        if self._tailer is not None:
-            self._tailer.finish(self._clock.now())
-            for text in words:
-                self._tailer.say(text, self._clock.now())
+        """See JobTelemetry."""
+        await self._end_tasks(_STOP_S)
+        self._open()
+        for _ in range(_FULL_DISK_TRIES):
+            if self._said(words):
+                break
+            await asyncio.sleep(_FULL_DISK_S)
+        await asyncio.gather(*(shipper.flush(_FLUSH_S) for shipper in self._shippers))
+        counts: list[WriterCount] = []
         for shipper in self._shippers:
-            while not await shipper.flush(_FLUSH_S):
-                _log.info("job %s: its telemetry waits for the bus", self._life.job)
-        return tuple(count for shipper in self._shippers for count in shipper.counts())
+            try:
+                counts += await shipper.final_counts()
+            except OSError as error:
+                _log.error("job %s: the end of its %s is not counted: %s", self._life.job, shipper.source.stream, error)
+                counts += shipper.counts()
+        return tuple(counts)
+
+    def _said(self, words: list[str]) -> bool:
+        """Take in the end of the output, and what we have to say. False: the disk is full."""
+        if self._tailer is None:
+            return True
+        try:
+            self._tailer.finish(self._clock.now())
+            while words:
+                self._tailer.say(words[0], self._clock.now())
+                words.pop(0)
+        except OSError as error:
+            _log.warning("job %s: the end of its log waits for room: %s", self._life.job, error)
+            return False
+        return True
+
+    async def drain(self) -> None:
+        """See JobTelemetry."""
+        files = self._life.files
+        if self._tailer is None and not _spool_sizes(files.spool) and not _sizes(files.stdout, files.stderr):
+            return
+        self._open()
+        await asyncio.gather(*(shipper.drain() for shipper in self._shippers))
 
     async def stop(self) -> None:
         """See JobTelemetry."""
         await self._end_tasks(_STOP_S)
+        await self._stored.stop()
         if self._tailer is not None:
             self._tailer.close()
             self._tailer = None
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
 
     def _open(self) -> None:
+        if self._tailer is not None:
+            return
         life, wanted = self._life, self._life.wanted
         place = (wanted.project, wanted.experiment, wanted.attempt, wanted.rank)
         root = life.files.root
         self._tailer = LogTailer({OUT: life.files.stdout, ERR: life.files.stderr}, root / "log.index")
         logs = LogSource(self._tailer, root / "logs.json", self._clock)
-        metrics = MetricSource(life.files.spool, root / "metrics.json")
+        self._metrics = metrics = MetricSource(life.files.spool, root / "metrics.json")
+        send, job, stored = self._publish, life.job, self._stored
         self._shippers = [
-            Shipper(metrics, self._publish, subject=subjects.metrics(*place), job=life.job, on_extras=self._extras),
-            Shipper(logs, self._publish, subject=subjects.logs(*place), job=life.job),
-        ]
+            Shipper(
+                metrics, send, subject=subjects.metrics(*place), job=job, on_extras=self._extras, stored=stored
+            ),
+            Shipper(logs, send, subject=subjects.logs(*place), job=job, stored=stored),
+        ]  # fmt: skip
+        self._stored.start()
 
     async def _ship(self, shipper: Shipper, sizes: Callable[[], object]) -> None:
         """Ship until the end; quicker while something comes. A step is never cut short: its files have one reader.
@@ -109,18 +185,23 @@ class ShippedTelemetry:
             now, found = self._clock.monotonic(), sizes()
             if found != seen:
                 seen, until = found, now + _SETTLES_S
-            if found and now < until:
-                wait = _BUSY_S if await shipper.step() else min(wait * _SLOWER, _IDLE_S)
-            else:
-                wait = min(wait * _SLOWER, _IDLE_S)
-            try:
-                await asyncio.wait_for(self._ending.wait(), wait)
-            except TimeoutError:
+            sent = 0
+            if (found and now < until) or shipper.more or shipper.waiting:
+                sent = await shipper.step()
+            if sent and shipper.more:
                 continue
+            if sent:
+                wait = max(self._pace.sent(shipper), min(wait * _SLOWER, _STEADY_S))
+                await shipper.pause(wait)
+            else:
+                wait = _BUSY_S  # the first one after a silence goes at once
+                await shipper.pause(_BUSY_S if now < until else _IDLE_S)
 
-    async def _end_tasks(self, patience_s: float | None) -> None:
+    async def _end_tasks(self, patience_s: float) -> None:
         """Let the steps under way end; after patience_s they wait for the bus alone, and can be cut short."""
         self._ending.set()
+        for shipper in self._shippers:
+            shipper.wake()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=patience_s)
         await end_all(self._tasks)
@@ -138,6 +219,30 @@ class ShippedTelemetry:
             file = spooled_file(spool, writer, extra.sequence, extra.line)
             if file is not None:
                 self._life.uploads.offer(file)
+
+
+class JobTracker:
+    """The tracker as the job's own credential reaches it."""
+
+    def __init__(self, life: JobLife) -> None:
+        self._life = life
+
+    async def watermarks(self) -> Mapping[str, int]:
+        """See incl_shared.telemetry.Tracker."""
+        wanted = self._life.wanted
+        query = GetWatermarks(experiment=wanted.experiment, attempt=wanted.attempt, rank=wanted.rank)
+        return (await self._life.link.ask(query, _ASK_S)).stored
+
+    async def listen(self, heard: Callable[[Mapping[str, int]], None]) -> None:
+        """See incl_shared.telemetry.Tracker."""
+        wanted = self._life.wanted
+
+        async def said(_subject: str, payload: bytes, _headers: Mapping[str, str]) -> None:
+            heard(read_marks(payload))
+
+        client = await self._life.link.client()
+        place = (wanted.project, wanted.experiment, wanted.attempt, wanted.rank)
+        await client.subscribe(subjects.stored(*place), said)
 
 
 def _sizes(*paths: Path) -> tuple[int, ...]:

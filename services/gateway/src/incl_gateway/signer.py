@@ -1,7 +1,8 @@
 """The signer: the only holder of the signing keys for attempts, runs and persons.
 
 It believes nobody's payload. A node gets the credential of a job only while the provisioner's CONTROL says that the
-job is that node's; a person gets the credential of a run only while the tracker says that the run is its own.
+job is that node's, and afterwards for what that job left to ship, with none of its secrets; a person gets the
+credential of a run only while the tracker says that the run is its own.
 """
 
 from __future__ import annotations
@@ -52,14 +53,16 @@ class Signer:
         self._run_ttl = run_ttl
 
     async def attempt(self, asker: Asker, query: AttemptCredential) -> Credential:
-        """For a node: the credential of a job that it is to run now.
+        """For a node: the credential of a job that it is to run now, or that it ran and has telemetry of.
 
         Raises:
-            DeniedError: when the asker is no node, or the job is not wanted there.
+            DeniedError: when the asker is no node, or the job is not wanted there and never was.
         """
         if asker.project != NODES_PROJECT:
             raise DeniedError("only a node gets the credential of an attempt")
-        job = _find(await self._world.wanted(asker.user), asker.user, query)
+        job = _find(await self._world.wanted(asker.user), query, asker.user)
+        if job is None:
+            return await self._former(asker.user, query)
         credential = self._minter.attempt(job.project, job.experiment, job.attempt, job.rank, self._attempt_ttl)
         expires = credential.expires or math.inf
         principal = job_principal(job.experiment, job.attempt, job.rank)
@@ -67,6 +70,17 @@ class Signer:
             lambda tx: store.put_grant(tx, principal, job.project, asker.user, job.spec.secrets, expires)
         )
         return _answer(credential)
+
+    async def _former(self, node: str, query: AttemptCredential) -> Credential:
+        principal = job_principal(query.experiment, query.attempt, query.rank)
+        project = await self._database.write(
+            lambda tx: store.once_granted(tx.connection, principal, node, tx.clock.now())
+        )
+        if project is None:
+            job = job_id(query.experiment, query.attempt, query.rank)
+            raise DeniedError(f"the job {job} is not to run on the node {node}")
+        ttl = self._attempt_ttl
+        return _answer(self._minter.attempt(project, query.experiment, query.attempt, query.rank, ttl))
 
     async def run(self, asker: Asker, query: RunCredential) -> Credential:
         """For a person: the credential of a run of its own outside the platform.
@@ -101,13 +115,11 @@ class Signer:
             await asyncio.sleep(_PAUSE_S)
 
 
-def _find(wanted: NodeWanted | None, node: str, query: AttemptCredential) -> JobWanted:
+def _find(wanted: NodeWanted | None, query: AttemptCredential, node: str) -> JobWanted | None:
     job = job_id(query.experiment, query.attempt, query.rank)
-    if wanted is not None and wanted.node == node:
-        for one in wanted.jobs:
-            if one.job == job:
-                return one
-    raise DeniedError(f"the job {job} is not to run on the node {node}")
+    if wanted is None or wanted.node != node:
+        return None
+    return next((one for one in wanted.jobs if one.job == job), None)
 
 
 def _answer(credential: mint.Credential) -> Credential:

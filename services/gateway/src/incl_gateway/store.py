@@ -13,6 +13,8 @@ from incl_shared.db import Transaction, insert_ignore
 from incl_shared.queries.gateway import TokenView
 
 _USED_EVERY_S = 60.0
+GRANTS_KEPT_S = 30 * 86_400.0
+"""How long after its end a node may still ship the telemetry of a job that ran there."""
 
 
 def bootstrap(tx: Transaction, user: str, names: Iterable[str]) -> None:
@@ -125,11 +127,19 @@ def delete_secret(tx: Transaction, project: str, name: str) -> bool:
 
 
 def put_grant(tx: Transaction, job: str, project: str, node: str, names: Iterable[str], expires: float) -> None:
-    """Note which secrets a job may read until then; grants that are over go."""
+    """Note which secrets a job may read until then; grants that are long over go."""
     values = {"project": project, "node": node, "secrets": json.dumps(sorted(names)), "expires": expires}
-    tx.connection.execute(sa.delete(grants).where(grants.c.expires < tx.clock.now()))
+    tx.connection.execute(sa.delete(grants).where(grants.c.expires < tx.clock.now() - GRANTS_KEPT_S))
     tx.connection.execute(insert_ignore(tx.connection, grants), {"job": job, **values})
     tx.connection.execute(sa.update(grants).where(grants.c.job == job).values(values))
+
+
+def once_granted(connection: sa.Connection, job: str, node: str, now: float) -> str | None:
+    """The project of a job that the signer made a credential for on this node not too long ago."""
+    since = now - GRANTS_KEPT_S
+    found = sa.select(grants.c.project).where(grants.c.job == job, grants.c.node == node, grants.c.expires > since)
+    project: str | None = connection.execute(found).scalar()
+    return project
 
 
 def granted(connection: sa.Connection, job: str, project: str, now: float) -> frozenset[str] | None:

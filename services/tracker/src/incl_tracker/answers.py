@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from incl_shared.auth.names import is_job, job_principal
 from incl_shared.clock import Clock
-from incl_shared.errors import DeniedError
+from incl_shared.errors import DeniedError, NotFoundError
 from incl_shared.queries.tracker import (
     ArtifactList,
     Chart,
@@ -145,6 +145,8 @@ class Answers:
             row = store_views.shell_in(connection, asker.project, query.experiment)
             if row is None:
                 return Watermarks(stored={})
+            if row["purged"] is not None:
+                raise NotFoundError(f"{query.experiment} was deleted")
             if asker.user != job and row["user"] != asker.user:
                 raise DeniedError("only the owner of a run may ask for its watermarks")
             found = stored_of(connection, query.experiment, query.attempt).get(query.attempt, [])

@@ -120,7 +120,7 @@ class Shipper:
             sent = await self.step()
             wait = self._poll_s if sent else min(wait * 1.25, self._idle_s)
             if not (sent and self.more):
-                await self._pause(wait)
+                await self.pause(wait)
 
     def wake(self) -> None:
         """Look at once for what there is."""
@@ -129,6 +129,9 @@ class Shipper:
     async def step(self) -> int:
         """Ship what there is by now: some batches. Returns how many were confirmed."""
         async with self._turn:
+            if self._stored is not None and self._stored.gone:
+                self.more = False
+                return 0
             await self._tend()
             room = ROUND_BYTES if self.flow is None else min(ROUND_BYTES, self.flow.room(time.monotonic()))
             self.more = room == 0
@@ -158,7 +161,7 @@ class Shipper:
                         if self.shipped.failures == failures and not self.more:
                             self.source.save()
                             return True
-                        await self._pause(self._poll_s)
+                        await self.pause(self._poll_s)
         except TimeoutError:
             return False
         except OSError as error:
@@ -166,11 +169,12 @@ class Shipper:
             return False
 
     async def drain(self) -> None:
-        """Nothing more is written: ship all that is left, and wait until the tracker has stored it."""
-        while not await self.flush(MAX_DELAY_S) or (self.flow is not None and self.flow.open):
-            await self._pause(self._idle_s)
+        """Nothing more is written: ship all that is left, and wait until the tracker has stored it (or has no use for
+        it: the experiment is purged)."""
+        while not await self.flush(MAX_DELAY_S) or self.waiting:
+            await self.pause(self._idle_s)
 
-    async def _pause(self, seconds: float) -> None:
+    async def pause(self, seconds: float) -> None:
         """Wait, but not longer than until somebody says wake()."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), seconds)
@@ -200,6 +204,12 @@ class Shipper:
         return self.source.counts()
 
     @property
+    def waiting(self) -> bool:
+        """Whether the bus has something that the tracker has not."""
+        gone = self._stored is not None and self._stored.gone
+        return self.flow is not None and self.flow.open and not gone
+
+    @property
     def unstored(self) -> int:
         """Bytes that the bus has and the tracker has not, as far as is known."""
         return 0 if self.flow is None else self.flow.unstored
@@ -213,10 +223,11 @@ class Shipper:
         moved = self.flow.moved
         self.flow.stored(self._stored.of(self.source.stream), now)
         self.flow.away = self._stored.silent
+        if self.more or self._stored.gone:
+            self._wake.set()
         if self.flow.moved != moved:
             self._patience_s = self._lost_s * random.uniform(1.0, 1.3)  # noqa: S311
             self._answers = self._stored.answers
-        self._wake.set()
 
     async def _tend(self) -> None:
         """Ask when the tracker is quiet; send again what never came to it although it listens."""

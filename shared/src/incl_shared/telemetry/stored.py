@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
-from incl_shared.errors import InclError
+from incl_shared.errors import InclError, NotFoundError
 from incl_shared.tasks import end_all
 
 _log = logging.getLogger("incl.telemetry")
@@ -22,7 +22,12 @@ class Tracker(Protocol):
     """The way to the tracker that a job has: a port."""
 
     async def watermarks(self) -> Mapping[str, int]:
-        """Ask up to which record each writer ('<stream>/<writer>') is stored. Raises an InclError without an answer."""
+        """Ask up to which record each writer ('<stream>/<writer>') is stored.
+
+        Raises:
+            NotFoundError: the experiment is purged.
+            InclError: no answer.
+        """
         ...
 
     async def listen(self, heard: Callable[[Mapping[str, int]], None]) -> None:
@@ -39,6 +44,8 @@ class Stored:
         """How often the tracker answered."""
         self.silent = False
         """The last question had no answer."""
+        self.gone = False
+        """The experiment is purged: nobody wants its telemetry any more."""
         self._tracker = tracker
         self._wanted = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
@@ -102,6 +109,10 @@ class Stored:
     async def _asked(self) -> bool:
         try:
             answer = dict(await self._tracker.watermarks())
+        except NotFoundError:
+            self.gone = True
+            self._tell()
+            return False
         except (InclError, OSError, TimeoutError) as error:
             _log.debug("the tracker does not say what is stored: %s", error)
             self.silent = True
