@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 import os
@@ -34,6 +35,7 @@ _log = logging.getLogger("incl.agent")
 _FIRST_RETRY_S = 0.5
 _LAST_RETRY_S = 15.0
 _AT_ONCE = 4
+_MEDIA_AT_ONCE = 32
 _PATIENCE_S = 5.0
 _MAX_CHECKPOINT = 1 << 43
 """A checkpoint that is a directory is stored as one archive under its name with this ending."""
@@ -130,12 +132,23 @@ class Uploads:
 
     async def _drain(self) -> None:
         while self._queue:
-            file = self._queue[0]
-            if not self._passed_over(file):
-                await self._spooled(file)
-            self._queue.remove(file)
+            batch = self._next()
+            wanted = [file for file in batch if not self._passed_over(file)]
+            stored = await gather(*(self._spooled(file) for file in wanted))
+            entries = [entry for entry in stored if entry is not None]
+            if entries:
+                await self._store.commit(entries)
+            for file in batch:
+                self._queue.remove(file)
+                if file in wanted and file.record.get("k") == "f":
+                    await asyncio.to_thread(_discard, file.path, self._life.files.spool)
             with self._done_file.open("a", encoding="utf-8") as done:
-                done.write(f"{file.writer}:{file.sequence}\n")
+                done.write("".join(f"{file.writer}:{file.sequence}\n" for file in batch))
+
+    def _next(self) -> list[SpooledFile]:
+        """One checkpoint, or the media up to the next one: these are small, and cost a round trip for all together."""
+        media = list(itertools.takewhile(lambda file: file.record.get("k") == "f", self._queue[:_MEDIA_AT_ONCE]))
+        return media or self._queue[:1]
 
     def _passed_over(self, file: SpooledFile) -> bool:
         """Checkpoints that the policy does not keep."""
@@ -145,11 +158,12 @@ class Uploads:
         newer = any(other.record.get("k") == "c" and other.writer == file.writer for other in self._queue[1:])
         return policy is CheckpointPolicy.NONE or newer
 
-    async def _spooled(self, file: SpooledFile) -> None:
+    async def _spooled(self, file: SpooledFile) -> Entry | None:
+        """Store a file and its thumbnail; what to list, or none when it is gone."""
         record, path = file.record, file.path
         held = hold(path, self._life.files.spool)
         if held is None:
-            return
+            return None
         name, packed, medium = _spooled_name(record, path), None, None
         source = Path(f"/proc/self/fd/{held}")
         try:
@@ -170,9 +184,7 @@ class Uploads:
         entry = entry.model_copy(update={"medium": medium})
         if kind == "checkpoint":
             entry = entry.model_copy(update={"score": score_of(record, self._life.wanted.spec.goals)})
-        await self._store.commit([entry])
-        if kind == "media":
-            await asyncio.to_thread(_discard, path, self._life.files.spool)
+        return entry
 
     async def _medium(self, record: dict[str, Any], held: int, blob: Described) -> Medium | None:
         async def put(path: Path) -> tuple[str, int]:
