@@ -29,7 +29,7 @@ from incl_shared.previews.maker import PreviewMaker
 from incl_shared.previews.media import Described, describe
 from incl_shared.queries.registry import Entry
 from incl_shared.tasks import end_all
-from incl_shared.telemetry import MetricSource, Shipper, SpooledFile
+from incl_shared.telemetry import MetricSource, Shipper, SpooledFile, Stored
 from incl_shared.telemetry.spool import DIRECTORY_ENDING
 
 _log = logging.getLogger("incl.ship")
@@ -97,11 +97,13 @@ class RunShipper:
         self._link = link
         run.notes.mkdir(parents=True, exist_ok=True)
         self._source = MetricSource(run.spool, run.notes / "metrics.json")
+        self._stored = Stored(link)
         self.metrics = Shipper(
             self._source,
             link.publish_confirmed,
             subject=subjects.metrics(project, run.id, ATTEMPT, RANK),
             job=job_id(run.id, ATTEMPT, RANK),
+            stored=self._stored,
         )
         self.known: Mapping[str, int] = {}
         self._previews = PreviewMaker()
@@ -120,11 +122,13 @@ class RunShipper:
         """
         self.known = await self._link.watermarks()
         self._source.resume(self.known)
+        self._stored.start()
         alive = asyncio.create_task(self._give_word())
         try:
             return await self._ship(follow=follow)
         finally:
             await end_all([alive])
+            await self._stored.stop()
 
     async def _ship(self, *, follow: bool) -> End | None:
         shipping = asyncio.create_task(self.metrics.run())
@@ -172,12 +176,15 @@ class RunShipper:
             while await self.metrics.step():
                 pass
             return
-        if not await self.metrics.flush(_FLUSH_S):
+        try:
+            async with asyncio.timeout(_FLUSH_S):
+                await self.metrics.drain()
+        except TimeoutError:
             raise UnavailableError(
-                "not all metrics could be sent",
-                cause=self.metrics.shipped.last_error,
+                "not all metrics are stored yet",
+                cause=self.metrics.shipped.last_error or "the platform has them, and its tracker is behind",
                 hint=f"incl sync {self._run.path}",
-            )
+            ) from None
 
     async def _upload_spooled(self) -> None:
         self._waiting += await asyncio.to_thread(self._files.new)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from incl_cli.context import Context
@@ -107,6 +107,9 @@ class FakeLink:
         """See Link."""
         self.platform.check("watermarks")
         return self.platform.watermarks(self.run)
+
+    async def listen(self, heard: Callable[[Mapping[str, int]], None]) -> None:
+        """See Link. This platform says nothing unasked."""
 
     async def upload(self, path: Path) -> tuple[str, int]:
         """See Link."""

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, Self
 
 from incl_cli.context import Context
+from incl_shared import subjects
 from incl_shared.artifacts import ArtifactClient
 from incl_shared.auth.names import Role, inbox_prefix
 from incl_shared.bus.client import BusClient
@@ -22,6 +23,7 @@ from incl_shared.queries.gateway import Credential, RunCredential
 from incl_shared.queries.registry import CommitArtifacts, Entry, Grant, UploadGrant
 from incl_shared.queries.tracker import GetWatermarks
 from incl_shared.settings import BusSettings
+from incl_shared.telemetry import read_marks
 
 _log = logging.getLogger("incl.ship")
 
@@ -42,6 +44,10 @@ class Link(Protocol):
 
     async def watermarks(self) -> Mapping[str, int]:
         """What the tracker has of this run."""
+        ...
+
+    async def listen(self, heard: Callable[[Mapping[str, int]], None]) -> None:
+        """From now on tell of what the tracker has, as it says so."""
         ...
 
     async def upload(self, path: Path) -> tuple[str, int]:
@@ -152,6 +158,14 @@ class BusLink:
     async def watermarks(self) -> Mapping[str, int]:
         """See Link."""
         return (await self._ask(GetWatermarks(experiment=self._run, attempt=ATTEMPT, rank=RANK))).stored
+
+    async def listen(self, heard: Callable[[Mapping[str, int]], None]) -> None:
+        """See Link."""
+
+        async def said(_subject: str, payload: bytes, _headers: Mapping[str, str]) -> None:
+            heard(read_marks(payload))
+
+        await self._bus.subscribe(subjects.stored(self._context.project, self._run, ATTEMPT, RANK), said)
 
     async def upload(self, path: Path) -> tuple[str, int]:
         """See Link."""
