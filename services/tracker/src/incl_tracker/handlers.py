@@ -25,6 +25,7 @@ from incl_tracker.domain import projection
 from incl_tracker.domain.extras import flatten
 from incl_tracker.ingest import Ingest
 from incl_tracker.settling import begin_settlement, wrote_more
+from incl_tracker.store_tails import LIMITS, Limits
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -39,9 +40,15 @@ _log = logging.getLogger("incl.tracker")
 class Handlers:
     """The consume handlers; each runs in the writer thread, within a savepoint."""
 
-    def __init__(self, audience: Audience, settle_after_s: float, trash_kept_s: float = trash.KEPT_S) -> None:
+    def __init__(
+        self,
+        audience: Audience,
+        settle_after_s: float,
+        trash_kept_s: float = trash.KEPT_S,
+        limits: Limits = LIMITS,
+    ) -> None:
         self._audience = audience
-        self._ingest = Ingest(audience)
+        self._ingest = Ingest(audience, limits)
         self._settle_after_s = settle_after_s
         self._trash_kept_s = trash_kept_s
 

@@ -100,8 +100,9 @@ class _Work:
 class Ingest:
     """The consume handlers of METRICS and LOGS; they run in the writer thread, one transaction at a time."""
 
-    def __init__(self, audience: Audience) -> None:
+    def __init__(self, audience: Audience, limits: store_tails.Limits = store_tails.LIMITS) -> None:
         self._audience = audience
+        self._limits = limits
         self._memory = Memory()
 
     def forget(self) -> None:
@@ -181,7 +182,7 @@ class Ingest:
         store_summaries.load(connection, used)
         writers.load_attempts(connection, used)
         chunks = store_chunks.NewChunks(connection)
-        tails = store_tails.NewTails(connection, chunks)
+        tails = store_tails.NewTails(connection, chunks, self._limits)
         stale: list[tuple[str, int, int]] = []
         fresh: list[tuple[str, str]] = []
         for work in works:

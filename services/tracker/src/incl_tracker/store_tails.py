@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,13 +19,33 @@ from incl_tracker.memory import Known, Writer, WriterKey
 from incl_tracker.statements import Insert, run
 from incl_tracker.store_chunks import NewChunks
 
-BIG = 2_048
-"""Records of the same metrics that go into chunks at once."""
-ROWS, _SMALL_ROW = 64, 16_384
-"""So many small rows are made one."""
-BYTES, _BYTES_A_SERIES, MOST_BYTES = 2 << 20, 8 << 10, 64 << 20
-TINY, WIDE = 256, 256
-"""Points of a series that stay in the tail; metrics of a group that has a row of its own."""
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When points go on into chunks.
+
+    big: records of the same metrics that skip the tail. points: of each series of a tail, on average, that are enough;
+    or so many bytes in all, more for more metrics, so that their chunks are not tiny. tiny: points of a series that
+    are too few for a chunk, and stay. rows: so many rows of less than `row` bytes on average are made one. wide:
+    metrics of a group that has a row of its own.
+    """
+
+    big: int = 2_048
+    points: int = TARGET
+    bytes: int = 2 << 20
+    bytes_a_series: int = 8 << 10
+    most_bytes: int = 64 << 20
+    tiny: int = 256
+    rows: int = 64
+    row: int = 16 << 10
+    wide: int = 256
+
+    def bytes_of(self, writer: Writer) -> int:
+        """Bytes of its tail that are enough."""
+        return min(self.most_bytes, max(self.bytes, self.bytes_a_series * len(writer.series)))
+
+
+LIMITS = Limits()
 
 _e, _s, _t = t.experiments.c, t.series.c, t.tails.c
 _SERIES = sa.select(_s.id, _s.attempt, _s.writer).where(
@@ -76,7 +97,8 @@ def read(connection: sa.Connection, experiment: str, metric: str, rank: int) -> 
 class NewTails:
     """What goes to tails in one transaction; what has become big enough goes on into chunks."""
 
-    def __init__(self, connection: sa.Connection, chunks: NewChunks) -> None:
+    def __init__(self, connection: sa.Connection, chunks: NewChunks, limits: Limits) -> None:
+        self._limits = limits
         self._connection = connection
         self._chunks = chunks
         self._rows: list[tuple[Any, ...]] = []
@@ -85,14 +107,14 @@ class NewTails:
     def add(self, experiment: str, known: Known, writer: Writer, first: int, groups: Sequence[Rows]) -> int:
         """Store records of a writer, of which `first` is the first. Returns how many small chunks were made."""
         small = 0
-        few = [group for group in groups if len(group) < BIG]
+        few = [group for group in groups if len(group) < self._limits.big]
         for group in groups:
-            if len(group) >= BIG:
+            if len(group) >= self._limits.big:
                 small += self._chunks.add(experiment, known, writer, group)
         if few:
             points = writer.tail_points + sum(group.values.size for group in few)
             size = writer.tail_bytes + sum(group.size for group in few)
-            if points >= TARGET * max(1, len(writer.series)) or size >= limit(writer):
+            if points >= self._limits.points * max(1, len(writer.series)) or size >= self._limits.bytes_of(writer):
                 return small + self._fold(experiment, known, writer, first, few)
             self._put(experiment, writer, first, few)
         return small
@@ -106,14 +128,15 @@ class NewTails:
         self._full = []
 
     def _put(self, experiment: str, writer: Writer, first: int, groups: Sequence[Rows]) -> None:
-        narrow = [group for group in groups if len(group.series) < WIDE]
-        for row in ([narrow] if narrow else []) + [[group] for group in groups if len(group.series) >= WIDE]:
+        wide = self._limits.wide
+        narrow = [group for group in groups if len(group.series) < wide]
+        for row in ([narrow] if narrow else []) + [[group] for group in groups if len(group.series) >= wide]:
             made = _row(experiment, writer, first, row)
             self._rows.append(made)
             writer.tail_rows += 1
             writer.tail_bytes += len(made[-1])
             writer.tail_points += sum(group.values.size for group in row)
-        if writer.tail_rows >= ROWS and writer.tail_bytes < ROWS * _SMALL_ROW:
+        if writer.tail_rows >= self._limits.rows and writer.tail_bytes < self._limits.rows * self._limits.row:
             self._full.append((experiment, writer))
 
     def _fold(self, experiment: str, known: Known, writer: Writer, first: int, new: Sequence[Rows]) -> int:
@@ -121,12 +144,12 @@ class NewTails:
         stored = take(self._connection, experiment, writer)
         groups = tails.by_series([*stored, *new])
         store_chunks.know_ids(self._connection, writer, (s for group in groups for s in group.series.tolist()))
-        left = [group for group in groups if len(group) < TINY]
-        if sum(group.size for group in left) > limit(writer) // 4:
+        left = [group for group in groups if len(group) < self._limits.tiny]
+        if sum(group.size for group in left) > self._limits.bytes_of(writer) // 4:
             left = []
         small = 0
         for group in groups:
-            if not left or len(group) >= TINY:
+            if not left or len(group) >= self._limits.tiny:
                 small += self._chunks.add(experiment, known, writer, group)
         if left:
             made = _row(experiment, writer, first, left, rows=len(stored) + 1)
@@ -146,11 +169,6 @@ class NewTails:
         _INSERT.run(self._connection, [made])
         writer.tail_rows = 0
         writer.tail_bytes += len(made[-1]) - sum(len(row.groups) for row in rows)
-
-
-def limit(writer: Writer) -> int:
-    """Bytes of a tail that become chunks: more for more metrics, so that their chunks are not tiny."""
-    return min(MOST_BYTES, max(BYTES, _BYTES_A_SERIES * len(writer.series)))
 
 
 def take(connection: sa.Connection, experiment: str, writer: Writer) -> list[Rows]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,18 @@ _HEAD = struct.Struct("<BIBqqBqBq")
 """version, count, width of the steps' differences, first step, stride, width of the times', first time, kind, first."""
 _VERSION = 1
 _DOUBLE, _SINGLE, _WHOLE = 0, 1, 16
-_zip, _unzip = zstandard.ZstdCompressor(level=LEVEL), zstandard.ZstdDecompressor()
+
+
+class _Zstd(threading.local):
+    """One of each a thread: they let go of the interpreter's lock, and must not be shared meanwhile."""
+
+    def __init__(self) -> None:
+        self.compress = zstandard.ZstdCompressor(level=LEVEL).compress
+        self.decompress = zstandard.ZstdDecompressor().decompress
+
+
+zstd = _Zstd()
+"""Compression and its opposite, as every blob of telemetry uses them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +107,7 @@ def encode(samples: Samples) -> bytes:
         _VERSION, len(samples), step_width, _first(samples.steps), stride, time_width,
         _first(samples.times.view(np.int64)), kind, first,
     )  # fmt: skip
-    return _zip.compress(b"".join((head, steps, times, values)))
+    return zstd.compress(b"".join((head, steps, times, values)))
 
 
 def decode(blob: bytes) -> Samples:
@@ -105,7 +117,7 @@ def decode(blob: bytes) -> Samples:
         ValueError: when it is none.
     """
     try:
-        plain = _unzip.decompress(blob)
+        plain = zstd.decompress(blob)
         version, count, step_width, step, stride, time_width, time, kind, first = _HEAD.unpack_from(plain)
     except (zstandard.ZstdError, struct.error) as error:
         raise ValueError(f"a chunk of points cannot be read: {error}") from error

@@ -181,7 +181,9 @@ def _at_risk(old: Rows, attempt: int, steps: Steps) -> Mask:
 
 def _combined(old: Rows, new: Rows) -> Rows:
     """Both together, where neither supersedes a point of the other."""
-    both = np.where(_is_newer(new, old), new, old)
+    both = old.copy()
+    newer = _is_newer(new, old)
+    both[newer] = new[newer]
     both["points"] = old["points"] + new["points"]
     for columns, sign in ((_LOW, 1.0), (_HIGH, -1.0)):
         better = _is_better(new, old, columns, sign)

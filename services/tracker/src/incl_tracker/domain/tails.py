@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
-from incl_tracker.domain.samples import LEVEL, Floats, Samples, Steps, joined
+from incl_tracker.domain.samples import Floats, Samples, Steps, joined, zstd
 
 Ids = npt.NDArray[np.int64]
 _MAGIC = zstandard.FRAME_HEADER
@@ -51,7 +51,7 @@ def encode(groups: Iterable[Rows], *, squeeze: bool = False) -> bytes:
     """Groups as a row. squeeze: compressed."""
     raw = [(g.series.tobytes(), g.steps.tobytes(), g.times.tobytes(), g.values.tobytes()) for g in groups]
     plain = _encoder.encode(raw)
-    return zstandard.ZstdCompressor(level=LEVEL).compress(plain) if squeeze else plain
+    return zstd.compress(plain) if squeeze else plain
 
 
 def decode(blob: bytes) -> list[Rows]:
@@ -119,7 +119,7 @@ def _one(parts: Sequence[Rows]) -> Rows:
 def _plain(blob: bytes) -> list[_Raw]:
     try:
         return _decoder.decode(
-            zstandard.ZstdDecompressor().decompress(blob) if blob[:4] == _MAGIC else blob,
+            zstd.decompress(blob) if blob[:4] == _MAGIC else blob,
         )
     except (msgspec.MsgspecError, zstandard.ZstdError) as error:
         raise ValueError(f"a tail of points cannot be read: {error}") from error
