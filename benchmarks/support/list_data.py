@@ -2,7 +2,7 @@
 
 SQLite: one transaction without a journal, indexes made afterwards. PostgreSQL: COPY, keys and indexes afterwards. The
 rows are those that a run outside the platform leaves once it has ended and settled: its row, its parameters and the
-summaries of its metrics. What the tracker makes of them in the background is made by its own code, in `pack`.
+summaries of its metrics. What the tracker makes of them in the background its own upkeep makes, once it runs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ PROJECT, USER = "default", "ann"
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _TEN = [f"{_ALPHABET[place >> 5]}{_ALPHABET[place & 31]}" for place in range(1024)]
 _EVERY = 20_000
+_TOUCHED = "INSERT INTO hot (experiment, project, stamp) SELECT id, project, 1 FROM experiments"
+"""What each change of an experiment leaves behind; the tracker's upkeep takes it as work to do."""
 _EXPERIMENT = {
     "known": True, "outside": True, "project": PROJECT, "user": USER, "state": "finished", "reason": "completed",
     "waiting": "", "waits": "[]", "nodes": 1, "gpus": 0, "attempts": 1, "tags": "[]", "declared": "{}", "version": 0,
@@ -107,6 +109,7 @@ def _load_sqlite(url: str, count: int) -> None:
         for statement, rows in zip(statements, _rows(batch), strict=True):
             connection.executemany(statement, rows)
     connection.executemany("INSERT INTO known_metrics VALUES (?, ?)", [(PROJECT, name) for name in dataset.METRICS])
+    connection.execute(_TOUCHED)
     connection.execute("COMMIT")
     for name, made in indexes:
         _tell(f"index {name}")
@@ -132,6 +135,7 @@ def _load_postgres(url: str, count: int) -> None:
                     copy.write("".join("\t".join(map(_text, row)) + "\n" for row in rows))
         with connection.cursor() as cursor:
             cursor.executemany("INSERT INTO known_metrics VALUES (%s, %s)", [(PROJECT, n) for n in dataset.METRICS])
+        connection.execute(_TOUCHED)
         for statement in made:
             _tell(statement[:90])
             connection.execute(statement)  # type: ignore[call-overload]
