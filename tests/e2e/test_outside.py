@@ -236,7 +236,8 @@ def test_an_interrupted_sync_says_how_to_go_on(home: Home, project: Path) -> Non
     with spool.open("a") as file:
         file.writelines(line + "\n" for _ in range(200_000))
     syncing = home.start("sync", ".incl", cwd=project)
-    wait(lambda: points(home, run) > 0 or syncing.poll() is not None, 30, "some points")
+    lock = project / ".incl" / "runs" / run / "ship" / "lock"
+    wait(lambda: lock.exists() or syncing.poll() is not None, 30, "the sync has begun")
     syncing.send_signal(signal.SIGINT)
     _, err = syncing.communicate(timeout=30)
     assert syncing.returncode == 130
