@@ -1,7 +1,8 @@
 """The database of a service: one writer thread, a few reader threads, SQLite or PostgreSQL behind the same port.
 
 Every write is a function of a `Transaction` and runs in the one writer thread, so that writers never wait for each
-other's locks and never meet a busy SQLite. Reads run beside it in snapshots. Rows cross threads as plain values.
+other's locks and never meet a busy SQLite. Writes that wait for their turn together share one commit, each in a
+savepoint of its own. Reads run beside it in snapshots. Rows cross threads as plain values.
 
 SQLite: write-ahead log, synchronous=FULL (a commit is on disk), foreign keys, BEGIN IMMEDIATE for writes.
 PostgreSQL: psycopg 3, read committed.
@@ -13,9 +14,12 @@ import asyncio
 import functools
 import json
 import logging
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
@@ -38,6 +42,10 @@ T = TypeVar("T")
 _log = logging.getLogger("incl.db")
 READERS = 3
 BUSY_MS = 10_000
+GROUP = 64
+"""The most writes of one commit."""
+GROUP_S = 0.02
+"""Seconds of work after which no further write joins a commit."""
 
 
 class DatabaseUnavailable(UnavailableError):  # noqa: N818
@@ -98,12 +106,61 @@ class Transaction:
         """What happens inside is undone alone when it raises: rows, events and callbacks."""
         callbacks, emitted = len(self._callbacks), self.emitted
         try:
-            with self.connection.begin_nested():
+            with nested(self.connection):
                 yield
         except BaseException:
             del self._callbacks[callbacks:]
             self.emitted = emitted
             raise
+
+
+@contextmanager
+def nested(connection: sa.Connection) -> Iterator[None]:
+    """A savepoint. What is raised inside comes out as it is, unless the whole transaction is gone: then an outage.
+
+    (SQLite undoes the transaction by itself on a full disk; the savepoint is not there any more then.)
+    """
+    inside: BaseException | None = None
+    try:
+        with connection.begin_nested():
+            try:
+                yield
+            except BaseException as error:
+                inside = error
+                raise
+    except BaseException as error:
+        if error is inside or (inside is not None and is_outage(inside)):
+            raise inside from inside.__cause__
+        raise DatabaseUnavailable("a part of a transaction could not be ended", cause=str(error)) from error
+
+
+@dataclass(eq=False)
+class _Write:
+    """A write that waits for the writer thread, and what became of it. loop: its caller's."""
+
+    function: Callable[[Transaction], Any]
+    loop: asyncio.AbstractEventLoop
+    trace: str | None
+    future: Future[Any] = field(default_factory=Future)
+    transaction: Transaction | None = None
+    result: Any = None
+    error: BaseException | None = None
+
+    def run(self, connection: sa.Connection, clock: Clock) -> None:
+        """Within a transaction, or a savepoint of it."""
+        token = wire.current_trace.set(self.trace)
+        try:
+            self.transaction = Transaction(connection, clock)
+            self.result = self.function(self.transaction)
+        finally:
+            wire.current_trace.reset(token)
+
+    def tell(self) -> None:
+        """Give the caller the answer."""
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
 
 
 def insert_ignore(connection: sa.Connection, table: sa.Table) -> Any:
@@ -135,6 +192,7 @@ class Database:
         self._pool: ThreadPoolExecutor | None = None
         self._write_engine: sa.Engine | None = None
         self._read_engine: sa.Engine | None = None
+        self._waiting: deque[_Write] = deque()
         self._commit_listeners: list[Callable[[], None]] = []
 
     @property
@@ -187,29 +245,54 @@ class Database:
         executor, engine, loop = self._writer, self._write_engine, asyncio.get_running_loop()
         if executor is None or engine is None:
             raise DatabaseUnavailable("the database is not open")
-        trace = wire.current_trace.get()
-        return await loop.run_in_executor(executor, self._write, engine, loop, trace, function)
-
-    def _write(
-        self,
-        engine: sa.Engine,
-        loop: asyncio.AbstractEventLoop,
-        trace: str | None,
-        function: Callable[[Transaction], T],
-    ) -> T:
-        token = wire.current_trace.set(trace)
-        try:
-            with outage_named(), engine.begin() as connection:
-                transaction = Transaction(connection, self.clock)
-                result = function(transaction)
-        finally:
-            wire.current_trace.reset(token)
-        callbacks = list(transaction._callbacks)  # noqa: SLF001
-        if transaction.emitted:
-            callbacks += self._commit_listeners
-        if callbacks and not loop.is_closed():
-            loop.call_soon_threadsafe(_call_all, callbacks)
+        write = _Write(function, loop, wire.current_trace.get())
+        self._waiting.append(write)
+        executor.submit(self._turn, engine)
+        result: T = await asyncio.wrap_future(write.future)
         return result
+
+    def _turn(self, engine: sa.Engine) -> None:
+        """Run what waits, in the writer thread. Each write brings a turn; one that ran with others leaves it empty."""
+        writes = [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
+        begun: list[_Write] = []
+        try:
+            if writes:
+                with outage_named(), engine.begin() as connection:
+                    self._run(connection, writes, begun)
+        except BaseException as error:  # noqa: BLE001 - the edge: the callers get it
+            if not begun:
+                begun = _not_cancelled(writes)
+                writes.clear()
+            _fail(begun, error)
+        self._waiting.extendleft(reversed(writes))
+        for loop in {write.loop for write in begun}:
+            done = [w.transaction for w in begun if w.loop is loop and w.transaction is not None and w.error is None]
+            callbacks = [call for transaction in done for call in transaction._callbacks]  # noqa: SLF001
+            if any(transaction.emitted for transaction in done):
+                callbacks += self._commit_listeners
+            if callbacks and not loop.is_closed():
+                loop.call_soon_threadsafe(_call_all, callbacks)
+        for write in begun:
+            write.tell()
+
+    def _run(self, connection: sa.Connection, writes: list[_Write], begun: list[_Write]) -> None:
+        """Move writes to `begun` and run them; a single one as it is, several with a savepoint each."""
+        together, until = len(writes) > 1, time.monotonic() + GROUP_S
+        while writes and (not begun or time.monotonic() < until):
+            write = writes.pop(0)
+            if not write.future.set_running_or_notify_cancel():
+                continue
+            begun.append(write)
+            if not together:
+                write.run(connection, self.clock)
+                continue
+            try:
+                with nested(connection):
+                    write.run(connection, self.clock)
+            except Exception as error:
+                write.error = error
+                if is_outage(error):
+                    raise
 
     async def read(self, function: Callable[[sa.Connection], T]) -> T:
         """Run a function on a connection in a reader thread: one snapshot, nothing can be written.
@@ -221,6 +304,17 @@ class Database:
         if executor is None or engine is None:
             raise DatabaseUnavailable("the database is not open")
         return await asyncio.get_running_loop().run_in_executor(executor, _read, engine, function)
+
+
+def _not_cancelled(writes: list[_Write]) -> list[_Write]:
+    return [write for write in writes if write.future.set_running_or_notify_cancel()]
+
+
+def _fail(writes: list[_Write], error: BaseException) -> None:
+    """All of these are undone; a write that had raised by itself keeps its own error."""
+    for write in writes:
+        if write.error is None or is_outage(write.error):
+            write.error = error
 
 
 def _read(engine: sa.Engine, function: Callable[[sa.Connection], T]) -> T:
