@@ -12,7 +12,8 @@ import contextlib
 import signal
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from incl_shared.errors import InclError, NotFoundError, UnavailableError
 from incl_shared.queries.tracker import ExperimentView, GetExperiment, GetLogs, Live, LogLine
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from incl_cli.output import Output
     from incl_cli.platform import Platform
 
+Stream = Literal["out", "err", "sys"]
 DETACHED = 130
 _UNSEEN_S, _ENDING_S, _STEADY_S = 0.2, 0.4, 3.0
 _SILENT_S = 5.0
@@ -53,18 +55,41 @@ class Screen(Protocol):
         """Nothing more comes."""
 
 
+@dataclass(frozen=True)
 class Wanted:
-    """Which lines are wanted."""
+    """Which lines are wanted. since, until: seconds since the epoch."""
 
-    def __init__(self, rank: int | None = None, attempt: int | None = None, search: str = "") -> None:
-        self.rank, self.attempt, self.search = rank, attempt, search
+    rank: int | None = None
+    attempt: int | None = None
+    search: str = ""
+    stream: Stream | None = None
+    since: float | None = None
+    until: float | None = None
 
     def has(self, line: LogLine) -> bool:
         """Whether a line is one of them."""
         return (
-            (self.rank is None or line.rank == self.rank)
-            and (self.attempt is None or line.attempt == self.attempt)
+            self.rank in (None, line.rank)
+            and self.attempt in (None, line.attempt)
+            and self.stream in (None, line.stream)
+            and (self.since is None or line.time >= self.since)
+            and (self.until is None or line.time < self.until)
             and (not self.search or self.search.casefold() in line.text.casefold())
+        )
+
+    def question(self, experiment: str, *, after: int = 0, tail: int | None = None) -> GetLogs:
+        """A page of them."""
+        return GetLogs(
+            experiment=experiment,
+            after=after,
+            tail=tail,
+            rank=self.rank,
+            attempt=self.attempt,
+            stream=self.stream,
+            since=self.since,
+            until=self.until,
+            search=self.search,
+            limit=_PAGE,
         )
 
 
@@ -211,16 +236,7 @@ class Follower:
                 return
 
     def _question(self, *, after: int = 0, tail: int | None = None) -> GetLogs:
-        wanted = self._wanted
-        return GetLogs(
-            experiment=self._experiment,
-            after=after,
-            tail=tail,
-            rank=wanted.rank,
-            attempt=wanted.attempt,
-            search=wanted.search,
-            limit=_PAGE,
-        )
+        return self._wanted.question(self._experiment, after=after, tail=tail)
 
     def _show(self, lines: Sequence[LogLine]) -> None:
         kept = [line for line in lines if self._wanted.has(line)]

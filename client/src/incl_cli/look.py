@@ -9,7 +9,7 @@ from incl_cli.text import Cell
 
 if TYPE_CHECKING:
     from incl_cli.platform import Platform
-    from incl_shared.queries.tracker import AlertView, ExperimentView
+    from incl_shared.queries.tracker import AlertView, ExperimentView, MetricSummary
 
 STATE_STYLES = {
     "queued": "yellow",
@@ -88,3 +88,55 @@ async def find_all(platform: Platform, references: Sequence[str]) -> list[Experi
 
     found = await asyncio.gather(*(find(platform, reference) for reference in references))
     return list({view.row.id: view for view in found}.values())
+
+
+async def metrics_of(platform: Platform, view: ExperimentView, contains: str = "") -> list[MetricSummary]:
+    """Every metric of an experiment whose name has this text, by name: a view shows only the first of very many."""
+    from incl_shared.queries.tracker import ListMetrics
+
+    found: list[MetricSummary] = []
+    cursor: str | None = None
+    while True:
+        page = await platform.ask(ListMetrics(experiment=view.row.id, contains=contains, limit=1000, cursor=cursor))
+        found += page.metrics
+        cursor = page.cursor
+        if cursor is None:
+            return found
+
+
+async def known_metrics(
+    platform: Platform, views: Sequence[ExperimentView], wanted: Sequence[str], *, every: bool = False
+) -> dict[str, list[str]]:
+    """experiment -> those of the wanted metrics that it has; none wanted: its own ones, every: though they be many.
+
+    Raises:
+        NotFoundError: nobody logged one of them; with the names that there are.
+    """
+    from incl_cli.arguments import did_you_mean
+    from incl_shared.errors import NotFoundError
+
+    found = {view.row.id: await _names(platform, view, wanted, every=every) for view in views}
+    for name in wanted:
+        if not any(name in names for names in found.values()):
+            have = [metric.name for view in views for metric in view.metrics]
+            names = ", ".join(sorted(set(have))[:20]) or "none yet"
+            raise NotFoundError(
+                f"there is no metric {name[:80]!r}",
+                cause=f"logged are: {names}",
+                hint=did_you_mean(name, have) or f"incl metrics {views[0].row.id[-8:]} --list shows them all",
+            )
+    return found
+
+
+async def _names(platform: Platform, view: ExperimentView, wanted: Sequence[str], *, every: bool) -> list[str]:
+    shown = [metric.name for metric in view.metrics]
+    more = view.metric_count > len(shown)
+    if not wanted:
+        if every and more:
+            shown = [metric.name for metric in await metrics_of(platform, view)]
+        return [name for name in shown if is_own(name)] or shown
+    have = set(shown)
+    for name in wanted if more else ():
+        if name not in have:
+            have |= {metric.name for metric in await metrics_of(platform, view, name[:250])}
+    return [name for name in wanted if name in have]

@@ -9,6 +9,8 @@ from incl_cli.output import Output, paint
 from incl_cli.text import Cell, Column, duration, number, plural, size, table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from incl_cli.text import Row
     from incl_shared.queries.tracker import ExperimentView, MetricSummary
 
@@ -67,8 +69,10 @@ def print_summary(out: Output, view: ExperimentView) -> None:
     own = [metric for metric in view.metrics if is_own(metric.name)]
     for line in metric_lines(_Err(out), own[:_MOST_METRICS]):
         out.note(line)
-    if len(own) > _MOST_METRICS:
-        out.note(f"  … and {len(own) - _MOST_METRICS} more metrics", "dim")
+    machine = len(view.metrics) - len(own)
+    more = max(len(own), view.metric_count - machine) - _MOST_METRICS
+    if more > 0:
+        out.note(f"  … and {more:,} more: incl metrics {short(view.row.id)} --list", "dim")
     out.note(counts(view))
     files = [item for item in view.artifacts if item.kind in KEPT]
     files.sort(key=lambda item: item.kind != "output")
@@ -102,7 +106,7 @@ def counts(view: ExperimentView) -> str:
     return f"{counted}{alerts}{kept}{stored}"
 
 
-def metric_lines(out: Output, metrics: list[MetricSummary]) -> list[str]:
+def metric_lines(out: Output, metrics: Sequence[MetricSummary]) -> list[str]:
     """A table of metrics."""
     rows = [
         [

@@ -17,7 +17,7 @@ from incl_cli.context import Context
 from incl_cli.main import main
 from incl_cli.output import Output
 from incl_cli.platform import Blob, Progress, Wanted
-from incl_shared.errors import AmbiguousError, InclError, NotFoundError
+from incl_shared.errors import AmbiguousError, InclError, InvalidInput, NotFoundError
 from incl_shared.events import Event, ExperimentSubmitted, StopRequested
 from incl_shared.ids import new_id
 from incl_shared.queries.base import Answer, AnswerT, Done, Query
@@ -38,21 +38,25 @@ from incl_shared.queries.registry import ArtifactPage, CommitArtifacts, Committe
 from incl_shared.queries.tracker import (
     ArtifactList,
     ArtifactView,
+    Chart,
+    Curve,
     ExperimentPage,
     ExperimentRow,
     ExperimentView,
+    GetChart,
     GetExperiment,
     GetLogs,
-    GetSeries,
+    GetPoints,
     ListExperiments,
     ListMediaKeys,
+    ListMetrics,
     Live,
     LogLine,
     LogPage,
     MediaKey,
     MediaKeys,
-    Series,
-    SeriesPage,
+    MetricPage,
+    Points,
 )
 from incl_shared.queries.tracker import ListArtifacts as ListFiles
 from incl_shared.spec import ExperimentSpec
@@ -105,7 +109,8 @@ class FakePlatform:
         self.context = Context(("nats://fake",), None, project, user)
         self.views: dict[str, ExperimentView] = {}
         self.lines: dict[str, list[LogLine]] = {}
-        self.series: list[Series] = []
+        self.curves: list[Curve] = []
+        self.points: list[Points] = []
         self.entries: dict[str, list[Entry]] = {}
         self.media: dict[str, list[ArtifactView]] = {}
         self.blobs: dict[str, bytes] = {}
@@ -133,7 +138,9 @@ class FakePlatform:
             GetExperiment: self._experiment,
             ListExperiments: self._list,
             GetLogs: self._logs,
-            GetSeries: self._series,
+            GetChart: self._chart,
+            GetPoints: self._points,
+            ListMetrics: self._metrics,
             ListArtifacts: self._artifacts,
             ListFiles: self._files,
             ListMediaKeys: self._media_keys,
@@ -328,6 +335,9 @@ class FakePlatform:
             if cursor > query.after
             and (query.rank is None or line.rank == query.rank)
             and (query.attempt is None or line.attempt == query.attempt)
+            and query.stream in (None, line.stream)
+            and (query.since is None or line.time >= query.since)
+            and (query.until is None or line.time < query.until)
             and query.search.casefold() in line.text.casefold()
         ]
         if query.tail is not None:
@@ -338,13 +348,35 @@ class FakePlatform:
         more = len(page) < len(fitting)
         return LogPage(lines=tuple(line for _, line in page), cursor=page[-1][0] if more else len(known), more=more)
 
-    def _series(self, query: GetSeries) -> SeriesPage:
+    def _chart(self, query: GetChart) -> Chart:
         names = query.metrics
-        return SeriesPage(
-            series=tuple(
-                one for one in self.series if one.experiment in query.experiments and (not names or one.metric in names)
-            )
-        )
+        found = [
+            one for one in self.curves if one.experiment in query.experiments and one.metric in (names or [one.metric])
+        ]
+        end = query.cursor + self.page
+        return Chart(curves=tuple(found[query.cursor : end]), cursor=end if end < len(found) else None)
+
+    def _points(self, query: GetPoints) -> Points:
+        found = [one for one in self.points if (one.experiment, one.metric) == (query.experiment, query.metric)]
+        if not found:
+            raise InvalidInput(f"no metric {query.metric!r}")
+        start = int(query.cursor or 0)
+        end = start + min(query.limit, self.page)
+        part = slice(start, end)
+        one = found[0]
+        cursor = str(end) if end < len(one.steps) else None
+        columns = {"steps": one.steps[part], "times": one.times[part], "values": one.values[part]}
+        return one.model_copy(update=columns | {"cursor": cursor})
+
+    def _metrics(self, query: ListMetrics) -> MetricPage:
+        known = sorted(self.views[query.experiment].metrics, key=lambda metric: metric.name)
+        found = [
+            metric
+            for metric in known
+            if query.contains.casefold() in metric.name.casefold() and metric.name > (query.cursor or "")
+        ]
+        page = found[: min(query.limit, self.page)]
+        return MetricPage(metrics=tuple(page), cursor=page[-1].name if len(page) < len(found) else None)
 
     def _files(self, query: ListFiles) -> ArtifactList:
         assert query.experiment in self.views

@@ -32,9 +32,10 @@ from incl_shared.events import (
 )
 from incl_shared.ids import new_id
 from incl_shared.queries.tracker import (
+    GetChart,
     GetExperiment,
     GetLogs,
-    GetSeries,
+    GetPoints,
     GetWatermarks,
     ListExperiments,
     Live,
@@ -154,8 +155,10 @@ async def test_from_the_queue_to_the_settlement(start: Start, bus_client: BusCli
     assert view.metrics[0].best == 0.6
     page = await bus_client.ask(ListExperiments(filter="acc > 0.5"), project="default", user="ann")
     assert [row.id for row in page.rows] == [experiment]
-    series = await bus_client.ask(GetSeries(experiments=(experiment,)), project="default", user="ann")
-    assert series.series[0].steps == (1, 2, 3, 4, 5, 6)
+    chart = await bus_client.ask(GetChart(experiments=(experiment,)), project="default", user="ann")
+    assert chart.curves[0].steps == (1, 2, 3, 4, 5, 6)
+    page = await bus_client.ask(GetPoints(experiment=experiment, metric="acc"), project="default", user="ann")
+    assert page.steps == (1, 2, 3, 4, 5, 6)
     query = GetWatermarks(experiment=experiment, attempt=1, rank=0)
     stored = await bus_client.ask(query, project="default", user="ann")
     assert stored.stored == {"metrics/w": 6, "logs/tail": 2}

@@ -25,7 +25,7 @@ from incl_shared.events import (
     WriterCount,
 )
 from incl_shared.ids import new_id
-from incl_shared.queries.tracker import GetExperiment, GetLogs, GetSeries, GetWatermarks
+from incl_shared.queries.tracker import GetExperiment, GetLogs, GetPoints, GetWatermarks, ListMetrics
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import EndReason
 from incl_shared.subjects import Origin
@@ -129,8 +129,10 @@ async def _check(bench: Any, origin: Origin, records: list[Any], lines: int, set
     for record in records:
         for name, value in record[2].items() if isinstance(record, tuple) else ():
             truth.setdefault(name, []).append((record[0], value))
-    page = await bench.ask(GetSeries(experiments=(origin.experiment,), pixels=5000)) if truth else None
-    found = {s.metric: list(zip(s.steps, map(float, s.values), strict=True)) for s in page.series} if page else {}
+    found = {}
+    for metric in (await bench.ask(ListMetrics(experiment=origin.experiment))).metrics:
+        page = await bench.ask(GetPoints(experiment=origin.experiment, metric=metric.name))
+        found[metric.name] = list(zip(page.steps, map(float, page.values), strict=True))
     assert repr(found) == repr(dict(sorted(truth.items())))
     logs = await bench.ask(GetLogs(experiment=origin.experiment))
     assert sorted(line.text for line in logs.lines) == sorted(f"line {n}" for n in range(1, lines + 1))
@@ -179,8 +181,8 @@ async def test_a_sparse_column_that_cannot_be_cut_is_a_dead_letter(lite: Any, ma
     with pytest.raises(Poison, match="no offsets"):
         await lite.batch(origin, make.metric_batch("w", 3, records[2:], offsets=False))
     await lite.batch(origin, make.metric_batch("w", 5, records[4:], offsets=False))
-    series = (await lite.ask(GetSeries(experiments=(origin.experiment,)))).series[0]
-    assert series.steps == (1, 3, 5, 7)
+    page = await lite.ask(GetPoints(experiment=origin.experiment, metric="a"))
+    assert page.steps == (1, 3, 5, 7)
 
 
 @pytest.mark.parametrize(

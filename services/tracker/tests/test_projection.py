@@ -30,7 +30,15 @@ from incl_shared.events import (
 )
 from incl_shared.ids import new_id
 from incl_shared.migrations import assert_migrations_match
-from incl_shared.queries.tracker import GetExperiment, GetLogs, GetSeries, GetWatermarks, ListExperiments
+from incl_shared.queries.tracker import (
+    GetChart,
+    GetExperiment,
+    GetLogs,
+    GetPoints,
+    GetWatermarks,
+    ListExperiments,
+    ListMetrics,
+)
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import AttemptState, EndReason, ExperimentState
 from incl_shared.subjects import Origin
@@ -252,7 +260,9 @@ async def test_no_project_writes_into_anothers_experiment(bench: Any, make: Any)
     for query in (
         GetExperiment(ref=experiment),
         GetLogs(experiment=experiment),
-        GetSeries(experiments=(experiment,)),
+        GetChart(experiments=(experiment,)),
+        GetPoints(experiment=experiment, metric="a"),
+        ListMetrics(experiment=experiment),
     ):
         with pytest.raises(NotFoundError):
             await bench.ask(query, project="other")

@@ -44,6 +44,10 @@ async def run(args: argparse.Namespace, session: Session) -> int:
         session.out.json({"experiments": [{"id": view.row.id, "name": view.row.name} for view in views], **sections})
     else:
         _print(session.out, views, sections)
+    cut = [view for view in views if view.metric_count > len(view.metrics)]
+    if cut:
+        shown, all_ = len(cut[0].metrics), cut[0].metric_count
+        session.out.note(f"of the {all_:,} metrics of {cut[0].row.name} the first {shown:,} were compared", "dim")
     return 0
 
 

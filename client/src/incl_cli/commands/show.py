@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 from incl_cli.arguments import common
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from incl_cli.output import Output
     from incl_cli.running import Session
     from incl_cli.text import Row
-    from incl_shared.queries.tracker import AttemptView, ExperimentView
+    from incl_shared.queries.tracker import AttemptView, ExperimentView, MetricSummary
 
 EXAMPLES = """  incl show @last
   incl show 3f9k2x7q --json
   incl show my-experiment --spec > again.yaml"""
 _FILES = 15
+_METRICS = 30
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +60,7 @@ def _print_spec(out: Output, view: ExperimentView) -> None:
 
 def _print(out: Output, view: ExperimentView) -> None:
     from incl_cli.look import is_own
-    from incl_cli.summary import counts, metric_lines
+    from incl_cli.summary import counts
     from incl_cli.waterfall import waterfall
 
     _head(out, view)
@@ -67,7 +70,7 @@ def _print(out: Output, view: ExperimentView) -> None:
         _section(out, "Attempts", [line for attempt in view.attempts for line in _attempt(out, attempt)])
     own = [metric for metric in view.metrics if is_own(metric.name)]
     _section(out, "Alerts", _alerts(out, view))
-    _section(out, "Metrics", metric_lines(out, own))
+    _section(out, "Metrics", _metrics(out, view, own))
     if len(own) < len(view.metrics):
         machine = [metric.name for metric in view.metrics if not is_own(metric.name)]
         out.line(out.paint(f"  sampled on the machine: {', '.join(machine)}", "dim"))
@@ -160,6 +163,18 @@ def _attempt(out: Output, attempt: AttemptView) -> list[str]:
             how = f"signal {rank.signal}" if rank.signal else f"exit code {rank.exit_code}"
             what = how if rank.message in ("", how, attempt.message) else f"{how}  {rank.message}"
             lines.append(f"     rank {rank.rank} on {rank.node}: {what}")
+    return lines
+
+
+def _metrics(out: Output, view: ExperimentView, own: Sequence[MetricSummary]) -> list[str]:
+    from incl_cli.summary import metric_lines
+    from incl_shared.ids import short
+
+    lines = metric_lines(out, own[:_METRICS])
+    machine = len(view.metrics) - len(own)
+    more = max(len(own), view.metric_count - machine) - _METRICS
+    if more > 0:
+        lines.append(out.paint(f"  … and {more:,} more: incl metrics {short(view.row.id)} --list", "dim"))
     return lines
 
 

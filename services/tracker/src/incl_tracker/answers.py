@@ -17,7 +17,6 @@ from incl_shared.queries.tracker import (
     GetExperiment,
     GetLogs,
     GetPoints,
-    GetSeries,
     GetWatermarks,
     ListArtifacts,
     ListExperiments,
@@ -27,7 +26,6 @@ from incl_shared.queries.tracker import (
     MediaKeys,
     MetricPage,
     Points,
-    SeriesPage,
     Watermarks,
 )
 from incl_shared.subjects import Asker
@@ -38,7 +36,6 @@ from incl_tracker import (
     store_metrics,
     store_points,
     store_search,
-    store_series,
     store_views,
 )
 from incl_tracker.domain.ranges import watermark
@@ -67,7 +64,6 @@ class Answers:
         bus.serve(GetExperiment, self.experiment)
         bus.serve(ListExperiments, self.experiments)
         bus.serve(GetLogs, self.logs)
-        bus.serve(GetSeries, self.series)
         bus.serve(GetChart, self.chart)
         bus.serve(GetPoints, self.points)
         bus.serve(ListMetrics, self.metrics)
@@ -110,10 +106,6 @@ class Answers:
             return store_metrics.listed(connection, row, query)
 
         return await self._database.read(read)
-
-    async def series(self, asker: Asker, query: GetSeries) -> SeriesPage:
-        """Series for charts."""
-        return await self._database.read(lambda connection: store_series.series(connection, asker.project, query))
 
     async def artifacts(self, asker: Asker, query: ListArtifacts) -> ArtifactList:
         """A page of files."""

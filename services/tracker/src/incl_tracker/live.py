@@ -21,7 +21,7 @@ from incl_shared.tasks import end_all
 from incl_shared.telemetry.wire import Line
 from incl_tracker import counters
 from incl_tracker.domain.loglines import joined, shown, size_of
-from incl_tracker.store_series import number_or_name
+from incl_tracker.domain.numbers import number_or_name
 
 _log = logging.getLogger("incl.tracker")
 MESSAGE_BYTES = 180_000

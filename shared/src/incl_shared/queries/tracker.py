@@ -200,42 +200,6 @@ class GetLogs(Query[LogPage]):
     limit: int = Field(1000, ge=1, le=10_000)
 
 
-class Series(Answer):
-    """Points of one metric in the order of their steps; steps run again in a later attempt supersede.
-
-    values: NaN and infinities are the strings 'NaN', 'Infinity', '-Infinity', as JSON has no numbers for them.
-    """
-
-    experiment: Id
-    metric: str
-    rank: int
-    steps: tuple[int, ...]
-    times: tuple[float, ...]
-    values: tuple[float | str, ...]
-    points: int = Field(description="How many there are in all, before thinning.")
-
-
-class SeriesPage(Answer):
-    """The series asked for."""
-
-    series: tuple[Series, ...]
-
-
-class GetSeries(Query[SeriesPage]):
-    """At most `pixels` buckets, each as its first, least, greatest and last point, so that spikes stay visible."""
-
-    service: ClassVar[str] = "tracker"
-    name: ClassVar[str] = "series"
-    answer: ClassVar[type[Answer]] = SeriesPage
-
-    experiments: tuple[Id, ...] = Field(min_length=1, max_length=50)
-    metrics: tuple[str, ...] = Field((), max_length=100, description="None: every one of the first experiment.")
-    rank: int | None = Field(None, description="None: rank 0, or the lowest that logged it.")
-    pixels: int = Field(400, ge=1, le=5000)
-    from_step: int | None = None
-    to_step: int | None = None
-
-
 class Curve(Answer):
     """Points of one metric as a chart draws them, in the order of steps; true points, none is a mean.
 

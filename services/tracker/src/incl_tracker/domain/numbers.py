@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from incl_tracker.domain.samples import Floats, Mask
@@ -26,10 +28,16 @@ def significant(values: Floats) -> Floats:
     return result
 
 
+def number_or_name(value: float) -> float | str:
+    """A value as JSON can carry it: NaN and the infinities by their names."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
 def named(values: Floats) -> list[float | str]:
-    """The values as JSON can carry them: NaN and the infinities by their names."""
+    """The same of many."""
     found: list[float | str] = values.tolist()
     for place in np.flatnonzero(~np.isfinite(values)).tolist():
-        value = values[place]
-        found[place] = "NaN" if np.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        found[place] = number_or_name(float(values[place]))
     return found
