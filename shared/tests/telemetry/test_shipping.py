@@ -284,7 +284,7 @@ async def test_over_a_real_bus_that_is_killed_in_the_middle(
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert await shipper.flush(10.0)
-    subscription = await client.jetstream().pull_subscribe(subject, stream="METRICS")
+    subscription = await client.jetstream().pull_subscribe("incl.metrics.>", stream="METRICS")
     seen: list[float] = []
     expected = 1
     while len(seen) < 600:

@@ -94,7 +94,7 @@ class Flow:
         left = self.window - self.unstored
         if left > 0:
             return left
-        if self.away and now - self.moved > STALL_S and now >= self._next_trickle:
+        if self.away and now >= self._next_trickle:
             self._next_trickle = now + TRICKLE_S
             return 1
         return 0

@@ -103,6 +103,7 @@ class Shipper:
         self._idle_s = idle_s
         self._lost_s = lost_s
         self._patience_s = lost_s * random.uniform(1.0, 1.3)  # noqa: S311
+        self._stall_s = min(STALL_S, lost_s / 2)
         self._answers = 0
         self._turn = asyncio.Lock()
         self._gate = asyncio.Semaphore(AT_ONCE)
@@ -235,10 +236,10 @@ class Shipper:
         if flow is None or stored is None or not flow.open:
             return
         now = time.monotonic()
-        if now - flow.moved > STALL_S or not stored.answers:
+        if now - flow.moved > self._stall_s or not stored.answers:
             stored.ask()
         if stored.silent:
-            flow.moved = max(flow.moved, now - STALL_S - 0.1)  # time counts only while it answers
+            flow.moved = max(flow.moved, now - self._stall_s * 1.1)  # time counts only while it answers
             self._answers = stored.answers
         if now - flow.moved < self._patience_s or stored.answers < self._answers + 2:
             return

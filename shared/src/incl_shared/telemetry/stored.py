@@ -36,9 +36,10 @@ class Tracker(Protocol):
 
 
 class Stored:
-    """Watermarks of one job, for its shippers. `run` keeps them; nothing else here waits for anybody."""
+    """Watermarks of one job, for its shippers. every_s: seconds between two questions, at first."""
 
-    def __init__(self, tracker: Tracker) -> None:
+    def __init__(self, tracker: Tracker, *, every_s: float = FIRST_S) -> None:
+        self._every_s = every_s
         self.marks: dict[str, int] = {}
         self.answers = 0
         """How often the tracker answered."""
@@ -86,17 +87,21 @@ class Stored:
             listener()
 
     async def _run(self) -> None:
-        delay = FIRST_S
+        delay = self._every_s
         while not await self._listening():
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311
-            delay = min(delay * 2, LAST_S)
-        delay = FIRST_S
+            delay = await self._rest(delay, 2.0)
+        delay = self._every_s
         while True:
             await self._wanted.wait()
             self._wanted.clear()
             known = self.marks
-            delay = FIRST_S if await self._asked() and self.marks != known else min(delay * 1.5, LAST_S)
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311
+            if await self._asked() and self.marks != known:
+                delay = self._every_s
+            delay = await self._rest(delay, 1.5)
+
+    async def _rest(self, delay: float, slower: float) -> float:
+        await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311
+        return min(delay * slower, LAST_S / FIRST_S * self._every_s)
 
     async def _listening(self) -> bool:
         try:
