@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from incl_shared.events import ExperimentFinished, ExperimentQueued
+from incl_shared.ids import new_id
+from incl_shared.queries.tracker import GetChart, GetLogs, GetPoints
+from incl_shared.spec import ExperimentSpec
+from incl_shared.states import EndReason, ExperimentState
+from incl_shared.subjects import Origin
+from incl_tracker import store_compaction
+from incl_tracker import tables as t
 from incl_tracker.domain import compaction
-from incl_tracker.domain.compaction import BIG, Batch, Piece, merged, once_ended, rows_of, runs, while_running
+from incl_tracker.domain.chunking import chunk
+from incl_tracker.domain.compaction import BIG, Batch, Piece, merged, once_ended, runs, while_running
 from incl_tracker.domain.samples import Samples, decode, from_records
 
 points = st.tuples(st.integers(-(2**63), 2**63 - 1), st.floats(0, 2e9), st.floats())
@@ -38,13 +49,13 @@ def test_a_merge_keeps_every_point_bit_for_bit_and_what_is_hidden(
     whole = merged(pieces)
     assert bag(whole) == sorted(row for one in pieces for row in bag(one))
     assert bool((whole.samples.steps[1:] >= whole.samples.steps[:-1]).all())
-    chunk, blobs = rows_of(whole)
-    again = decode(blobs["data"])
-    mask = None if blobs["mask"] is None else np.unpackbits(np.frombuffer(blobs["mask"], np.uint8), count=len(again))
+    made_of = chunk(whole.samples, whole.mask)
+    again = decode(made_of.data)
+    mask = None if made_of.mask is None else np.unpackbits(np.frombuffer(made_of.mask, np.uint8), count=len(again))
     assert bag(Piece(again, None if mask is None else mask.astype(np.bool_))) == bag(whole)
     visible = again.values if mask is None else again.values[mask == 0]
     real = visible[~np.isnan(visible)]
-    for level in (chunk["coarse"], blobs["fine"]):
+    for level in (made_of.coarse, made_of.fine):
         values = from_records(level).values
         shown = values[~np.isnan(values)]
         assert (len(shown) > 0) == (len(real) > 0)
@@ -98,3 +109,42 @@ def test_lines_of_one_writer_that_follow_one_another_become_one_batch() -> None:
         Batch(4060, 20, mine, 4057, 400_000),
     ]
     assert [[b.start for b in run] for run in runs(batches)] == [[0, 10], [25, 30], [4020, 4040]]
+
+
+async def test_an_experiment_that_has_ended_becomes_few_chunks_and_answers_the_same(bench: Any, make: Any) -> None:
+    experiment = new_id()
+    await bench.event(ExperimentQueued(experiment=experiment, user="ann", spec=ExperimentSpec(command=["x"])), 1)
+    first, second = Origin("default", experiment, 1, 0), Origin("default", experiment, 2, 0)
+    for origin, steps in ((first, range(6_000)), (second, range(5_000, 9_000))):
+        for begin in range(steps.start, steps.stop, 1_000):
+            records = [(step, float(step), {"loss": step * 0.5, "acc": 1.0}) for step in range(begin, begin + 1_000)]
+            await bench.batch(origin, make.metric_batch("w", begin - steps.start + 1, records))
+    for number in range(40):
+        await bench.batch(first, make.log_batch("log", number * 5 + 1, [f"line {number * 5 + i}" for i in range(5)]))
+    finished = ExperimentFinished(
+        experiment=experiment, state=ExperimentState.FINISHED, reason=EndReason.COMPLETED, attempts=2
+    )
+    await bench.event(finished, 2)
+
+    async def answers() -> list[Any]:
+        points = [
+            await bench.ask(GetPoints(experiment=experiment, metric="loss", from_step=s)) for s in (0, 4_000, 8_000)
+        ]
+        window = GetChart(experiments=(experiment,), metrics=("loss",), pixels=10_000 // 2, low=4_900, high=5_100)
+        return [*points, await bench.ask(window), await bench.ask(GetLogs(experiment=experiment, after=17, limit=150))]
+
+    async def rows() -> tuple[int, ...]:
+        query = [sa.select(sa.func.count()).select_from(table) for table in (t.tails, t.chunks, t.log_batches)]
+        return tuple(await bench.read(lambda connection: [connection.execute(q).scalar_one() for q in query]))
+
+    before = await answers()
+    await bench.database.write(lambda tx: store_compaction.set_due(tx.connection, experiment, 0.0))
+    work = await bench.database.write(lambda tx: store_compaction.begin(tx.connection, tx.clock.now()))
+    rounds = 0
+    while work is not None:
+        work = await bench.database.write(lambda tx, work=work: store_compaction.step(tx.connection, work))
+        rounds += 1
+        assert rounds < 100
+    assert await rows() == (0, 4, 1)
+    assert await answers() == before
+    assert await bench.database.write(lambda tx: store_compaction.begin(tx.connection, tx.clock.now())) is None

@@ -180,6 +180,12 @@ def _set_mask(connection: sa.Connection, series: int, number: int, samples: Samp
         _HIDE_BLOBS.run(connection, [(fine, packed(mask), series, number)])
 
 
+def insert(connection: sa.Connection, series: int, number: int, made: Chunk) -> None:
+    """Store a chunk under a number that is free."""
+    _CHUNK.run(connection, [(series, number, *made[:7])])
+    _BLOBS.run(connection, [(series, number, *made[7:])])
+
+
 def delete_all(connection: sa.Connection, experiment: str) -> None:
     """Delete the series and chunks of an experiment."""
     for table in (t.chunks, t.chunk_blobs):

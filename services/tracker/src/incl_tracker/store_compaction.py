@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 import sqlalchemy as sa
 
 from incl_shared.states import FINAL_STATES
+from incl_tracker import store_chunks, store_tails
 from incl_tracker import tables as t
 from incl_tracker.domain import compaction
+from incl_tracker.domain.chunking import chunk
 from incl_tracker.domain.compaction import Batch, Piece
 from incl_tracker.domain.loglines import pack, unpack
 from incl_tracker.domain.samples import decode
@@ -40,7 +42,10 @@ def begin(connection: sa.Connection, now: float) -> Work | None:
     if row is None:
         return None
     set_due(connection, row.id, now + LEASE_S)
-    return Work(row.id, row.state in {state.value for state in FINAL_STATES}, now + LEASE_S)
+    ended = row.state in {state.value for state in FINAL_STATES}
+    if ended:
+        store_tails.fold_all(connection, row.id)
+    return Work(row.id, ended, now + LEASE_S)
 
 
 def step(connection: sa.Connection, work: Work) -> Work | None:
@@ -86,12 +91,10 @@ def merge_chunks(connection: sa.Connection, series: int, *, ended: bool) -> bool
         return False
     counts = dict(sizes)
     pieces = [Piece(decode(found[n].data), mask_of(found[n].mask, counts[n])) for n in numbers]
-    chunk, blobs = compaction.rows_of(compaction.merged(pieces))
+    whole = compaction.merged(pieces)
     for table in (t.chunks, t.chunk_blobs):
         connection.execute(sa.delete(table).where(table.c.series == series, table.c.number.in_(numbers)))
-    key = {"series": series, "number": numbers[0]}
-    connection.execute(sa.insert(t.chunks), [key | chunk])
-    connection.execute(sa.insert(t.chunk_blobs), [key | blobs])
+    store_chunks.insert(connection, series, numbers[0], chunk(whole.samples, whole.mask))
     small = sa.select(sa.func.count()).where(_c.series == series, _c.count < compaction.SMALL).scalar_subquery()
     connection.execute(sa.update(t.series).where(_s.id == series).values(small=small))
     return True
@@ -112,7 +115,7 @@ def _lines(connection: sa.Connection, work: Work) -> int | None:
             _l.first,
             sa.func.length(_l.lines).label("size"),
         )
-        .where(_l.experiment == work.experiment, _l.start > work.line)
+        .where(_l.experiment == work.experiment, _l.start > work.line, _l.lines.is_not(None))
         .order_by(_l.start)
         .limit(_ROWS)
     )

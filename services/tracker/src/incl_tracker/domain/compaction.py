@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from incl_tracker.domain.chunking import chunk
 from incl_tracker.domain.samples import Mask, Samples, joined
 
 SMALL, BIG = 4_096, 65_536
@@ -70,13 +68,6 @@ def merged(pieces: Sequence[Piece]) -> Piece:
     mask = np.concatenate(hidden)
     order = np.lexsort((samples.times, samples.steps))
     return Piece(samples.take(order), mask[order] if bool(mask.any()) else None)
-
-
-def rows_of(piece: Piece) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The columns of `chunks` and of `chunk_blobs`, but for the key."""
-    made = chunk(piece.samples, piece.mask)._asdict()
-    blobs = {name: made.pop(name) for name in ("fine", "mask", "data")}
-    return {"count": made.pop("points")} | made, blobs
 
 
 @dataclass(frozen=True, slots=True)
