@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -25,6 +27,7 @@ def upgrade() -> None:
     _artifacts()
     _attempts()
     _chunks()
+    _columns()
     _expected()
     _experiments()
     _known_metrics()
@@ -45,6 +48,10 @@ def downgrade() -> None:
         "attempts",
         "chunk_blobs",
         "chunks",
+        "column_blocks",
+        "column_data",
+        "hot",
+        "places",
         "tails",
         "expected",
         "experiments",
@@ -224,6 +231,23 @@ def _experiments() -> None:
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("tags", sa.Text(), nullable=False, comment="JSON: [tag, …]"),
         sa.Column("declared", sa.Text(), nullable=False, comment='JSON: {metric: "max" or "min"}'),
+        *_of_experiments(),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_experiments_created", "experiments", ["project", "created", "id"], unique=False)
+    op.create_index("ix_experiments_name", "experiments", ["project", "name"], unique=False)
+    op.create_index("ix_experiments_reversed", "experiments", ["reversed"], unique=False)
+    op.create_index("ix_experiments_ended", "experiments", ["ended"], unique=False)
+    op.create_index("ix_experiments_restore", "experiments", ["restore_at"], unique=False)
+    op.create_index("ix_experiments_compact", "experiments", ["compact_at"], unique=False)
+    op.create_index("ix_experiments_purge", "experiments", ["purge_at"], unique=False)
+    op.create_index("ix_experiments_purged", "experiments", ["purged"], unique=False)
+    op.create_index("ix_experiments_user", "experiments", ["project", "user", "created"], unique=False)
+
+
+def _of_experiments() -> list[sa.Column[Any]]:
+    """Times, documents and counters of an experiment."""
+    return [
         sa.Column("created", sa.Double(), nullable=False),
         sa.Column("started", sa.Double(), nullable=True),
         sa.Column("ended", sa.Double(), nullable=True),
@@ -276,17 +300,7 @@ def _experiments() -> None:
         ),
         sa.Column("alerts", sa.Integer(), nullable=False, comment="the version of the alert aggregate"),
         sa.Column("settlements", sa.Integer(), nullable=False, comment="the version of the settlement aggregate"),
-        sa.PrimaryKeyConstraint("id"),
-    )
-    op.create_index("ix_experiments_created", "experiments", ["project", "created", "id"], unique=False)
-    op.create_index("ix_experiments_name", "experiments", ["project", "name"], unique=False)
-    op.create_index("ix_experiments_reversed", "experiments", ["reversed"], unique=False)
-    op.create_index("ix_experiments_ended", "experiments", ["ended"], unique=False)
-    op.create_index("ix_experiments_restore", "experiments", ["restore_at"], unique=False)
-    op.create_index("ix_experiments_compact", "experiments", ["compact_at"], unique=False)
-    op.create_index("ix_experiments_purge", "experiments", ["purge_at"], unique=False)
-    op.create_index("ix_experiments_purged", "experiments", ["purged"], unique=False)
-    op.create_index("ix_experiments_user", "experiments", ["project", "user", "created"], unique=False)
+    ]
 
 
 def _known_metrics() -> None:
@@ -339,6 +353,48 @@ def _metrics() -> None:
         sa.Column("max_attempt", sa.Integer(), nullable=True),
         sa.PrimaryKeyConstraint("experiment", "metric"),
     )
+
+
+def _columns() -> None:
+    op.create_table(
+        "hot",
+        sa.Column("experiment", ID, nullable=False),
+        sa.Column("project", TOKEN, nullable=False),
+        sa.Column("stamp", sa.BigInteger(), nullable=False, comment="drawn anew with each change"),
+        sa.PrimaryKeyConstraint("experiment"),
+        comment="experiments whose columns are not what their rows say",
+    )
+    op.create_index("ix_hot_project", "hot", ["project"], unique=False)
+    op.create_table(
+        "places",
+        sa.Column("experiment", ID, nullable=False),
+        sa.Column("project", TOKEN, nullable=False),
+        sa.Column("block", sa.Integer(), nullable=False),
+        sa.Column("slot", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("experiment"),
+        comment="where in the columns experiments are",
+    )
+    op.create_table(
+        "column_blocks",
+        sa.Column("project", TOKEN, nullable=False),
+        sa.Column("block", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("count", sa.Integer(), nullable=False, comment="slots that are given to experiments"),
+        sa.PrimaryKeyConstraint("project", "block"),
+    )
+    op.create_table(
+        "column_data",
+        sa.Column("project", TOKEN, nullable=False),
+        sa.Column("kind", sa.String(length=8), nullable=False, comment="column, metric, config, config#, env or env#"),
+        sa.Column("name", WORDS, nullable=False),
+        sa.Column("block", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("low", sa.Double(), nullable=True, comment="the least number; NULL: there is none"),
+        sa.Column("high", sa.Double(), nullable=True, comment="the greatest number"),
+        sa.Column("data", sa.LargeBinary(), nullable=False, comment="see domain.columns"),
+        sa.PrimaryKeyConstraint("project", "kind", "name", "block"),
+    )
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("ALTER TABLE column_data ALTER COLUMN data SET STORAGE EXTERNAL")
 
 
 def _params() -> None:
