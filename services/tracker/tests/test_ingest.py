@@ -1,0 +1,149 @@
+"""Batches become tails, and tails chunks; a batch that cannot be stored costs no other."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from incl_shared import subjects
+from incl_shared.bus.delivery import Delivery
+from incl_shared.bus.errors import Poison
+from incl_shared.events import ExperimentQueued
+from incl_shared.ids import new_id
+from incl_shared.queries.tracker import GetExperiment
+from incl_shared.spec import ExperimentSpec
+from incl_shared.subjects import Origin
+from incl_shared.telemetry.wire import BATCH_VERSION, Group, MetricBatch
+from incl_tracker import store_pieces
+from incl_tracker import tables as t
+from incl_tracker.domain.samples import Samples, joined
+from incl_tracker.memory import Memory
+from incl_tracker.store_pieces import GREATEST, LEAST
+
+
+def grid(first: int, count: int, names: list[str], values: Any) -> MetricBatch:
+    """A batch of records that all have these names; the step of a record is its number. values: (count, names)."""
+    steps = np.arange(first, first + count)
+    group = Group(names, steps.tobytes(), (steps / 4).tobytes(), np.asarray(values, np.float64).tobytes())
+    return MetricBatch(BATCH_VERSION, "w", first, count, [group], [])
+
+
+def delivery(origin: Origin, payload: bytes, number: int = 1) -> Delivery:
+    subject = subjects.metrics(origin.project, origin.experiment, origin.attempt, origin.rank)
+    return Delivery(subject, payload, {}, str(number), "", 1.0, 0, "TEST", number, 1, None)
+
+
+def points(connection: sa.Connection, experiment: str, metric: str) -> Samples:
+    """All points of a metric."""
+    pieces = store_pieces.pieces(connection, experiment, metric, 0, LEAST, GREATEST)
+    parts = [samples for _, samples, _ in store_pieces.raw(connection, pieces.heads)]
+    return joined([*parts, *(tail.samples for tail in pieces.tails())]).ordered()
+
+
+def count(table: sa.Table) -> Any:
+    return lambda connection: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar()
+
+
+async def test_small_batches_become_few_rows_and_then_chunks(bench: Any) -> None:
+    origin = Origin("default", new_id(), 1, 0)
+    values = np.sin(np.arange(10_000)).reshape(-1, 1)
+    for begin in range(0, len(values), 20):
+        await bench.batch(origin, grid(begin + 1, 20, ["a"], values[begin : begin + 20]))
+        if begin % 1000 == 0:
+            assert await bench.read(count(t.tails)) < 130
+    sizes = await bench.read(
+        lambda c: c.execute(sa.select(t.chunks.c.count).order_by(t.chunks.c.number)).scalars().all()
+    )
+    assert len(sizes) == 2
+    assert all(size >= 4096 for size in sizes)
+    found = await bench.read(lambda c: points(c, origin.experiment, "a"))
+    assert np.array_equal(found.values, values[:, 0])
+
+
+async def test_a_big_batch_becomes_chunks_of_a_good_size(bench: Any) -> None:
+    origin = Origin("default", new_id(), 1, 0)
+    values = np.random.default_rng(1).standard_normal((21_000, 2))
+    await bench.batch(origin, grid(1, 21_000, ["a", "b"], values))
+    sizes = await bench.read(lambda c: c.execute(sa.select(t.chunks.c.count)).scalars().all())
+    assert (len(sizes), sum(sizes), await bench.read(count(t.tails))) == (10, 42_000, 0)
+    assert min(sizes) >= 4096
+    found = await bench.read(lambda c: points(c, origin.experiment, "b"))
+    assert np.array_equal(found.values, values[:, 1])
+
+
+async def test_ten_thousand_metrics_of_one_run(lite: Any) -> None:
+    origin, chance = Origin("default", new_id(), 1, 0), np.random.default_rng(2)
+    names = [[f"layer{part}/weight{place}" for place in range(1000)] for part in range(10)]
+    values = chance.standard_normal((12, 10, 1000))
+    sent = [
+        delivery(origin, msgspec.msgpack.encode(grid(10 * step + part + 1, 1, names[part], values[step, part])))
+        for step in range(12)
+        for part in range(10)
+    ]
+    for begin in range(0, len(sent), 40):
+        part = sent[begin : begin + 40]
+        await lite.database.write(lambda tx, part=part: lite.handlers.metric_batches(tx, part))
+    assert await lite.read(count(t.metrics)) == 10_000
+    assert await lite.read(count(t.tails)) < 200
+    found = await lite.read(lambda c: points(c, origin.experiment, "layer7/weight999"))
+    assert np.array_equal(found.values, values[:, 7, 999])
+
+
+async def test_one_bad_batch_is_refused_before_anything_is_stored(lite: Any) -> None:
+    origin = Origin("default", new_id(), 1, 0)
+    good = delivery(origin, msgspec.msgpack.encode(grid(1, 2, ["a"], [[1.0], [2.0]])))
+    foreign = delivery(Origin("other", origin.experiment, 1, 0), good.payload, 2)
+    for bad, reason in ((delivery(origin, b"\xc1", 2), "no metric batch"), (foreign, "is not of project")):
+        with pytest.raises(Poison, match=reason):
+            await lite.database.write(lambda tx, bad=bad: lite.handlers.metric_batches(tx, [good, bad]))
+        assert await lite.read(count(t.tails)) == 0
+    await lite.database.write(lambda tx: lite.handlers.metric_batches(tx, [good, good]))
+    assert await lite.read(count(t.tails)) == 1
+    with pytest.raises(Poison, match="is not of project"):
+        await lite.database.write(lambda tx: lite.handlers.metric_batches(tx, [foreign]))
+
+
+async def test_values_that_are_no_numbers_are_kept(bench: Any) -> None:
+    experiment = new_id()
+    origin, values = Origin("default", experiment, 1, 0), [[1.0], [math.inf], [-math.inf], [math.nan]]
+    await bench.event(ExperimentQueued(experiment=experiment, user="ann", spec=ExperimentSpec(command=["x"])), 1)
+    await bench.batch(origin, grid(1, 4, ["a"], values))
+    found = await bench.read(lambda c: points(c, experiment, "a"))
+    assert np.array_equal(found.values, np.ravel(values), equal_nan=True)
+    summary = (await bench.ask(GetExperiment(ref=experiment))).metrics[0]
+    assert math.isnan(summary.last)
+    assert (summary.minimum, summary.maximum, summary.points) == (-math.inf, math.inf, 4)
+
+
+async def test_names_that_no_database_likes(bench: Any, make: Any) -> None:
+    origin = Origin("default", new_id(), 1, 0)
+    names = ["nul\x00", "nul\x01", "é" * 3000, "é" * 3001, "", "a'b\"c", "50%", "what?"]
+    await bench.batch(origin, make.metric_batch("w", 1, [(1, 1.0, {n: float(i) for i, n in enumerate(names)})]))
+    stored = await bench.read(lambda c: c.execute(sa.select(t.metrics.c.metric, t.metrics.c.points)).all())
+    assert sum(row.points for row in stored) == len(names)
+    assert len(stored) == len(names) - 1, "two are alike once they are fit to be stored"
+    assert all(len(row.metric) <= 250 for row in stored)
+    alike = next(row.metric for row in stored if row.points == 2)
+    found = await bench.read(lambda c: points(c, origin.experiment, alike))
+    assert sorted(found.values.tolist()) == [0.0, 1.0]
+
+
+def test_what_is_remembered_is_bounded_and_void_under_another_stamp() -> None:
+    memory = Memory(items=100)
+    for number in range(50):
+        memory.begin()
+        known = memory.of(f"e{number}", 7, 0)
+        known.size = 10
+        memory.end([known])
+    assert len(memory) == 10
+    assert memory.of("e49", 7, 0).size == 10
+    assert memory.of("e49", 8, 0).size == 1
+    assert memory.of("e48", 7, 1).size == 1
+    memory.forget()
+    memory.begin()
+    assert len(memory) == 0
