@@ -140,6 +140,7 @@ class FakePlatform:
         self.generation = 0
         self.credential_ttl_s: float | None = None
         self._jobs: dict[str, JobWanted] = {}
+        self._granted: dict[str, JobWanted] = {}
         self._seen: dict[str, list[tuple[str, bytes]]] = {}
         self._read_to: dict[str, int] = {}
         self._reading = asyncio.Lock()
@@ -218,7 +219,8 @@ class FakePlatform:
         """A credential in clear, as the real signer sends it: the model itself hides its secrets."""
         if self.signer_away:
             raise UnavailableError("the signer is away")
-        job = self._jobs[job_id(query.experiment, query.attempt, query.rank)]
+        name = job_id(query.experiment, query.attempt, query.rank)
+        job = self._granted[name] = self._jobs.get(name) or self._granted[name]
         jwt, seed = self.mint(job)
         expires = None if self.credential_ttl_s is None else time.time() + self.credential_ttl_s
         return json.dumps({"jwt": jwt, "seed": seed, "name": "job", "expires": expires})

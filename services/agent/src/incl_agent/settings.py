@@ -29,6 +29,7 @@ class AgentSettings(BaseSettings):
     sample_s: float = Field(5.0, description="How often processes and GPUs are measured.")
     cache_bytes: int = Field(10 * GIB, description="Bound of the node's cache of code and checkpoints.")
     leave_s: float = Field(60.0, description="How long the outputs of a job that is not wanted may take to be stored.")
+    lost_s: float = Field(10.0, description="After this time without progress the bus has lost what it confirmed.")
     drain_bytes: int = Field(64 * GIB, description="Telemetry of ended jobs that may wait here to be stored.")
     drain_age_s: float = Field(30 * 86_400.0, description="How long the telemetry of an ended job may wait here.")
     drain_free_bytes: int = Field(GIB, description="With less room on the disk the oldest that waits is dropped.")

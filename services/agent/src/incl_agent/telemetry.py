@@ -166,13 +166,12 @@ class ShippedTelemetry:
         self._tailer = LogTailer({OUT: life.files.stdout, ERR: life.files.stderr}, root / "log.index")
         logs = LogSource(self._tailer, root / "logs.json", self._clock)
         self._metrics = metrics = MetricSource(life.files.spool, root / "metrics.json")
-        send, job, stored = self._publish, life.job, self._stored
+        send, job, stored, lost_s = self._publish, life.job, self._stored, life.node.settings.lost_s
+        extras, to_metrics, to_logs = self._extras, subjects.metrics(*place), subjects.logs(*place)
         self._shippers = [
-            Shipper(
-                metrics, send, subject=subjects.metrics(*place), job=job, on_extras=self._extras, stored=stored
-            ),
-            Shipper(logs, send, subject=subjects.logs(*place), job=job, stored=stored),
-        ]  # fmt: skip
+            Shipper(metrics, send, subject=to_metrics, job=job, on_extras=extras, stored=stored, lost_s=lost_s),
+            Shipper(logs, send, subject=to_logs, job=job, stored=stored, lost_s=lost_s),
+        ]
         self._stored.start()
 
     async def _ship(self, shipper: Shipper, sizes: Callable[[], object]) -> None:
