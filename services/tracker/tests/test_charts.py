@@ -446,3 +446,18 @@ async def test_pages_of_very_many_metrics(bench: Any, make: Any) -> None:
     view = await bench.ask(GetExperiment(ref=experiment))
     assert (view.metric_count, len(view.metrics)) == (2301, 500)
     assert (view.metrics[0].name, view.metrics[0].best, view.metrics[1].name) == ("zz/best", 2000.0, "loss/00000")
+
+
+def test_an_extreme_that_a_tail_hides_makes_room_for_the_next_one(connection: sa.Connection) -> None:
+    experiment, steps = new_id(), np.arange(2500, dtype=np.int64)
+    put_experiment(connection, experiment, "m")
+    first, second = (put_series(connection, experiment, "m", attempt) for attempt in (1, 2))
+    values = np.zeros(2500)
+    values[100], values[101] = 9.0, 8.0
+    put_chunk(connection, first, 0, Samples(steps, steps / 1, values))
+    query = GetChart(experiments=(experiment,), pixels=4)
+    assert 9.0 in asked(connection, query).curves[0].values
+    put_tail(connection, experiment, 2, "w", [(second, Samples(steps[100:101], np.ones(1), np.zeros(1)))])
+    shown = asked(connection, query).curves[0].values
+    assert 8.0 in shown
+    assert 9.0 not in shown
