@@ -36,9 +36,13 @@ class LogSource:
         """See Source.
 
         Raises:
-            OSError: the tailer's index cannot be written.
+            OSError: the tailer's index cannot be written (a full disk), and all that it has is sent.
         """
-        self._take_in()
+        failed: OSError | None = None
+        try:
+            self._take_in()
+        except OSError as error:
+            failed = error
         queue, noted = self._flight.queue, self.journal.of(LOG_WRITER)
         room -= sum(len(outgoing.payload) for outgoing in queue)
         while len(queue) < AHEAD and (room > 0 or not queue):
@@ -48,6 +52,8 @@ class LogSource:
             self.journal.dirty |= self._flight.plan(outgoing, noted)
             room -= len(outgoing.payload)
         self.save()
+        if failed is not None and not queue:
+            raise failed
         return list(queue)
 
     def _take_in(self) -> None:
