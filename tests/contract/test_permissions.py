@@ -107,8 +107,11 @@ MAY_PUBLISH: dict[str, set[str]] = {
 }  # fmt: skip
 
 for durable in topology.DURABLES:
-    MAY_PUBLISH[durable.name] |= _own_durable(durable.stream, durable.name)
+    MAY_PUBLISH[durable.service] |= _own_durable(durable.stream, durable.name)
     MAY_PUBLISH["admin"] |= _durable_api(durable.stream, durable.name)
+    if durable.owner:
+        MAY_PUBLISH[durable.service].add(f"$JS.API.CONSUMER.DELETE.{durable.stream}.{durable.name}")
+        MAY_PUBLISH["admin"].add(f"$JS.API.CONSUMER.DELETE.{durable.stream}.{durable.name}")
 
 MAY_HEAR: dict[str, set[str]] = {
     "provisioner": {"incl.query.*.*.provisioner.>", "_INBOX.provisioner.provisioner.>"},

@@ -7,6 +7,7 @@ cannot commit, however late he notices, and however wrong his clock is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,13 +35,18 @@ class Lease:
     expires: float
 
 
-def acquire(tx: Transaction, name: str, holder: str, ttl: float) -> Lease | None:
-    """Take a lease for `ttl` seconds, or none where another holder's has not expired. Taken again, it is renewed."""
+def acquire(
+    tx: Transaction, name: str, holder: str, ttl: float, *, gone: Callable[[str], bool] | None = None
+) -> Lease | None:
+    """Take a lease for `ttl` seconds, or none where another holder's has not expired. Taken again, it is renewed.
+
+    gone: says of a holder that it does not live any more; its leases need not expire.
+    """
     now = tx.clock.now()
     start = {"name": name, "holder": "", "fence": 0, "expires": 0.0}
     tx.connection.execute(insert_ignore(tx.connection, leases), start)
     row = tx.connection.execute(sa.select(leases).where(leases.c.name == name).with_for_update()).one()
-    if row.holder != holder and row.expires > now:
+    if row.holder != holder and row.expires > now and not (gone is not None and gone(row.holder)):
         return None
     fence = row.fence if row.holder == holder and row.expires > now else row.fence + 1
     lease = Lease(name, holder, fence, now + ttl)

@@ -130,6 +130,20 @@ def parse_telemetry(subject: str) -> Origin:
     return Origin(parts[2], parts[3], int(parts[4]), int(parts[5]))
 
 
+def unpartitioned(subject: str) -> str:
+    """The subject of a batch as it was sent: METRICS and LOGS store it with the partition after the kind.
+
+    Any other subject is given back as it is.
+    """
+    kind = next((kind for kind in ("incl.metrics.", "incl.logs.") if subject.startswith(kind)), None)
+    if kind is None or subject.count(".") != _STORED_DOTS:
+        return subject
+    return kind + subject[len(kind) :].partition(".")[2]
+
+
+_STORED_DOTS = 6
+
+
 def _split(subject: str, kind: str, count: int) -> list[str]:
     parts = subject.split(".")
     if len(parts) != count or parts[0] != "incl" or parts[1] != kind:

@@ -33,7 +33,7 @@ def test_every_role_has_a_scope_with_an_inbox_of_its_own() -> None:
 
 def test_every_durable_has_its_reader() -> None:
     for durable in topology.DURABLES:
-        scope = SCOPES[Role(durable.name)]
+        scope = SCOPES[Role(durable.service)]
         assert scope.role in SERVICES
         assert f"$JS.API.CONSUMER.MSG.NEXT.{durable.stream}.{durable.name}" in scope.publish
 

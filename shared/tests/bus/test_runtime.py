@@ -18,7 +18,7 @@ from incl_shared.bus.errors import Early, Poison
 from incl_shared.bus.retry import RetryPolicy
 from incl_shared.bus.runtime import Bus, BusOptions
 from incl_shared.bus.tables import outbox
-from incl_shared.bus.topology import TRACKER_EVENTS, TRACKER_METRICS, Durable
+from incl_shared.bus.topology import TRACKER_EVENTS, TRACKER_METRICS, Durable, partition_of
 from incl_shared.db import Database, Transaction
 from incl_shared.errors import ConflictError, ErrorEnvelope, InternalError, NotFoundError, UnavailableError
 from incl_shared.events import ExperimentStopping, ExperimentWaiting
@@ -310,16 +310,17 @@ async def test_a_batch_handler_isolates_the_one_at_fault(
                 raise Poison("thirteen")
             record(tx, delivery.payload.decode())
 
+    durable = TRACKER_METRICS[partition_of("e1")]
     for number in range(20):
         await bus_client.publish_confirmed(
-            f"incl.metrics.p.e{number}.1.0", str(number).encode(), message_id=str(number)
+            f"incl.metrics.p.e1.{number}.0", str(number).encode(), message_id=str(number)
         )
-    await make_bus(lambda bus: bus.consume_batch(TRACKER_METRICS, handler))
-    await until(lambda: pending_is_zero(bus_client, TRACKER_METRICS))
+    await make_bus(lambda bus: bus.consume_batch(durable, handler))
+    await until(lambda: pending_is_zero(bus_client, durable))
     assert sorted(await recorded(database), key=int) == [str(n) for n in range(20) if n != 13]
     assert max(sizes) > 5
     (letter,) = await list_dead(bus_client)
-    assert (letter.subject, letter.reason) == ("incl.metrics.p.e13.1.0", "thirteen")
+    assert (letter.subject, letter.reason) == ("incl.metrics.p.e1.13.0", "thirteen")
 
     async def kept() -> int:
         return int((await bus_client.jetstream().stream_info("METRICS")).state.messages)

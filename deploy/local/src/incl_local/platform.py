@@ -195,8 +195,7 @@ async def declare(place: Place, limits: topology.Limits) -> None:
     """Declare the streams and durables, as the administrator."""
     async with await BusClient.connect(place.bus("admin")) as client:
         await topology.apply(client.jetstream(), limits=limits)
-        for durable in topology.DURABLES:
-            await topology.ensure_durable(client.jetstream(), durable)
+        await topology.ensure_all(client.jetstream(), topology.DURABLES)
 
 
 async def _quietly(name: str, stop: Callable[[], Awaitable[None]]) -> None:

@@ -18,6 +18,8 @@ from incl_tracker.chores import chores
 from incl_tracker.handlers import Handlers
 from incl_tracker.lapsing import Lapsing
 from incl_tracker.live import LiveHub
+from incl_tracker.ownership import Ownership
+from incl_tracker.partitions import Partitions
 from incl_tracker.settings import TrackerSettings
 from incl_tracker.upkeep import Chore, Upkeep
 
@@ -28,7 +30,7 @@ _log = logging.getLogger("incl.tracker")
 
 
 class App:
-    """The tracker: `start` it, `stop` it. It owns the telemetry of all experiments (one partition)."""
+    """The tracker: `start` it, `stop` it. Several of them on one database share the partitions of the telemetry."""
 
     def __init__(self, settings: TrackerSettings, database: Database, bus: Bus, clock: Clock) -> None:
         self.settings = settings
@@ -39,8 +41,11 @@ class App:
         handlers = Handlers(self.live, settings.settle_after_s, settings.trash_kept_s)
         bus.consume(topology.TRACKER_EVENTS, handlers.event)
         bus.consume(topology.TRACKER_REQUESTS, handlers.request)
-        bus.consume_batch(topology.TRACKER_METRICS, handlers.metric_batches)
-        bus.consume_batch(topology.TRACKER_LOGS, handlers.log_batches)
+        self.ownership = Ownership(database, ttl=settings.lease_s)
+        self.partitions = Partitions(
+            self.ownership, bus, handlers.metric_batches, handlers.log_batches, forget=handlers.forget
+        )
+        sole = self.ownership.sole("upkeep")
         self._lapsing = Lapsing(
             database,
             clock,
@@ -51,7 +56,8 @@ class App:
         Answers(database, clock, settings.list_limit_s, self._lapsing.hear).register(bus)
         counters.register(bus.metrics.registry)
         lapse = Chore("lapse", self._lapse, settings.run_check_s)
-        self.upkeep = Upkeep([*chores(database, settings, self.live.changed, bus.ask), lapse])
+        alone = [chore.by(sole) for chore in chores(sole.database, settings, self.live.changed, bus.ask)]
+        self.upkeep = Upkeep([*alone, lapse])
         self.ops: OpsServer | None = None
 
     async def start(self) -> None:
@@ -60,6 +66,7 @@ class App:
         await self.database.start()
         self.live.start()
         await self.bus.start()
+        await self.ownership.start()
         self.upkeep.start()
         if self.settings.ops_port is not None:
             self.ops = OpsServer(port=self.settings.ops_port, host=self.settings.ops_host)
@@ -77,6 +84,8 @@ class App:
             await self.ops.stop()
             self.ops = None
         await self.upkeep.stop()
+        await self.partitions.stop()
+        await self.ownership.stop()
         await self.live.stop()
         await self.bus.stop()
         await self.database.stop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 POINTS = Counter("incl_tracker_points_total", "Points stored.", registry=None)
 LINES = Counter("incl_tracker_lines_total", "Log lines stored.", registry=None)
@@ -24,7 +24,22 @@ PURGED = Counter("incl_tracker_purged_total", "Experiments purged.", registry=No
 UPKEEP_FAILED = Counter(
     "incl_tracker_upkeep_failed_total", "Rounds of background work that failed.", ["work"], registry=None
 )
-ALL = (LAPSED, PURGED, UPKEEP_FAILED, POINTS, LINES, REPEATED, UNREADABLE, FOREIGN, SETTLED, GAPS, LIVE, LIVE_FAILED)
+PARTITIONS = Gauge("incl_tracker_partitions", "Partitions that this tracker consumes.", registry=None)
+ALL = (
+    PARTITIONS,
+    LAPSED,
+    PURGED,
+    UPKEEP_FAILED,
+    POINTS,
+    LINES,
+    REPEATED,
+    UNREADABLE,
+    FOREIGN,
+    SETTLED,
+    GAPS,
+    LIVE,
+    LIVE_FAILED,
+)
 
 
 def register(registry: CollectorRegistry) -> None:

@@ -31,4 +31,7 @@ class TrackerSettings(ServiceSettings):
         900.0, gt=0, description="A run outside the platform is lost after so long without word."
     )
     run_check_s: float = Field(5.0, gt=0, description="How often runs outside the platform are looked at.")
+    lease_s: float = Field(
+        10.0, gt=0, description="After so long without word of a tracker the others take its partitions over."
+    )
     list_limit_s: float = Field(5.0, gt=0, description="The longest that a list may take.")

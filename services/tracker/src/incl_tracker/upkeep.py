@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
 from incl_shared.db import DatabaseUnavailable
 from incl_shared.errors import InclError
+from incl_shared.leases import LeaseLost
 from incl_shared.tasks import end_all
 from incl_tracker import counters
+from incl_tracker.ownership import Sole
 
 _log = logging.getLogger("incl.tracker")
 PAUSE_S = 0.02
@@ -21,11 +23,19 @@ PAUSE_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Chore:
-    """One kind of work. work: does one round; true when there is more to do at once. every_s: seconds between looks."""
+    """One kind of work. work: does one round; true when there is more to do at once. every_s: seconds between looks.
+
+    mine: whether it is this process's to do now.
+    """
 
     name: str
     work: Callable[[], Awaitable[bool]]
     every_s: float
+    mine: Callable[[], bool] = lambda: True
+
+    def by(self, sole: Sole) -> Chore:
+        """The same, done only while this process is the one. (Its writes have to go through `sole.database`.)"""
+        return replace(self, mine=lambda: sole.held)
 
 
 class Upkeep:
@@ -54,7 +64,9 @@ async def _run(chore: Chore) -> None:
 
 async def _round(chore: Chore) -> bool:
     try:
-        return await chore.work()
+        return chore.mine() and await chore.work()
+    except LeaseLost as error:
+        _log.info("%s is another tracker's now: %s", chore.name, error.message)
     except DatabaseUnavailable as error:
         _log.warning("%s waits for the database: %s", chore.name, error.cause or error.message)
     except (InclError, OSError, ValueError, sa.exc.SQLAlchemyError):

@@ -51,15 +51,18 @@ def _service(role: Role, about: str, *, serves: Iterable[str], publish: tuple[st
 
 
 def _durables(role: Role) -> tuple[str, ...]:
-    """What a service needs to make and read its own durables (named after it), and to bury what it cannot handle.
+    """What a service needs to make and read its own durables, and to bury what it cannot handle.
 
+    A durable with one owner at a time is made anew by its next owner, who may therefore delete it.
     The second form of the acknowledgement is that of the server's flag js_ack_fc_v2.
     """
     subjects: list[str] = []
     for durable in topology.DURABLES:
-        if durable.name != role:
+        if durable.service != role:
             continue
         place = f"{durable.stream}.{durable.name}"
+        if durable.owner:
+            subjects.append(f"$JS.API.CONSUMER.DELETE.{place}")
         subjects += [
             f"$JS.API.CONSUMER.MSG.NEXT.{place}",
             f"$JS.API.CONSUMER.INFO.{place}",

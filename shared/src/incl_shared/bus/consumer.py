@@ -21,10 +21,11 @@ import nats.errors
 import sqlalchemy as sa
 from pydantic import ValidationError
 
+from incl_shared import subjects
 from incl_shared.bus import envelope as wire
 from incl_shared.bus.deadletters import bury
 from incl_shared.bus.delivery import Delivery, delivery_of
-from incl_shared.bus.errors import Early, Poison
+from incl_shared.bus.errors import Early, NotMine, Poison
 from incl_shared.bus.retry import Failures, RetryPolicy
 from incl_shared.bus.tables import inbox
 from incl_shared.bus.topology import Durable
@@ -48,6 +49,8 @@ T = TypeVar("T")
 DONE, DUPLICATE = "done", "duplicate"
 Outcome = str | Exception
 _PAUSE_MAX_S = 2.0
+_NOT_MINE_S = 0.5
+"""By then whoever may not handle it has stopped to fetch."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +112,17 @@ class Consumer:
         except _Stopping:
             await self._give_back(items)
             return
+        except NotMine:
+            await self._give_back(items, _NOT_MINE_S)
+            return
         self._seconds.observe(time.perf_counter() - started)
         for item, outcome in zip(items, outcomes, strict=True):
             await self._settle(item, outcome)
 
-    async def _give_back(self, items: Sequence[_Item]) -> None:
+    async def _give_back(self, items: Sequence[_Item], delay: float | None = None) -> None:
         for item in items:
             with contextlib.suppress(nats.errors.Error, OSError):
-                await item.message.nak()
+                await item.message.nak(delay=delay)
 
     # --- doing the work
 
@@ -141,7 +147,7 @@ class Consumer:
         """All in one transaction; where it cannot be committed, one by one."""
         try:
             return await self._write(lambda tx: self._run(tx, deliveries))
-        except (_Stopping, asyncio.CancelledError):
+        except (_Stopping, NotMine, asyncio.CancelledError):
             raise
         except Exception as error:  # noqa: BLE001 - a commit that fails is the fault of one of them
             if len(deliveries) == 1:
@@ -166,7 +172,7 @@ class Consumer:
                 tx.connection.execute(sa.insert(inbox), row)
                 self._handler(tx, delivery)
         except Exception as error:
-            if is_outage(error):
+            if isinstance(error, NotMine) or is_outage(error):
                 raise
             return error
         return DONE
@@ -186,7 +192,7 @@ class Consumer:
         assert handler is not None
         try:
             await self._write(lambda tx: handler(tx, deliveries))
-        except (_Stopping, asyncio.CancelledError):
+        except (_Stopping, NotMine, asyncio.CancelledError):
             raise
         except Exception as error:  # noqa: BLE001 - the edge: the outcome says it, with a log line and a counter
             if len(deliveries) == 1:
@@ -297,7 +303,7 @@ def _bare(message: Msg) -> Delivery:
     metadata = message.metadata
     sequence = metadata.sequence.stream
     return Delivery(
-        subject=message.subject, payload=message.data, headers=message.headers or {},
+        subject=subjects.unpartitioned(message.subject), payload=message.data, headers=message.headers or {},
         id=f"{metadata.stream}-{sequence}", type="", time=metadata.timestamp.timestamp(), version=0,
         stream=metadata.stream, sequence=sequence, deliveries=metadata.num_delivered, traceparent=None,
     )  # fmt: skip

@@ -106,12 +106,11 @@ async def replay(client: BusClient, sequence: int) -> DeadLetter:
         raise ConflictError(
             f"dead letter {sequence} was too large to be kept whole", hint="send it again at its source"
         )
+    subject = letter.subject
     if (message.subject or "").startswith(_ADVISORY):
-        payload, headers = await _original(client, letter)
+        subject, payload, headers = await _original(client, letter)
     sent = {key: value for key, value in headers.items() if not key.startswith((PREFIX, "Nats-"))}
-    await client.publish_confirmed(
-        letter.subject, payload, message_id=f"replay:{sequence}:{letter.id}"[:120], headers=sent
-    )
+    await client.publish_confirmed(subject, payload, message_id=f"replay:{sequence}:{letter.id}"[:120], headers=sent)
     await js.delete_msg(DEAD, sequence)
     return letter
 
@@ -119,12 +118,12 @@ async def replay(client: BusClient, sequence: int) -> DeadLetter:
 _ADVISORY = ADVISORIES.removesuffix(">")
 
 
-async def _original(client: BusClient, letter: DeadLetter) -> tuple[bytes, dict[str, str]]:
+async def _original(client: BusClient, letter: DeadLetter) -> tuple[str, bytes, dict[str, str]]:
     try:
         message = await client.jetstream().get_msg(letter.stream, seq=int(letter.id))
     except StreamNotFound as error:
         raise NotFoundError(f"message {letter.id} of {letter.stream} is gone") from error
-    return message.data or b"", dict(message.headers or {})
+    return subjects.unpartitioned(message.subject or ""), message.data or b"", dict(message.headers or {})
 
 
 def _letter(sequence: int, subject: str, payload: bytes, headers: Mapping[str, str]) -> DeadLetter:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 import incl_shared.events  # noqa: F401 - fills the register
+from incl_shared import subjects
 from incl_shared.bus import envelope as wire
 from incl_shared.bus.errors import Poison
 from incl_shared.events.base import REGISTER, Event
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 class Delivery:
     """One message of a durable.
 
+    subject: on which it was sent (without the partition that METRICS and LOGS store).
     id: the event's (CloudEvents), else the message id, else stream and sequence. time: epoch s, when it was said, else
     stored. version: of the aggregate, 0 where there is none. sequence: in the stream. deliveries: 1 the first time.
     """
@@ -65,7 +67,7 @@ def delivery_of(message: Msg) -> Delivery:
         raise Poison(f"broken envelope: {error}") from error
     sequence = metadata.sequence.stream
     return Delivery(
-        subject=message.subject,
+        subject=subjects.unpartitioned(message.subject),
         payload=message.data,
         headers=headers,
         id=said.id if said else headers.get(wire.MESSAGE_ID) or f"{metadata.stream}-{sequence}",

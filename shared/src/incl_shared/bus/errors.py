@@ -17,6 +17,10 @@ class Early(Exception):  # noqa: N818
     """Raised by a handler: what this message needs has not come yet. It is delivered again soon."""
 
 
+class NotMine(Exception):  # noqa: N818
+    """Raised by a handler: these messages are another process's to handle. They are given back, uncounted."""
+
+
 class Poison(Exception):  # noqa: N818
     """Raised by a handler: this message can never be handled. It becomes a dead letter with the reason."""
 

@@ -117,11 +117,19 @@ class HardenedBroker(NatsBroker):
             _ack_policy=AckPolicy.MANUAL,
         )  # fmt: skip
         subscriber = HardenedPull(config, specification, calls, durable, check_every, silence)
-        Registrator.subscriber(self, subscriber)
+        Registrator.subscriber(self, subscriber, persistent=False)
         subscriber.add_call(parser_=None, decoder_=_raw, dependencies_=())
         subscriber(handler)
         self.pulls.append(subscriber)
         return subscriber
+
+    async def drop(self, pull: HardenedPull) -> None:
+        """Stop consuming, while the others go on."""
+        self.pulls.remove(pull)
+        try:
+            await pull.stop()
+        finally:
+            self._subscribers.discard(pull)
 
     def serve(self, subject: str, queue: str, handler: MessageHandler, *, workers: int) -> None:
         """Answer core requests in a queue group, at most `workers` at a time; the handler replies itself."""

@@ -198,7 +198,10 @@ class PullLoop:
         if held > self._durable.batch // 2 or not self._connection.is_connected or self._stopped:
             return
         count = self._durable.batch - held
-        body = {"batch": count, "expires": int(EXPIRES_S * 1e9), "idle_heartbeat": int(HEARTBEAT_S * 1e9)}
+        body = {
+            "batch": count, "expires": int(EXPIRES_S * 1e9), "idle_heartbeat": int(HEARTBEAT_S * 1e9),
+            "max_bytes": self._durable.batch_bytes,
+        }  # fmt: skip
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._durable.stream}.{self._durable.name}"
         self._open += count
         try:
@@ -208,8 +211,15 @@ class PullLoop:
             await self._trouble(str(error), 0.5)
 
     def _take(self) -> list[Msg]:
-        count = min(len(self._waiting), self._durable.batch)
-        return [self._waiting.popleft() for _ in range(count)]
+        """The next batch: one message at least, then as many as its limits allow."""
+        taken: list[Msg] = []
+        size = 0
+        while self._waiting and len(taken) < self._durable.batch:
+            size += len(self._waiting[0].data)
+            if taken and size > self._durable.batch_bytes:
+                break
+            taken.append(self._waiting.popleft())
+        return taken
 
     async def _wait(self) -> None:
         self._wake.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -96,6 +96,18 @@ class BusOptions:
     silence: float = SILENCE_S
 
 
+class Consuming:
+    """A durable that is consumed while the bus runs."""
+
+    def __init__(self, durable: Durable, end: Callable[[], Awaitable[None]]) -> None:
+        self.durable = durable
+        self._end = end
+
+    async def end(self) -> None:
+        """Fetch no more, let the batch at hand end (10 s at most), give the rest back."""
+        await self._end()
+
+
 class Bus:
     """One service's connection: its consumers, its answers, its outbox. Register before `start`."""
 
@@ -150,6 +162,9 @@ class Bus:
     def _add(self, durable: Durable, **handlers: Any) -> None:
         if self._started:
             raise RuntimeError("consumers are registered before start")
+        self._consumers.append(self._consumer(durable, **handlers))
+
+    def _consumer(self, durable: Durable, **handlers: Any) -> tuple[Consumer, HardenedPull]:
         if "async_handler" not in handlers and self._database is None:
             raise ValueError("a transactional consumer needs a database")
         consumer = Consumer(
@@ -159,9 +174,9 @@ class Bus:
         pull = self._broker.pull(
             durable, consumer.handle, check_every=self.options.check_every, silence=self.options.silence
         )
-        self._consumers.append((consumer, pull))
         age = self.metrics.fetch_age.labels(durable.stream, durable.name)
         age.set_function(lambda: time.monotonic() - pull.state.alive)
+        return consumer, pull
 
     def serve(self, kind: type[Query[AnswerT]], handler: QueryHandler) -> None:
         """Answer a question: `await handler(asker, query)` gives its Answer, or raises an InclError."""
@@ -204,6 +219,30 @@ class Bus:
             await self._relay.stop()
         await self._broker.stop()
         await self.client.close()
+
+    async def begin_batch(self, durable: Durable, handler: BatchHandler) -> Consuming:
+        """As `consume_batch`, while the bus runs; until the returned one is ended, or the bus stops."""
+        if not self._started:
+            raise RuntimeError("the bus does not run")
+        consumer, pull = pair = self._consumer(durable, batch_handler=handler)
+        self._consumers.append(pair)
+        ending = Consuming(durable, lambda: self._end(consumer, pull))
+        try:
+            await pull.start()
+        except BaseException:
+            await ending.end()
+            raise
+        return ending
+
+    async def _end(self, consumer: Consumer, pull: HardenedPull) -> None:
+        if (consumer, pull) not in self._consumers:
+            return
+        self._consumers.remove((consumer, pull))
+        consumer.stop()
+        await self._broker.drop(pull)
+        durable = consumer.durable
+        if not any(other.durable == durable for other, _ in self._consumers):
+            self.metrics.fetch_age.remove(durable.stream, durable.name)
 
     def health(self) -> Health:
         """How it is now."""

@@ -6,13 +6,16 @@ of their own durables (`ensure_durable`), and never declare or change a stream.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nats.js import api
 from nats.js.errors import APIError, NotFoundError
 
 from incl_shared.errors import ConflictError, UnavailableError
+from incl_shared.tasks import gather
 
 if TYPE_CHECKING:
     from nats.js import JetStreamContext
@@ -26,6 +29,12 @@ REQUESTS, EVENTS, REPORTS, METRICS = "REQUESTS", "EVENTS", "REPORTS", "METRICS"
 LOGS, LIVE, CONTROL, DEAD = "LOGS", "LIVE", "CONTROL", "DEAD"
 ADVISORIES = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>"
 EVENTS_KEPT_S = 90 * DAY
+PARTITIONS = 8
+"""Into so many parts METRICS and LOGS are cut, by the hash of the experiment: more trackers than this are of no use.
+
+The server does it as it stores (`_partitioned`), so that no sender knows the number. Another number moves experiments
+to other partitions; `apply` therefore refuses the change until what the old number parted is consumed.
+"""
 INBOX_KEPT_S = EVENTS_KEPT_S + 7 * DAY
 """A consumer's inbox remembers ids for longer than any stream keeps messages: a recreated durable replays all."""
 
@@ -75,7 +84,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Durable:
-    """A durable pull consumer. ack_wait in seconds; batch: the most messages of one transaction.
+    """A durable pull consumer. ack_wait in seconds; batch, batch_bytes: the most messages and bytes of one transaction.
+
+    service: whose it is; the name by default. batch_bytes is more than one message can have.
 
     max_deliver is always unlimited: retry and dead letters are the runtime's, which knows an outage from poison.
     """
@@ -86,6 +97,13 @@ class Durable:
     ack_wait: float = 10.0
     max_ack_pending: int = 1000
     batch: int = 100
+    batch_bytes: int = 4 * MIB
+    owner: str = ""
+
+    @property
+    def service(self) -> str:
+        """The service that reads it."""
+        return self.owner or self.name
 
     def config(self) -> api.ConsumerConfig:
         """What the server is asked for."""
@@ -108,8 +126,23 @@ TRACKER_REQUESTS = Durable(
     REQUESTS, "tracker", tuple(f"incl.request.*.*.{kind}.*" for kind in ("run", "runend", "trash", "restore"))
 )
 TRACKER_EVENTS = Durable(EVENTS, "tracker", ("incl.event.*.experiment.*", "incl.event.*.artifact.*"))
-TRACKER_METRICS = Durable(METRICS, "tracker", ("incl.metrics.>",), ack_wait=30.0, max_ack_pending=4000, batch=200)
-TRACKER_LOGS = Durable(LOGS, "tracker", ("incl.logs.>",), ack_wait=30.0, max_ack_pending=4000, batch=200)
+
+
+def _telemetry(stream: str, kind: str) -> tuple[Durable, ...]:
+    """A durable for each partition. Its batches take about 0.1 s to store, so that all partitions have their turn."""
+    return tuple(
+        Durable(
+            stream, f"tracker-{partition}", (f"incl.{kind}.{partition}.*.*.*.*",), ack_wait=30.0, max_ack_pending=4000,
+            batch=200, batch_bytes=2 * MIB, owner="tracker",
+        )
+        for partition in range(PARTITIONS)
+    )  # fmt: skip
+
+
+TRACKER_METRICS = _telemetry(METRICS, "metrics")
+"""By partition."""
+TRACKER_LOGS = _telemetry(LOGS, "logs")
+"""By partition."""
 REGISTRY_EVENTS = Durable(EVENTS, "registry", ("incl.event.*.experiment.*", "incl.event.*.trash.*"))
 DURABLES = (
     PROVISIONER_REQUESTS,
@@ -117,8 +150,8 @@ DURABLES = (
     PROVISIONER_EVENTS,
     TRACKER_REQUESTS,
     TRACKER_EVENTS,
-    TRACKER_METRICS,
-    TRACKER_LOGS,
+    *TRACKER_METRICS,
+    *TRACKER_LOGS,
     REGISTRY_EVENTS,
 )
 
@@ -141,8 +174,8 @@ def streams(limits: Limits | None = None, replicas: int = 1) -> tuple[api.Stream
         base.evolve(
             name=REPORTS, subjects=["incl.report.*"], retention=queue, max_age=7 * DAY, max_bytes=_REPORTS_BYTES,
         ),
-        base.evolve(name=METRICS, subjects=["incl.metrics.>"], max_bytes=limits.metrics_bytes, **full),
-        base.evolve(name=LOGS, subjects=["incl.logs.>"], max_bytes=limits.logs_bytes, **full),
+        base.evolve(name=METRICS, max_bytes=limits.metrics_bytes, **full, **_partitioned("metrics")),
+        base.evolve(name=LOGS, max_bytes=limits.logs_bytes, **full, **_partitioned("logs")),
         base.evolve(
             name=LIVE, subjects=["incl.live.>"], storage=api.StorageType.MEMORY, discard=api.DiscardPolicy.OLD,
             max_age=300.0, max_bytes=limits.live_bytes, duplicate_window=10.0,
@@ -155,6 +188,25 @@ def streams(limits: Limits | None = None, replicas: int = 1) -> tuple[api.Stream
             max_age=limits.dead_age_s, max_bytes=_DEAD_BYTES,
         ),
     )  # fmt: skip
+
+
+def _partitioned(kind: str) -> dict[str, Any]:
+    """incl.metrics.<project>.<experiment>.… is stored as incl.metrics.<partition>.<project>.<experiment>.…
+
+    The wildcard of the stream has just as many tokens, so that nobody can publish to a partition of his choice.
+    """
+    sent = f"incl.{kind}.*.*.*.*"
+    rest = ".".join(f"{{{{wildcard({token})}}}}" for token in range(1, 5))
+    stored = f"incl.{kind}.{{{{partition({PARTITIONS},2)}}}}.{rest}"
+    return {"subjects": [sent], "subject_transform": api.SubjectTransform(src=sent, dest=stored)}
+
+
+def partition_of(experiment: str) -> int:
+    """The partition that the server stores an experiment's telemetry in: FNV-1a of the token, 32 bits."""
+    value = 2_166_136_261
+    for byte in experiment.encode():
+        value = ((value ^ byte) * 16_777_619) & 0xFFFF_FFFF
+    return value % PARTITIONS
 
 
 @dataclass
@@ -203,6 +255,7 @@ async def _apply_one(js: JetStreamContext, wanted: api.StreamConfig, done: Appli
 _STREAM_FIELDS = (
     "subjects", "retention", "max_age", "max_bytes", "discard", "storage", "num_replicas", "duplicate_window",
     "max_msgs_per_subject", "allow_direct", "deny_delete", "deny_purge",
+    "subject_transform",
 )  # fmt: skip
 
 
@@ -228,6 +281,8 @@ def _refuse_loss(wanted: api.StreamConfig, info: api.StreamInfo, changed: set[st
         if wanted.max_age and (not found.max_age or wanted.max_age < found.max_age):
             reasons.append(f"messages are kept {found.max_age or 0:.0f} s, the new limit is {wanted.max_age:.0f} s")
         gone = set(found.subjects or ()) - set(wanted.subjects or ())
+        if "subject_transform" in changed:
+            reasons.append("it would be cut into other partitions")
         if gone:
             reasons.append(f"subjects would go: {', '.join(sorted(gone))}")
     if reasons:
@@ -248,6 +303,21 @@ def drifted(durable: Durable, found: api.ConsumerConfig) -> bool:
     return sorted(filters) != sorted(durable.filters) or any(
         getattr(found, name) != getattr(wanted, name) for name in _DURABLE_FIELDS
     )
+
+
+async def ensure_all(js: JetStreamContext, durables: Iterable[Durable]) -> None:
+    """Make all of them be there, at once."""
+    await gather(*(ensure_durable(js, durable) for durable in durables))
+
+
+async def recreate(js: JetStreamContext, durable: Durable) -> None:
+    """Make it anew: what was delivered and not acknowledged comes again at once, in its order.
+
+    For a stream that keeps messages until they are acknowledged; any other would be read again from its beginning.
+    """
+    with contextlib.suppress(NotFoundError):
+        await js.delete_consumer(durable.stream, durable.name)
+    await ensure_durable(js, durable)
 
 
 async def ensure_durable(js: JetStreamContext, durable: Durable) -> str:
