@@ -38,6 +38,8 @@ _WATCH_S = 0.25
 _UPLOAD_EVERY_S = 2.0
 _WORD_EVERY_S = 60.0
 _FLUSH_S = 60.0
+"""How long nothing may move before shipping is given up."""
+_PAUSE_S = 0.05
 _LAST_WORDS_S = 30.0
 """How long after a run's end its other processes (ranks, workers) may go on writing."""
 _PATIENCE_S = 600.0
@@ -173,18 +175,23 @@ class RunShipper:
 
     async def _flush(self, *, final: bool) -> None:
         if not final:
-            while await self.metrics.step():
-                pass
+            while await self.metrics.step() or self.metrics.more:
+                await self.metrics.pause(_PAUSE_S if self.metrics.more else 0.0)
             return
-        try:
-            async with asyncio.timeout(_FLUSH_S):
-                await self.metrics.drain()
-        except TimeoutError:
+        while True:
+            before = self.metrics.progress
+            try:
+                async with asyncio.timeout(_FLUSH_S):
+                    await self.metrics.drain()
+                return
+            except TimeoutError:
+                if self.metrics.progress != before:
+                    continue  # as fast as the tracker can take it
             raise UnavailableError(
                 "not all metrics are stored yet",
                 cause=self.metrics.shipped.last_error or "the platform has them, and its tracker is behind",
                 hint=f"incl sync {self._run.path}",
-            ) from None
+            )
 
     async def _upload_spooled(self) -> None:
         self._waiting += await asyncio.to_thread(self._files.new)

@@ -39,6 +39,8 @@ class Flow:
         """Bytes that the bus has confirmed and the tracker has not."""
         self.moved = now
         """When the tracker last stored something of this, or there was nothing left for it to store."""
+        self.stored_at = 0.0
+        """When the tracker last stored something of this."""
         self.away = False
         """The tracker was asked and did not answer."""
         self._sent: dict[str, deque[_Sent]] = {}
@@ -64,7 +66,8 @@ class Flow:
             while queue and queue[0].last <= mark:
                 entry = queue.popleft()
                 self.unstored -= entry.size
-                self.moved, self.away = now, False
+                self.moved = self.stored_at = now
+                self.away = False
                 if entry.size:
                     self._steer(now - entry.time, now)
             if not queue:

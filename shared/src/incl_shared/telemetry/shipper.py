@@ -211,6 +211,11 @@ class Shipper:
         return self.flow is not None and self.flow.open and not gone
 
     @property
+    def progress(self) -> tuple[int, float]:
+        """Another value than before: something was sent, or stored."""
+        return self.shipped.records, 0.0 if self.flow is None else self.flow.stored_at
+
+    @property
     def unstored(self) -> int:
         """Bytes that the bus has and the tracker has not, as far as is known."""
         return 0 if self.flow is None else self.flow.unstored
