@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pyarrow as arrow
+import pyarrow.ipc
 import pytest
 
 from incl_local.testing import Home, interrupt, wait
@@ -24,6 +27,25 @@ def test_the_digits_are_learned_and_kept(home: Home, tmp_path: Path) -> None:
     kept = home.incl("download", "@last", "-o", str(tmp_path / "kept"))
     assert kept.code == 0, kept.err
     assert [p.name for p in (tmp_path / "kept").rglob("best.npz")] == ["best.npz"]
+    check_points(home, view, tmp_path / "points.arrow")
+
+
+def check_points(home: Home, view: dict[str, Any], target: Path) -> None:
+    """Chart, list and raw points of the metric that the script declares."""
+    metric = next(m for m in view["metrics"] if m["name"] == "val_acc")
+    (curve,) = home.incl("metrics", "@last", "val_acc", "--json").json
+    assert (curve["points"], curve["steps"][-1]) == (metric["points"], metric["last_step"])
+    assert curve["values"][-1] == pytest.approx(metric["last"], rel=1e-6)
+    listed = home.incl("metrics", "@last", "--list", "--json").json
+    assert {m["name"] for m in listed} == {m["name"] for m in view["metrics"]}
+    written = home.incl("metrics", "@last", "val_acc", "-o", str(target))
+    assert written.code == 0, written.err
+    with arrow.memory_map(str(target)) as source:
+        table = arrow.ipc.open_file(source).read_all()
+    assert table.num_rows == metric["points"]
+    assert table["value"].to_pylist()[-1] == metric["last"]
+    rows = home.incl("metrics", "@last", "val_acc", "--points").out.splitlines()
+    assert [float(row.split(",")[-1]) for row in rows[1:]] == table["value"].to_pylist()
 
 
 def test_a_failure_is_exit_code_three_with_the_traceback_in_the_log(home: Home, project: Path) -> None:
