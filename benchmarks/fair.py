@@ -54,12 +54,13 @@ print("took", time.time() - began)
 def bench() -> dict[str, Any]:
     """One run."""
     with tempfile.TemporaryDirectory() as folder:
-        home = Home(Path(folder))
+        home, work = Home(Path(folder) / "home"), Path(folder) / "work"
+        work.mkdir()
         started = home.incl("up", "--detach", timeout=90)
         assert started.code == 0, started.err
         try:
             running = find(Layout(home.data))
-            ours = asyncio.run(_measure(home, running.place, running.identity.pid))
+            ours = asyncio.run(_measure(home, work, running.place, running.identity.pid))
         finally:
             home.incl("down")
     return {
@@ -73,7 +74,7 @@ def bench() -> dict[str, Any]:
     }
 
 
-async def _measure(home: Home, place: Place, pid: int) -> dict[str, Any]:
+async def _measure(home: Home, work: Path, place: Place, pid: int) -> dict[str, Any]:
     late: list[tuple[float, float]] = []
 
     async def hear(subject: str, payload: bytes, headers: Any) -> None:
@@ -82,15 +83,13 @@ async def _measure(home: Home, place: Place, pid: int) -> dict[str, Any]:
             late.append((time.time(), time.time() - said["values"]["now"][1]))
 
     async with await BusClient.connect(place.bus("user")) as client:
-        quiet = await asyncio.to_thread(
-            home.submit, "--cpu", "0.2", "--name", "quiet", "--", sys.executable, "-c", QUIET
-        )
+        quiet = await _submit(home, work, "quiet", "0.2", QUIET)
         await client.subscribe(subjects.live(PROJECT, quiet), hear)
         await _until(lambda: bool(late), 30)
         began = time.time()
         await asyncio.sleep(ALONE_S)
         flood = time.time()
-        loud = await asyncio.to_thread(home.submit, "--cpu", "1", "--name", "loud", "--", sys.executable, "-c", LOUD)
+        loud = await _submit(home, work, "loud", "1", LOUD)
         memory, peak = psutil.Process(pid), 0
         while time.time() < flood + SECONDS + 5:
             await asyncio.sleep(0.5)
@@ -111,6 +110,11 @@ async def _measure(home: Home, place: Place, pid: int) -> dict[str, Any]:
             "gaps": view.gaps if view.settled else -1,
             "peak_mb": round(peak / 1e6),
         }
+
+
+async def _submit(home: Home, work: Path, name: str, cpu: str, script: str) -> str:
+    words = ("--cpu", cpu, "--name", name, "--", sys.executable, "-c", script)
+    return await asyncio.to_thread(home.submit, *words, cwd=work)
 
 
 async def _view(client: BusClient, experiment: str) -> Any:
