@@ -41,6 +41,7 @@ from incl_tracker.domain.tails import Rows
 from incl_tracker.memory import Columns, Known, Memory, Writer, WriterKey
 from incl_tracker.settling import raise_alerts, settle_if_complete
 from incl_tracker.statements import Update
+from incl_tracker.store_columns import touch
 
 if TYPE_CHECKING:
     from incl_shared.bus.delivery import Delivery
@@ -183,20 +184,22 @@ class Ingest:
         writers.load_attempts(connection, used)
         chunks = store_chunks.NewChunks(connection)
         tails = store_tails.NewTails(connection, chunks, self._limits)
-        stale: list[tuple[str, int, int]] = []
+        stale: list[tuple[str, int]] = []
         fresh: list[tuple[str, str]] = []
         for work in works:
             stale += _store(tx, work, tails, fresh)
         chunks.write()
         tails.write()
         known = dict(used)
-        for experiment, where, rank in dict.fromkeys(stale):
+        for experiment, where in dict.fromkeys(stale):
             summaries = known[experiment].summaries
             assert summaries is not None
+            rank = summaries.rank_of(where)
             found = store_summaries.stored_extremes(connection, experiment, summaries.names[where], rank)
             summaries.set_extremes(where, *found)
         store_summaries.save(connection, [(e, k.summaries) for e, k in used if k.summaries is not None])
         store_summaries.know(connection, fresh)
+        touch(connection, [experiment for experiment, _ in used])
 
     def _finish(self, tx: Transaction, places: dict[str, _Place], works: Sequence[_Work]) -> None:
         """Write down what is stored now, settle what is complete, and tell after the commit."""
@@ -209,7 +212,6 @@ class Ingest:
             tx.connection,
             [(p.points + p.new_points, p.lines, p.known.stamp, p.compact_at, p.id) for p in changed],
         )
-        changed_experiments(tx.connection, [place.id for place in changed])
         waiting = store_settlement.unsettled_of(tx.connection, [place.id for place in changed])
         for experiment, attempt in waiting:
             if settle_if_complete(tx, places[experiment].project, experiment, attempt):
@@ -232,10 +234,6 @@ class Ingest:
                 self._audience.changed(place.project, place.id)
         for origin, key, mark in marks:
             self._audience.stored(origin, key.stream, key.writer, mark)
-
-
-def changed_experiments(connection: sa.Connection, changed: Sequence[str]) -> None:
-    """What lists show of these experiments has changed."""
 
 
 @lru_cache(4096)
@@ -314,12 +312,12 @@ def _take(work: _Work, batch: Metrics) -> Said | None:
 
 def _store(
     tx: Transaction, work: _Work, tails: store_tails.NewTails, fresh: list[tuple[str, str]]
-) -> list[tuple[str, int, int]]:
-    """Store the new points of a writer; (experiment, place, rank) of summaries to be computed anew."""
+) -> list[tuple[str, int]]:
+    """Store the new points of a writer; (experiment, place) of summaries to be computed anew."""
     place, known, writer = work.place, work.place.known, work.writer
     assert known.attempts is not None
     known.attempts.add(writer.key.attempt)
-    stale: list[tuple[str, int, int]] = []
+    stale: list[tuple[str, int]] = []
     groups = []
     for table in _joined(work.tables):
         columns = _columns(tx.connection, work, table.names, fresh)
@@ -361,8 +359,8 @@ def _columns(connection: sa.Connection, work: _Work, names: tuple[str, ...], fre
     return found
 
 
-def _summarise(work: _Work, table: Table, columns: Columns) -> list[tuple[str, int, int]]:
-    """Add what is new to the summaries; (experiment, place, rank) of those whose extremes must be computed anew."""
+def _summarise(work: _Work, table: Table, columns: Columns) -> list[tuple[str, int]]:
+    """Add what is new to the summaries; (experiment, place) of those whose extremes must be computed anew."""
     place, key = work.place, work.writer.key
     assert place.known.summaries is not None
     fresh = place.known.summaries.add(columns.places, key.rank, key.attempt, table.steps, table.times, table.values)
@@ -371,7 +369,7 @@ def _summarise(work: _Work, table: Table, columns: Columns) -> list[tuple[str, i
         for name, step, value in zip(table.names, fresh.steps.tolist(), fresh.values.tolist(), strict=True):
             if name not in told or told[name][0] <= step:
                 told[name] = (step, value)
-    return [(place.id, where, key.rank) for where in fresh.stale.tolist()]
+    return [(place.id, where) for where in fresh.stale.tolist()]
 
 
 def _say(tx: Transaction, work: _Work, said: Said, received: float) -> None:
