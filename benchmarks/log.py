@@ -8,7 +8,9 @@ every two peers (medians over these), with a run made by incl.init(): offline, a
 beside the script. The peers are used as their guides begin, synchronous and local; their samplers of the machine are
 off.
 
-The end is what a script waits for: from finish() until its process is gone.
+"Over trackio's" divides both by the bare line of their own process first, as the machine's speed may change between two
+processes (trackio's thread slows the bare line of its process, which counts for trackio). The end is what a script
+waits for: from finish() until its process is gone.
 """
 
 from __future__ import annotations
@@ -90,7 +92,8 @@ def _reached(ours: list[Side], middle: Side, trackio: Side, live: Side) -> Side:
         return statistics.median(side[f"{kind}_{share}"] / side[f"bare_{kind}_{share}"] for side in ours)
 
     def over_trackio(share: str) -> float:
-        return max(middle[f"{kind}_{share}"] / trackio[f"{kind}_{share}"] for kind in ("tight", "paused"))
+        theirs = {kind: trackio[f"{kind}_{share}"] / trackio[f"bare_{kind}_{share}"] for kind in ("tight", "paused")}
+        return max(over_bare(kind, share) / theirs[kind] for kind in theirs)
 
     return {
         "median over bare, tight": over_bare("tight", "p50"),
