@@ -1,4 +1,4 @@
-"""Lists: the SQL gives what the evaluator of the grammar gives, page by page; unknown names and slow lists are told."""
+"""Lists give what the evaluator of the grammar gives, page by page; unknown names and slow lists are told."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ from incl_shared.states import EndReason, ExperimentState
 from incl_shared.testing.clock import FakeClock
 from incl_tracker import store_experiments as store
 from incl_tracker import tables as t
+from incl_tracker.domain.columns import Numbers, decode
+from incl_tracker.packing import pack_all
+from incl_tracker.store_columns import touch
 from incl_tracker.store_search import search, time_limit
 
 NOW = 1_769_850_000.0
@@ -75,6 +78,24 @@ def write(connection: sa.Connection, row: FilterRow) -> None:
         connection.execute(sa.insert(t.metrics).values(experiment=row.id, metric=name, **summary))
 
 
+def spoil(connection: sa.Connection, rows: list[FilterRow]) -> None:
+    """Make the rows other than they are packed, and right again in the columns' stead."""
+    for row in rows:
+        touch(connection, [row.id])
+    columns = connection.execute(sa.select(t.column_data)).mappings().all()
+    slots = [
+        place.slot for place in connection.execute(sa.select(t.places)) if place.experiment in {r.id for r in rows}
+    ]
+    for old in columns:
+        column = decode(old["data"])
+        if isinstance(column, Numbers) and old["name"] != "hidden":
+            wrong = column.changed(slots, [0.5] * len(slots), len(rows) * 3)
+            low, high = wrong.bounds()
+            where = [t.column_data.c[name] == old[name] for name in ("project", "kind", "name", "block")]
+            values = {"data": wrong.encode(), "low": low, "high": high, "version": old["version"] + 1}
+            connection.execute(sa.update(t.column_data).where(*where).values(values))
+
+
 class Base:
     """A database with the rows, its connection for reading."""
 
@@ -95,7 +116,14 @@ class Base:
 
 
 @pytest.fixture
-async def base(migrated_url: str) -> AsyncIterator[Base]:
+def packing() -> str:
+    """Which experiments are in columns; tests may say otherwise."""
+    return "mixed"
+
+
+@pytest.fixture
+async def base(migrated_url: str, packing: str) -> AsyncIterator[Base]:
+    """All experiments by their rows, all by their columns, and some of each with columns that are stale."""
     database = Database(migrated_url, clock=FakeClock(NOW))
     await database.start()
 
@@ -108,6 +136,10 @@ async def base(migrated_url: str) -> AsyncIterator[Base]:
         store.find_or_make(tx.connection, derived_id("shell"), "default", 1.0)
 
     await database.write(fill)
+    if packing != "hot":
+        await pack_all(database, "default")
+    if packing == "mixed":
+        await database.write(lambda tx: spoil(tx.connection, ROWS[::3]))
     yield Base(database)
     await database.stop()
 
@@ -154,9 +186,10 @@ keys = st.sampled_from(
 orders = st.lists(st.builds("{}{}".format, st.sampled_from(["", "-"]), keys), max_size=3).map(",".join)
 
 
+@pytest.mark.parametrize("packing", ["hot", "packed", "mixed"])
 @given(st.one_of(st.just(""), st.recursive(comparison, branches, max_leaves=5)), orders, st.integers(1, 25))
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_sql_and_the_evaluator_agree(base: Base, text: str, sort: str, limit: int) -> None:
+async def test_lists_and_the_evaluator_agree(base: Base, text: str, sort: str, limit: int) -> None:
     tree = parse(text)
     wanted = [row for row in ordered(ROWS, parse_sort(sort), NOW) if matches(tree, row, NOW)]
     assert await base.list(text, sort, limit) == [row.id for row in wanted]

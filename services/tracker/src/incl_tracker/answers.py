@@ -39,6 +39,7 @@ from incl_tracker import (
     store_views,
 )
 from incl_tracker.domain.ranges import watermark
+from incl_tracker.store_columns import CACHE_BYTES, Cache
 from incl_tracker.store_settlement import stored_of
 
 if TYPE_CHECKING:
@@ -52,12 +53,18 @@ class Answers:
     """One method a query. heard: told of each experiment whose own shipper asks, which is its sign of life."""
 
     def __init__(
-        self, database: Database, clock: Clock, list_limit_s: float, heard: Callable[[str], None] = lambda _: None
+        self,
+        database: Database,
+        clock: Clock,
+        list_limit_s: float,
+        heard: Callable[[str], None] = lambda _: None,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self._database = database
         self._clock = clock
         self._list_limit_s = list_limit_s
         self._heard = heard
+        self._columns = Cache(cache_bytes)
 
     def register(self, bus: Bus) -> None:
         """Serve them all."""
@@ -83,7 +90,9 @@ class Answers:
         """A page of a list."""
         now = self._clock.now()
         return await self._database.read(
-            lambda connection: store_search.search(connection, asker.project, query, now, self._list_limit_s)
+            lambda connection: store_search.search(
+                connection, asker.project, query, now, self._list_limit_s, self._columns
+            )
         )
 
     async def logs(self, asker: Asker, query: GetLogs) -> LogPage:

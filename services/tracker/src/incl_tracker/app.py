@@ -53,7 +53,7 @@ class App:
             every_s=settings.run_check_s,
             healthy=lambda: bus.health().live,
         )
-        Answers(database, clock, settings.list_limit_s, self._lapsing.hear).register(bus)
+        Answers(database, clock, settings.list_limit_s, self._lapsing.hear, settings.list_cache_mb << 20).register(bus)
         counters.register(bus.metrics.registry)
         lapse = Chore("lapse", self._lapse, settings.run_check_s)
         alone = [chore.by(sole) for chore in chores(sole.database, settings, self.live.changed, bus.ask)]

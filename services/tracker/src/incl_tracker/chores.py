@@ -7,6 +7,7 @@ from collections.abc import Callable
 from incl_shared.db import Database
 from incl_tracker import store_compaction, trash
 from incl_tracker.archiving import Archivist, Ask
+from incl_tracker.packing import Packer
 from incl_tracker.settings import TrackerSettings
 from incl_tracker.settling import settle_due
 from incl_tracker.upkeep import Chore
@@ -36,6 +37,7 @@ def chores(database: Database, settings: TrackerSettings, tell: Tell, ask: Ask) 
         Chore("fetch", archivist.fetch, settings.fetch_check_s),
         Chore("retention", archivist.look, settings.retention_check_s),
         Chore("trash", empty_trash, settings.trash_check_s),
+        Chore("pack", Packer(database, settings.pack_quiet_s).step, settings.pack_check_s),
     ]
 
 

@@ -15,6 +15,7 @@ from incl_tracker import tables as t
 from incl_tracker.domain.extras import Alert
 from incl_tracker.domain.text import clean
 from incl_tracker.sql import insert_new, upsert
+from incl_tracker.store_columns import touch
 
 _TELEMETRY = (t.writers, t.tails, t.metrics, t.log_batches, t.artifacts, t.alerts, t.params, t.tags)
 _SHELL: dict[str, Any] = {
@@ -80,6 +81,7 @@ def update(connection: sa.Connection, experiment: str, values: Mapping[str, Any]
     """Set columns, and count the revision up."""
     query = sa.update(t.experiments).where(t.experiments.c.id == experiment)
     connection.execute(query.values(revision=t.experiments.c.revision + 1, **values))
+    touch(connection, [experiment])
 
 
 def count(connection: sa.Connection, experiment: str, **values: int) -> None:
@@ -110,6 +112,7 @@ def set_tags(connection: sa.Connection, experiment: str, tags: tuple[str, ...]) 
     """Make its tags findable."""
     rows = [{"experiment": experiment, "tag": clean(tag, 128)} for tag in dict.fromkeys(tags)]
     insert_new(connection, t.tags, rows)
+    touch(connection, [experiment])
 
 
 def set_params(
@@ -135,6 +138,8 @@ def set_params(
         found = connection.execute(there).one_or_none()
         if found is None or (row["attempt"], row["time"]) >= (found.attempt, found.time):
             upsert(connection, t.params, [row])
+    if rows:
+        touch(connection, [experiment])
     return bool(rows)
 
 

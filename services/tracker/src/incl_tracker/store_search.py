@@ -1,4 +1,4 @@
-"""Lists of experiments: filter, order, pages by key. Reads summary rows alone, never points."""
+"""Lists of experiments: filter, order, pages by key. Reads columns and summary rows alone, never points."""
 
 from __future__ import annotations
 
@@ -6,17 +6,33 @@ import base64
 import json
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
 
 from incl_shared.errors import InvalidInput, UnavailableError
-from incl_shared.filters import Filter, Kind, SortKey, fields_of, parse, parse_sort, sort_text, unknown_metric
+from incl_shared.filters import (
+    EVERYTHING,
+    Field,
+    Filter,
+    Kind,
+    SortKey,
+    Type,
+    fields_of,
+    parse,
+    parse_sort,
+    sort_text,
+    unknown_metric,
+)
 from incl_shared.queries.tracker import ExperimentPage, ExperimentRow, ListExperiments
 from incl_tracker import tables as t
-from incl_tracker.sqlfilter import Compiler
+from incl_tracker.domain.ordering import Candidate, Raw, after, first_of, parts_of
+from incl_tracker.domain.selecting import COLUMN, NUMBER_OF, Key, both, keys_of, selected
+from incl_tracker.store_columns import Block, Cache, Index
+from incl_tracker.store_rows import Made, hot_rows
 from incl_tracker.store_views import list_row
 
 _e = t.experiments.c
@@ -24,39 +40,186 @@ _STEPS = 20_000
 """Steps of SQLite's machine between two looks at the clock."""
 _SAMPLE = 5
 _COLUMNS = 3
+_NEWEST = (SortKey(Field(Kind.COLUMN, "created"), descending=True),)
+_SHOWN = (
+    _e.id, _e.name, _e.project, _e.user, _e.state, _e.reason, _e.waiting, _e.nodes, _e.gpus, _e.attempts, _e.tags,
+    _e.created, _e.started, _e.ended, _e.declared, _e.points,
+)  # fmt: skip
+
+
+class Deadline:
+    """Until when a list may take."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._at = time.monotonic() + seconds
+
+    def check(self) -> None:
+        """Go on, or not.
+
+        Raises:
+            UnavailableError: it is over.
+        """
+        if time.monotonic() > self._at:
+            raise _too_slow(self.seconds)
 
 
 def search(
-    connection: sa.Connection, project: str, query: ListExperiments, now: float, limit_s: float
+    connection: sa.Connection,
+    project: str,
+    query: ListExperiments,
+    now: float,
+    limit_s: float,
+    cache: Cache | None = None,
 ) -> ExperimentPage:
-    """A page of a project's experiments.
+    """A page of a project's experiments. cache: columns that were read before.
 
     Raises:
         InvalidInput: for a filter, an order or a cursor that means nothing here.
         UnavailableError: when it takes longer than limit_s seconds.
     """
     node, order = parse(query.filter), parse_sort(query.sort)
-    _check_metrics(connection, project, node, order)
-    mark = zlib.crc32(f"{project} {query.filter} {sort_text(order)}".encode())
-    after = _read_cursor(query.cursor, mark) if query.cursor else None
-    moment = after["now"] if after else now
-    compiler = Compiler(connection.dialect.name, moment)
-    keys = [(expression, key.descending) for key in order for expression in compiler.keys(key)]
-    columns = [expression.label(f"key_{place}") for place, (expression, _) in enumerate(keys)]
-    statement = sa.select(t.experiments, *columns).where(_e.project == project, _e.known, compiler.condition(node))
-    if after:
-        statement = statement.where(_following(keys, after["keys"], after["id"]))
-    for expression, descending in keys:
-        statement = statement.order_by(expression.is_(None), expression.desc() if descending else expression.asc())
+    mark = zlib.crc32(f"{project} {query.trash} {query.filter} {sort_text(order)}".encode())
+    cursor = _read_cursor(query.cursor, mark) if query.cursor else None
+    moment = cursor["now"] if cursor else now
+    limit, deadline = query.limit + 1, Deadline(limit_s)
+    last = None if cursor is None else (cursor["keys"], cursor["id"])
     with time_limit(connection, limit_s):
-        rows = connection.execute(statement.order_by(_e.id.desc()).limit(query.limit + 1)).mappings().all()
-    page, more = rows[: query.limit], len(rows) > query.limit
-    cursor = None
+        fields = [*fields_of(node), *(key.field for key in order)]
+        check_metrics(connection, project, fields)
+        if node == EVERYTHING and order == _NEWEST and not query.trash:
+            found = _newest(connection, project, last, limit)
+        else:
+            walk = _Walk(connection, project, node, order, moment, cache or Cache())
+            found = walk.first(last, limit, query.trash, deadline)
+        page, more = found[: query.limit], len(found) > query.limit
+        ids = [candidate.id for candidate in page]
+        rows = {row["id"]: row for row in connection.execute(sa.select(*_SHOWN).where(_e.id.in_(ids))).mappings()}
+        named = {field.name for field in fields if field.kind is Kind.METRIC}
+        shown = tuple(_with_metrics(connection, [rows[identifier] for identifier in ids], named))
+    written = None
     if more:
-        values = [page[-1][f"key_{place}"] for place in range(len(keys))]
-        cursor = _write_cursor({"now": moment, "keys": values, "id": page[-1]["id"], "of": mark})
-    named = _metrics_named(node, order)
-    return ExperimentPage(rows=tuple(_with_metrics(connection, page, named)), cursor=cursor)
+        written = _write_cursor({"now": moment, "keys": page[-1].raws, "id": page[-1].id, "of": mark})
+    return ExperimentPage(rows=shown, cursor=written)
+
+
+def _newest(connection: sa.Connection, project: str, last: tuple[list[Raw], str] | None, limit: int) -> list[Candidate]:
+    """The newest by the index of the rows, which is quicker than columns and has the hot ones too."""
+    query = sa.select(_e.created, _e.id).where(_e.project == project, _e.known, _e.trashed.is_(None))
+    if last is not None:
+        keys, identifier = last
+        if len(keys) != 1 or not isinstance(keys[0], int | float):
+            raise _bad_cursor()
+        query = query.where(
+            sa.tuple_(_e.created, _e.id) < sa.tuple_(sa.literal(float(keys[0])), sa.literal(identifier))
+        )
+    rows = connection.execute(query.order_by(_e.created.desc(), _e.id.desc()).limit(limit))
+    return [Candidate((), (created,), identifier) for created, identifier in rows]
+
+
+class _Walk:
+    """A way over the blocks of a project, those with the best values first."""
+
+    def __init__(
+        self, connection: sa.Connection, project: str, node: Filter, order: Sequence[SortKey], now: float, cache: Cache
+    ) -> None:
+        self._connection = connection
+        self._project = project
+        self._node = node
+        self._order = order
+        self._now = now
+        self._index = Index(connection, project, cache)
+        self._bounds = self._best()
+        if self._bounds is not None:
+            bounds, down = self._bounds, order[0].descending
+            best = {block: bounds.get(block) for block in self._index.counts}
+            self._index.walk = sorted(
+                best, key=lambda b: (best[b] is None, -(best[b] or 0.0) if down else best[b] or 0.0, -b)
+            )
+
+    def _best(self) -> dict[int, float | None] | None:
+        """The best value of the first key in each block that has any; none: it cannot be told."""
+        key = _number_key(self._order[0].field) if self._order else None
+        if key is None:
+            return None
+        down = self._order[0].descending
+        return {block: head.high if down else head.low for block, head in self._index.heads(key).items()}
+
+    def first(self, last: tuple[list[Raw], str] | None, limit: int, trash: bool, deadline: Deadline) -> list[Candidate]:
+        """The first `limit` experiments of the list, after the last one of the page before."""
+        keys = {key for field in (*fields_of(self._node), *(k.field for k in self._order)) for key in keys_of(field)}
+        found: list[Candidate] = []
+        hot = hot_rows(self._connection, self._project, keys, trash)
+        if hot is not None:
+            found = self._join(found, hot, last, limit, trash)
+        for block in self._index.walk:
+            deadline.check()
+            if len(found) == limit and self._is_beyond(block, found[-1]):
+                break
+            found = self._join(found, self._index.rows(block), last, limit, trash)
+        return found
+
+    def _is_beyond(self, block: int, worst: Candidate) -> bool:
+        """Whether this block, and so all that follow it, have nothing that comes before the last one found."""
+        if self._bounds is None or worst.raws[0] is None:
+            return False
+        best, limit = self._bounds.get(block), worst.raws[0]
+        if best is None or not isinstance(limit, int | float):
+            return best is None
+        return best < limit if self._order[0].descending else best > limit
+
+    def _join(
+        self,
+        found: list[Candidate],
+        rows: Made | Block,
+        last: tuple[list[Raw], str] | None,
+        limit: int,
+        trash: bool,
+    ) -> list[Candidate]:
+        """The first of those found and those of a block."""
+        parts = parts_of(self._order, rows, self._now)
+
+        def ids() -> Any:
+            return rows.texts((COLUMN, "id"))
+
+        mask = rows.shown(trash)
+        if last is not None:
+            raws, identifier = last
+            _check_raws(raws, parts)
+            mask = both(mask, after(parts, raws, identifier, ids, rows.count))
+        if len(found) == limit:
+            mask = both(mask, ~after(parts, found[-1].raws, found[-1].id, ids, rows.count))
+        if mask is False or not np.any(mask):
+            return found
+        mask = both(mask, selected(self._node, rows, self._now))
+        if mask is False:
+            return found
+        places = np.arange(rows.count) if mask is True else np.flatnonzero(mask)
+        if not len(places):
+            return found
+        joined = found + first_of(parts, places, ids, limit)
+        joined.sort(key=lambda candidate: candidate.key)
+        return joined[:limit]
+
+
+def _check_raws(raws: Sequence[Raw], parts: Sequence[Any]) -> None:
+    """The values of a cursor are of the kinds of the keys."""
+    if len(raws) != len(parts):
+        raise _bad_cursor()
+    for raw, part in zip(raws, parts, strict=True):
+        if part.texts is not None and not isinstance(raw, str | None):
+            raise _bad_cursor()
+        if part.numbers is not None and not isinstance(raw, int | float | None):
+            raise _bad_cursor()
+
+
+def _number_key(field: Field) -> Key | None:
+    """The one column of numbers that a key goes by first, if there is one."""
+    if field.kind is Kind.METRIC:
+        return ("metric", field.name)
+    if field.kind is Kind.COLUMN:
+        return (COLUMN, field.name) if field.type in (Type.NUMBER, Type.TIME) else None
+    return None if field.kind is Kind.PARAM else (NUMBER_OF[field.kind.value], field.name)
 
 
 def metric_names(connection: sa.Connection, project: str, limit: int = 2000) -> list[str]:
@@ -64,6 +227,22 @@ def metric_names(connection: sa.Connection, project: str, limit: int = 2000) -> 
     c = t.known_metrics.c
     query = sa.select(c.metric).where(c.project == project).order_by(c.metric).limit(limit)
     return list(connection.execute(query).scalars())
+
+
+def check_metrics(connection: sa.Connection, project: str, fields: Sequence[Field]) -> None:
+    """That the project has the metrics among these fields.
+
+    Raises:
+        InvalidInput: with the nearest names.
+    """
+    named = {field.name for field in fields if field.kind is Kind.METRIC}
+    if not named:
+        return
+    c = t.known_metrics.c
+    query = sa.select(c.metric).where(c.project == project, c.metric.in_(named))
+    unknown = named - set(connection.execute(query).scalars())
+    if unknown:
+        raise unknown_metric(min(unknown), metric_names(connection, project), f"project {project!r}", fields=True)
 
 
 @contextmanager
@@ -86,45 +265,10 @@ def time_limit(connection: sa.Connection, seconds: float) -> Iterator[None]:
         stopped = getattr(error.orig, "sqlite_errorname", "") == "SQLITE_INTERRUPT"
         if not stopped and getattr(error.orig, "sqlstate", "") != "57014":
             raise
-        hint = "narrow it, for example with created > 7d or a status"
-        raise UnavailableError(f"the search took longer than {seconds:g} s and was stopped", hint=hint) from error
+        raise _too_slow(seconds) from error
     finally:
         if not postgres and raw is not None:
             raw.set_progress_handler(None, 0)
-
-
-def _metrics_named(node: Filter, order: Iterable[SortKey]) -> set[str]:
-    return {f.name for f in (*fields_of(node), *(key.field for key in order)) if f.kind is Kind.METRIC}
-
-
-def _check_metrics(connection: sa.Connection, project: str, node: Filter, order: Iterable[SortKey]) -> None:
-    named = _metrics_named(node, order)
-    if not named:
-        return
-    c = t.known_metrics.c
-    query = sa.select(c.metric).where(c.project == project, c.metric.in_(named))
-    unknown = named - set(connection.execute(query).scalars())
-    if unknown:
-        raise unknown_metric(min(unknown), metric_names(connection, project), f"project {project!r}", fields=True)
-
-
-def _following(
-    keys: Sequence[tuple[sa.ColumnElement[Any], bool]], values: list[Any], last: str
-) -> sa.ColumnElement[bool]:
-    """What comes after the row with these key values."""
-    if len(values) != len(keys):
-        raise _bad_cursor()
-    later: list[sa.ColumnElement[bool]] = []
-    ties: list[sa.ColumnElement[bool]] = []
-    for (expression, descending), value in zip(keys, values, strict=True):
-        if value is None:
-            ties.append(expression.is_(None))
-            continue
-        beyond = expression < value if descending else expression > value
-        later.append(sa.and_(*ties, sa.or_(beyond, expression.is_(None))))
-        ties.append(expression == value)
-    later.append(sa.and_(*ties, _e.id < last))
-    return sa.or_(*later)
 
 
 def _with_metrics(connection: sa.Connection, rows: Sequence[sa.RowMapping], named: set[str]) -> Iterator[ExperimentRow]:
@@ -164,3 +308,8 @@ def _read_cursor(cursor: str, mark: int) -> dict[str, Any]:
 
 def _bad_cursor() -> InvalidInput:
     return InvalidInput("the cursor is not one of this list", hint="ask for the first page again, without a cursor")
+
+
+def _too_slow(seconds: float) -> UnavailableError:
+    hint = "narrow it, for example with created > 7d or a status"
+    return UnavailableError(f"the search took longer than {seconds:g} s and was stopped", hint=hint)

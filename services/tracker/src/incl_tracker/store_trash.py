@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from incl_shared.states import FINAL_STATES, ExperimentState
 from incl_tracker import tables as t
+from incl_tracker.store_columns import touch
 
 _e = t.experiments.c
 _EMPTIED: dict[str, Any] = {
@@ -52,6 +53,7 @@ def set_purged(connection: sa.Connection, experiment: str, now: float) -> int:
 def _count_up(connection: sa.Connection, experiment: str, values: dict[str, Any]) -> int:
     counted = values | {"epoch": _e.epoch + 1, "revision": _e.revision + 1}
     connection.execute(sa.update(t.experiments).where(_e.id == experiment).values(counted))
+    touch(connection, [experiment])
     return int(connection.execute(sa.select(_e.epoch).where(_e.id == experiment)).scalar_one())
 
 

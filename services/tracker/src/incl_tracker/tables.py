@@ -241,6 +241,47 @@ tails = Table(
     Index("ix_tails", "experiment", "rank", "attempt", "writer", "id"),
 )
 
+hot = Table(
+    "hot",
+    metadata,
+    Column("experiment", ID, primary_key=True),
+    Column("project", TOKEN, nullable=False),
+    Column("stamp", BigInteger, nullable=False, comment="drawn anew with each change"),
+    Index("ix_hot_project", "project"),
+    comment="experiments whose columns are not what their rows say",
+)
+
+places = Table(
+    "places",
+    metadata,
+    Column("experiment", ID, primary_key=True),
+    Column("project", TOKEN, nullable=False),
+    Column("block", Integer, nullable=False),
+    Column("slot", Integer, nullable=False),
+    comment="where in the columns experiments are",
+)
+
+column_blocks = Table(
+    "column_blocks",
+    metadata,
+    Column("project", TOKEN, primary_key=True),
+    Column("block", Integer, primary_key=True, autoincrement=False),
+    Column("count", Integer, nullable=False, comment="slots that are given to experiments"),
+)
+
+column_data = Table(
+    "column_data",
+    metadata,
+    Column("project", TOKEN, primary_key=True),
+    Column("kind", String(8), primary_key=True, comment="column, metric, config, config#, env or env#"),
+    Column("name", WORDS, primary_key=True),
+    Column("block", Integer, primary_key=True, autoincrement=False),
+    Column("version", Integer, nullable=False),
+    Column("low", Double, comment="the least number; NULL: there is none"),
+    Column("high", Double, comment="the greatest number"),
+    Column("data", LargeBinary, nullable=False, comment="see domain.columns"),
+)
+
 log_batches = Table(
     "log_batches",
     metadata,
