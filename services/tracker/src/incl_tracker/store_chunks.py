@@ -45,15 +45,12 @@ _OTHERS = (
     .order_by(_s.id)
     .with_for_update()
 )
-_TOUCHING = (
-    sa.select(_c.number, _c.count.label("points"), _b.mask, _b.data)
-    .join(t.chunk_blobs, sa.and_(_b.series == _c.series, _b.number == _c.number))
-    .where(
-        _c.series == sa.bindparam("key"),
-        _c.last_step >= sa.bindparam("low", type_=sa.BigInteger),
-        _c.first_step <= sa.bindparam("high", type_=sa.BigInteger),
-    )
+_TOUCHING = sa.select(_c.number, _c.count.label("points")).where(
+    _c.series == sa.bindparam("key"),
+    _c.last_step >= sa.bindparam("low", type_=sa.BigInteger),
+    _c.first_step <= sa.bindparam("high", type_=sa.BigInteger),
 )
+_ONE = sa.select(_b.mask, _b.data).where(_b.series == sa.bindparam("key"), _b.number == sa.bindparam("place"))
 _AT_ONCE = 500
 
 
@@ -158,7 +155,7 @@ class _Others:
         """Hide the points of earlier attempts that have these steps."""
         for key, attempt in self.by_series.get(series, ()):
             if attempt < self.attempt:
-                for number, before, theirs in list(_touching(connection, key, steps)):
+                for number, before, theirs in _touching(connection, key, steps):
                     mask = among(theirs.steps, steps) if before is None else before | among(theirs.steps, steps)
                     if before is None or not np.array_equal(mask, before):
                         _set_mask(connection, key, number, theirs, mask)
@@ -167,7 +164,8 @@ class _Others:
 def _touching(connection: sa.Connection, series: int, steps: Steps) -> Iterator[tuple[int, Mask | None, Samples]]:
     """(number, which are hidden, points) of the chunks that touch these steps; not of those that are archived."""
     bound = {"key": series, "low": int(steps.min()), "high": int(steps.max())}
-    for number, count, mask, data in connection.execute(_TOUCHING, bound).all():
+    for number, count in connection.execute(_TOUCHING, bound).all():
+        mask, data = connection.execute(_ONE, {"key": series, "place": number}).one()
         if data is not None:
             yield number, mask_of(mask, count), decode(data)
 
