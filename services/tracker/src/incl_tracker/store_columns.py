@@ -30,8 +30,8 @@ _TOUCH = """
 """
 _BLOCKS = "SELECT block, count FROM column_blocks WHERE project = ? ORDER BY block"
 _STALE = """
-    SELECT places.block, places.slot FROM hot JOIN places ON places.experiment = hot.experiment
-    WHERE places.project = ?
+    SELECT places.block, places.slot FROM hot CROSS JOIN places
+    WHERE places.experiment = hot.experiment AND places.project = ?
 """
 _HEADS = "SELECT block, version, low, high FROM column_data WHERE project = ? AND kind = ? AND name = ?"
 _DATA = "SELECT block, data FROM column_data WHERE project = ? AND kind = ? AND name = ? AND block IN ({})"
