@@ -42,6 +42,8 @@ T = TypeVar("T")
 _log = logging.getLogger("incl.db")
 READERS = 3
 BUSY_MS = 10_000
+HANGING_MS = 10_000
+"""PostgreSQL ends a transaction whose process does nothing for so long: what it holds is wanted by others."""
 GROUP = 64
 """The most writes of one commit."""
 GROUP_S = 0.02
@@ -337,7 +339,7 @@ def make_engine(url: str, *, write: bool, size: int, busy_ms: int = BUSY_MS) -> 
         options = {} if write else {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
         return sa.create_engine(
             parsed, pool_size=size, max_overflow=0, pool_pre_ping=True, execution_options=options,
-            connect_args={"connect_timeout": 5},
+            connect_args={"connect_timeout": 5, "options": f"-c idle_in_transaction_session_timeout={HANGING_MS}"},
         )  # fmt: skip
     engine = sa.create_engine(
         parsed, poolclass=sa.QueuePool, pool_size=size, max_overflow=0,
@@ -378,7 +380,7 @@ def outage_named(*, reading: bool = False) -> Iterator[None]:
 
 
 _LITE_OUTAGES = ("BUSY", "LOCKED", "IOERR", "FULL", "CANTOPEN", "READONLY", "NOMEM", "CORRUPT", "NOTADB", "PROTOCOL")
-_PG_OUTAGES = ("08", "53", "55P03", "57P", "58", "40001", "40P01", "25006")
+_PG_OUTAGES = ("08", "53", "55P03", "57P", "58", "40001", "40P01", "25006", "25P03")
 
 
 def is_outage(error: BaseException) -> bool:

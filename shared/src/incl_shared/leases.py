@@ -40,12 +40,16 @@ def acquire(
 ) -> Lease | None:
     """Take a lease for `ttl` seconds, or none where another holder's has not expired. Taken again, it is renewed.
 
+    A lease in whose name a transaction is under way is not waited for (the process may hang): there is none now.
     gone: says of a holder that it does not live any more; its leases need not expire.
     """
     now = tx.clock.now()
     start = {"name": name, "holder": "", "fence": 0, "expires": 0.0}
     tx.connection.execute(insert_ignore(tx.connection, leases), start)
-    row = tx.connection.execute(sa.select(leases).where(leases.c.name == name).with_for_update()).one()
+    locked = sa.select(leases).where(leases.c.name == name).with_for_update(skip_locked=True)
+    row = tx.connection.execute(locked).one_or_none()
+    if row is None:
+        return None
     if row.holder != holder and row.expires > now and not (gone is not None and gone(row.holder)):
         return None
     fence = row.fence if row.holder == holder and row.expires > now else row.fence + 1

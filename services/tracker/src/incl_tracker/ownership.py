@@ -126,7 +126,7 @@ class Ownership:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._steady_since = float("-inf")
-        self._last = time.monotonic()
+        self._last = float("inf")
         self._warned = False
 
     # --- before start
@@ -229,8 +229,6 @@ class Ownership:
 
     def _note(self, seen: _Seen, began: float) -> None:
         self.members = seen.members
-        if began - self._last > self.ttl / 2:
-            self._steady_since = began
         self._last = time.monotonic()
         for claim in self._claims():
             lease = seen.kept.get(claim.name)
@@ -245,6 +243,9 @@ class Ownership:
 
     def _renew(self, tx: Transaction) -> _Seen:
         """In the writer thread: word of this tracker, renewal, and what is free up to its share."""
+        now = time.monotonic()
+        if now - self._last > self.ttl / 2:
+            self._steady_since = now
         leases.acquire(tx, _MEMBER + self.holder, self.holder, self.ttl)
         query = sa.select(table.c.name, table.c.holder, table.c.expires).where(table.c.name.startswith(PREFIX))
         rows = {name: (holder, expires) for name, holder, expires in tx.connection.execute(query)}
