@@ -314,7 +314,7 @@ async def test_its_own_credential_is_enough(secure_nats: Any, lite_url: str, mak
             await provisioner.end(tail=1)
             await until(lambda: _is_settled(app, experiment))
             await until(lambda: app.bus.health().outbox_age == 0.0)
-            assert app.bus.health().ready
+            await until(lambda: app.bus.health().ready)
     finally:
         await app.stop()
     assert "Permissions Violation" not in secure_nats.log
