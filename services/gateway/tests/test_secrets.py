@@ -161,10 +161,17 @@ def test_secret_values_are_not_shown() -> None:
     assert "hidden" not in repr(SetSecret(secret="KEY", value="hidden"))
 
 
-async def test_grants_that_are_over_are_forgotten(database: Database, fake_clock: FakeClock) -> None:
+async def test_grants_that_are_over_open_nothing_and_are_forgotten_later(
+    database: Database, fake_clock: FakeClock
+) -> None:
+    """A node may ship for a while what a job left, so that its row stays; the secrets are closed at once."""
     now = fake_clock.now()
     await database.write(lambda tx: store.put_grant(tx, "a", "default", "n1", ("X",), now + 10))
+    assert await database.read(lambda c: store.granted(c, "a", "default", now)) == frozenset({"X"})
     fake_clock.advance(11)
     await database.write(lambda tx: store.put_grant(tx, "b", "default", "n1", (), now + 100))
+    assert await database.read(lambda c: store.granted(c, "a", "default", fake_clock.now())) is None
+    assert await database.read(lambda c: store.granted(c, "b", "default", fake_clock.now())) == frozenset()
+    fake_clock.advance(store.GRANTS_KEPT_S + 1)
+    await database.write(lambda tx: store.put_grant(tx, "c", "default", "n1", (), fake_clock.now() + 100))
     assert await database.read(lambda c: store.granted(c, "a", "default", now)) is None
-    assert await database.read(lambda c: store.granted(c, "b", "default", now)) == frozenset()

@@ -69,7 +69,7 @@ def test_every_state_that_is_not_final_can_reach_a_final_one() -> None:
         if not more:
             break
         ends |= more
-    assert ends == set(ExperimentState)
+    assert ends == set(ExperimentState) - {ExperimentState.LOST}  # of runs outside the platform alone
 
 
 @pytest.mark.parametrize("reason", list(EndReason))

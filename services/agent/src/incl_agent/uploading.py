@@ -50,6 +50,7 @@ class Uploads:
         self._store = JobStore(life.link, life.wanted, min(_PATIENCE_S, self._limit_s))
         self._previews = PreviewMaker()
         self._queue: list[SpooledFile] = []
+        self._without: set[str] = set()
         self._known: set[str] = set()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -103,8 +104,8 @@ class Uploads:
         if collected.files:
             await self._persist(lambda: self._outputs(collected.files))
         words = [f"output left out: {skipped}" for skipped in collected.skipped]
-        if self._previews.failed:
-            words.append(f"images and tables without a thumbnail: {self._previews.failed}")
+        if self._without:
+            words.append(f"images and tables without a thumbnail: {len(self._without)}")
         return words + [f"outputs: nothing matched {pattern!r}" for pattern in collected.unmatched]
 
     async def _upload_offered(self) -> None:
@@ -138,6 +139,7 @@ class Uploads:
             entries = [entry for entry in stored if entry is not None]
             if entries:
                 await self._store.commit(entries)
+                self._without.update(entry.path for entry in entries if _lacks_thumbnail(entry))
             for file in batch:
                 self._queue.remove(file)
                 if file in wanted and file.record.get("k") == "f":
@@ -217,6 +219,11 @@ class Uploads:
             step=step,
             mode=mode,
         )
+
+
+def _lacks_thumbnail(entry: Entry) -> bool:
+    medium = entry.medium
+    return medium is not None and medium.type in ("image", "table") and medium.thumbnail is None
 
 
 def _spooled_name(record: dict[str, Any], path: Path) -> str:
