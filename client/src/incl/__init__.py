@@ -167,9 +167,11 @@ def log_text(key: str, text: str, step: Optional[int] = None) -> None:
 
 
 def alert(title: str, text: str = "", level: str = "info") -> None:
-    """Tell the people of the experiment something. level: 'info', 'warn' or 'error'."""
+    """Tell the people of the experiment something. level: 'info', 'warn' or 'error'
+    (logging's 'warning' and 'critical' are warn and error)."""
     from incl._values import to_text
 
+    level = {"warning": "warn", "critical": "error"}.get(str(level), level)
     if level not in ("info", "warn", "error"):
         warn("alert-level", f"alert level {level!r} is none of info, warn, error: taken as info")
         level = "info"

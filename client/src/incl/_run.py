@@ -77,6 +77,10 @@ class Run:
         self.failure = ""
         self.status: Optional[str] = None
 
+    def __repr__(self) -> str:
+        where = "" if self._directory is None else f", directory={self._directory!r}"
+        return f"Run(id={self.id!r}{where})"
+
     @property
     def directory(self) -> Optional[Path]:
         """Where a run outside the platform is recorded; None on the platform."""

@@ -100,6 +100,12 @@ class Parser(argparse.ArgumentParser):
                 f"{self.prog}: {what} cannot be {choice[2][:60]!r}",
                 hint=did_you_mean(choice[2], known) or f"choose from {', '.join(known)}",
             )
+        number = re.match(r"argument (.+?): invalid (int|float) value: '(.*)'$", message, re.DOTALL)
+        if number is not None:
+            kind = "a whole number" if number[2] == "int" else "a number"
+            raise UsageProblem(
+                f"{self.prog}: {number[1].rpartition('/')[2]} cannot be {number[3][:60]!r}", hint=f"it takes {kind}"
+            )
         required = re.match(r"the following arguments are required: (.*)$", message)
         if required is not None:
             raise UsageProblem(f"{self.prog}: {required[1]} is missing", hint=f"{self.prog} --help")

@@ -71,7 +71,7 @@ def choose(entries: Sequence[Entry], patterns: Sequence[str]) -> list[Entry]:
                 cause=f"there are: {', '.join(paths[:8])}{' …' if len(paths) > 8 else ''}"
                 if paths
                 else "it kept no files",
-                hint=did_you_mean(pattern, paths),
+                hint=did_you_mean(pattern, paths) or "incl download EXPERIMENT --list shows all files",
             )
         chosen.update(hits)
     return [chosen[index] for index in sorted(chosen)]

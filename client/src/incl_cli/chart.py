@@ -64,9 +64,19 @@ class Canvas:
         return "".join(parts).rstrip()
 
 
-def draw(out: Output, title: str, lines: Sequence[Line], *, width: int, height: int, log: bool = False) -> list[str]:
+def draw(
+    out: Output,
+    title: str,
+    lines: Sequence[Line],
+    *,
+    width: int,
+    height: int,
+    log: bool = False,
+    first: int | None = None,
+) -> list[str]:
     """A chart with title, axes and (for several series) a legend.
 
+    first: the step that the axis begins with; none: 0 where the points begin within a cell of it, else their first.
     width, height: of the plot with its labels, in cells. log: a logarithmic value axis (values above 0 only).
     """
     series = [[(x, _scaled(y, log=log)) for x, y in line.finite if not log or y > 0] for line in lines]
@@ -81,6 +91,10 @@ def draw(out: Output, title: str, lines: Sequence[Line], *, width: int, height: 
     labels = [_label(high_y - (high_y - low_y) * index / max(1, height - 1), log=log) for index in range(height)]
     left = max(len(label) for label in labels)
     canvas = Canvas(max(10, width - left - 3), height)
+    if first is not None:
+        low_x = min(low_x, first)
+    elif 0 < low_x * canvas.columns < high_x:
+        low_x = 0  # a thinned curve has the extremes of its first cell, not always its first point
     for index, one in enumerate(series):
         _plot(canvas, one, index, (low_x, high_x, low_y, high_y))
     styles = [COLORS[index % len(COLORS)] for index in range(len(lines))]
@@ -89,8 +103,8 @@ def draw(out: Output, title: str, lines: Sequence[Line], *, width: int, height: 
         shown = labels[index] if index in _ticks(height) else ""
         text.append(f" {shown:>{left}} {'┤' if shown else '│'}{canvas.row(index, out, styles)}")
     text.append(f" {'':>{left}} └{'─' * canvas.columns}")
-    first, last = number(low_x), number(high_x)
-    text.append(f" {'':>{left}}  {first}{'step'.center(canvas.columns - len(first) - len(last))}{last}")
+    ends = number(low_x), number(high_x)
+    text.append(f" {'':>{left}}  {ends[0]}{'step'.center(canvas.columns - len(ends[0]) - len(ends[1]))}{ends[1]}")
     if len(lines) > 1:
         text += [
             f" {'':>{left}}  {out.paint('━━', styles[i])} {fit(line.name, out.width - left - 8)}"

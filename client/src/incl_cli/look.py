@@ -31,6 +31,7 @@ STAGE_STYLES = {
     "uploading": "blue",
 }
 ALERT_STYLES = {"info": "cyan", "warn": "yellow", "error": "red"}
+_TOLD = 20
 FAILED = 3
 """The exit code when the experiment itself did not finish."""
 
@@ -119,11 +120,14 @@ async def known_metrics(
     for name in wanted:
         if not any(name in names for names in found.values()):
             have = [metric.name for view in views for metric in view.metrics]
-            names = ", ".join(sorted(set(have))[:20]) or "none yet"
+            alike = [metric.name for view in views for metric in await metrics_of(platform, view, name[:250])]
+            shown = list(dict.fromkeys(sorted(set(alike)) + sorted(set(have), key=lambda one: (not is_own(one), one))))
+            more = max(len(shown), *(view.metric_count for view in views)) - _TOLD
+            names = ", ".join(shown[:_TOLD]) or "none yet"
             raise NotFoundError(
                 f"there is no metric {name[:80]!r}",
-                cause=f"logged are: {names}",
-                hint=did_you_mean(name, have) or f"incl metrics {views[0].row.id[-8:]} --list shows them all",
+                cause=f"logged are: {names}" + (f" and {more:,} more" if more > 0 else ""),
+                hint=did_you_mean(name, alike or have) or f"incl metrics {views[0].row.id[-8:]} --list shows them all",
             )
     return found
 

@@ -6,6 +6,7 @@ Exit codes: 0 done · 1 other error · 2 wrong input · 3 the experiment failed 
 
 from __future__ import annotations
 
+import errno
 import gc
 import sys
 from collections.abc import Callable, Sequence
@@ -143,6 +144,10 @@ def complain(error: Exception, out: Output, words: Sequence[str]) -> int:
     if expected:
         known: Any = error
         code, message, cause, hint, exit_code = known.code, known.message, known.cause, known.hint, known.exit_code
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        code, exit_code, message = "disk", 1, "this machine's disk takes nothing more"
+        cause = (error.strerror or str(error)) + (f": {error.filename}" if error.filename else "")
+        hint = "df -h; make room, then the same command again"
     else:
         from incl_cli.crash import write_crash
 

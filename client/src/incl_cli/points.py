@@ -77,7 +77,11 @@ async def export(platform: Platform, wanted: Wanted, kind: str, stdout: TextIO, 
             count = await _write(platform, wanted, _sink(wanted, kind, stream, is_file=True))
         part.replace(target)
     except OSError as error:
-        raise InvalidInput(f"cannot write {target}", cause=error.strerror or str(error)) from None
+        raise InvalidInput(
+            f"cannot write {target}",
+            cause=error.strerror or str(error),
+            hint="-o FILE in a folder that exists, can be written, and has room",
+        ) from None
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)

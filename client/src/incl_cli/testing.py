@@ -322,7 +322,8 @@ class FakePlatform:
         return hits[0]
 
     def _list(self, query: ListExperiments) -> ExperimentPage:
-        rows = [view.row for view in sorted(self.views.values(), key=lambda view: -view.row.created)]
+        views = sorted(self.views.values(), key=lambda view: -view.row.created)
+        rows = [view.row for view in views if query.trash == (view.trashed is not None)]
         start = int(query.cursor or 0)
         end = start + min(query.limit, self.page)
         return ExperimentPage(rows=tuple(rows[start:end]), cursor=str(end) if end < len(rows) else None)

@@ -68,7 +68,7 @@ def test_the_version(env: dict[str, str]) -> None:
         (["stop"], "experiment is missing", "incl stop --help"),
         (["secret", "sett", "X"], "cannot be 'sett'", "did you mean 'set'?"),
         (["secret"], "is missing", "incl secret --help"),
-        (["ls", "--limit", "many"], "invalid int value: 'many'", "incl ls --help"),
+        (["ls", "--limit", "many"], "--limit cannot be 'many'", "it takes a whole number"),
         (["run"], "there is nothing to run", "incl run -- python train.py"),
         (["run", "--"], "there is no command after --", "incl run -- python train.py"),
         (["run", "train.py"], "'train.py' is not an experiment file", "incl run -- python train.py"),
@@ -141,6 +141,22 @@ def test_a_fault_of_ours_leaves_a_file_without_values(env: dict[str, str]) -> No
     assert "Traceback" in text
     assert "--password" in text
     assert "hunter2" not in text.split("Traceback")[0]
+
+
+def test_a_full_disk_is_no_fault_of_ours(env: dict[str, str]) -> None:
+    code = (
+        "import errno, os, sys, types; from incl_cli import catalog, main;"
+        "module = types.ModuleType('broken'); sys.modules['broken'] = module;"
+        "module.arguments = lambda parser: None;"
+        "module.run = lambda args, session: os.write(os.open('/dev/full', os.O_WRONLY), b'x');"
+        "catalog.BY_NAME['broken'] = catalog.Command('broken', 'x', 'y', 'broken');"
+        "sys.exit(main.main(['broken']))"
+    )
+    done = incl(env, code=code)
+    assert done.returncode == 1
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["error", "cause", "hint"]
+    assert "No space left on device" in done.stderr
+    assert not list(Path(env["INCL_HOME"]).rglob("crashes/*.txt"))
 
 
 def test_a_reader_that_goes_away_is_no_error(env: dict[str, str]) -> None:

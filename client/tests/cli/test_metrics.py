@@ -68,7 +68,7 @@ def test_an_unknown_metric_is_told_with_those_that_there_are(cli: Run, fake: Fak
     result = cli("metrics", "digits", "val_ac")
     assert result.code == 4
     assert "there is no metric 'val_ac'" in result.err
-    assert "system/cpu, val_acc" in result.err
+    assert "val_acc, system/cpu" in result.err
     assert "did you mean 'val_acc'?" in result.err
     assert not any(isinstance(query, GetChart) for query in fake.asked)
 
@@ -171,3 +171,39 @@ def test_very_many_metrics_are_said_and_listed(cli: Run, fake: FakePlatform) -> 
     assert [one["name"] for one in listed] == [one.name for one in many]
     assert "loss/0599" in cli("metrics", "wide", "--list", "0599").out
     assert len(cli("metrics", "wide", "--list", "LOSS/01").out.splitlines()) == 101
+
+
+def test_what_the_window_leaves_out_is_told(cli: Run, fake: FakePlatform, digits: ExperimentView) -> None:
+    assert "no points of rank 7" in cli("metrics", "digits", "val_acc", "--rank", "7").out
+    assert (
+        "no points from step 100 to step 200" in cli("metrics", "digits", "val_acc", "--from", "100", "--to", "200").out
+    )
+    result = cli("metrics", "digits", "--from", "9", "--to", "3")
+    assert result.code == 2
+    assert "--from 3 --to 9" in result.err
+    fake.points = [points(digits, [])]
+    result = cli("metrics", "digits", "val_acc", "--points", "--rank", "7")
+    assert "no points of rank 7" in result.err
+    assert len(result.out.splitlines()) == 1
+
+
+def test_of_very_many_metrics_those_that_are_alike_are_told(cli: Run, fake: FakePlatform) -> None:
+    many = tuple(metric(f"layer{index:03}/w", 1.0) for index in range(300))
+    fake.add(spec=ExperimentSpec(command=["x"], name="deep"), metrics=many)
+    result = cli("metrics", "deep", "layer25")
+    assert result.code == 4
+    assert "logged are: layer250/w, layer251/w" in result.err
+    assert "and 280 more" in result.err
+    assert "did you mean 'layer25" in result.err
+
+
+def test_the_axis_of_a_thinned_curve_begins_where_the_curve_does(
+    cli: Run, fake: FakePlatform, digits: ExperimentView
+) -> None:
+    steps = (3, *range(10, 1000, 10))
+    thin = curve(digits, [1.0] * len(steps)).model_copy(update={"steps": steps})
+    fake.curves = [thin]
+    assert cli("metrics", "digits", "val_acc").out.splitlines()[-1].split() == ["0", "step", "990"]
+    assert cli("metrics", "digits", "val_acc", "--from", "2").out.splitlines()[-1].split() == ["2", "step", "990"]
+    fake.curves = [thin.model_copy(update={"steps": tuple(step + 500 for step in steps)})]
+    assert cli("metrics", "digits", "val_acc").out.splitlines()[-1].split() == ["503", "step", "1490"]

@@ -169,6 +169,25 @@ def test_nothing_to_list_says_what_to_do(cli: Run, fake: FakePlatform) -> None:
     assert (result.code, result.out) == (0, "")
     assert "incl run" in result.err
     assert cli("ls", "--json").json == []
+    assert "the trash is empty" in cli("ls", "--trash").err
+
+
+def test_ls_of_the_trash(cli: Run, fake: FakePlatform, digits: ExperimentView) -> None:
+    other = fake.add(spec=ExperimentSpec(command=["x"], name="other"))
+    fake.views[other.row.id] = other.model_copy(update={"trashed": 1.0})
+    assert cli("ls", "-q").out.split() == [digits.row.id]
+    assert cli("ls", "--trash", "-q").out.split() == [other.row.id]
+
+
+def test_no_lines_are_told(cli: Run, fake: FakePlatform, digits: ExperimentView) -> None:
+    fake.views[digits.row.id] = digits.model_copy(update={"lines": 3})
+    fake.say(digits.row.id, "a", "b", "c")
+    result = cli("logs", "digits", "--rank", "5")
+    assert (result.code, result.out) == (0, "")
+    assert "no such lines; 3 lines in all" in result.err
+    assert cli("logs", "digits", "--rank", "5", "--json").err == ""
+    fake.views[digits.row.id] = digits.model_copy(update={"lines": 0, "outside": True})
+    assert "a run outside the platform" in cli("logs", "digits", "--rank", "5").err
 
 
 def test_logs_of_any_length_and_their_tail(cli: Run, fake: FakePlatform, digits: ExperimentView) -> None:

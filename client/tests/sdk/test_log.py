@@ -463,3 +463,6 @@ def test_an_alert(spool: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (first["k"], first["title"], first["text"], first["level"]) == ("a", "Loss is NaN", "at step 5", "error")
     assert (len(second["title"]), len(second["text"]), second["level"]) == (500, 32_768, "info")
     assert "loud" in capsys.readouterr().err
+    incl.alert("as logging says it", level="warning")
+    incl.alert("no text at all", level=["warn"])  # type: ignore[arg-type]
+    assert [record["level"] for record in records(spool)[2:]] == ["warn", "info"]

@@ -56,12 +56,27 @@ async def run(args: argparse.Namespace, session: Session) -> int:
         return await _follow(args, session, platform, view, wanted)
     screen = _screen(args, session)
     screen.prepare(view)
+    count = 0
     async for page in _pages(args.tail, platform, view, wanted):
         screen.lines(page.lines)
+        count += len(page.lines)
         if args.tail is not None and page.more:
             session.out.note("there was no time to look at older lines; without --tail all are looked at", "yellow")
     screen.close()
+    if not count and not args.json and args.tail != 0:
+        session.out.note(_nothing(view), "dim")
     return 0
+
+
+def _nothing(view: ExperimentView) -> str:
+    from incl_cli.text import plural
+    from incl_shared.ids import short
+
+    if view.outside and not view.lines:
+        return "what a run outside the platform prints stays where it runs: incl run keeps it"
+    if not view.lines:
+        return f"{view.row.name} has printed nothing" + ("" if view.row.ended else " yet")
+    return f"no such lines; {plural(view.lines, 'line')} in all: incl logs {short(view.row.id)}"
 
 
 def moment(args: argparse.Namespace, name: str) -> float | None:

@@ -16,6 +16,7 @@ EXAMPLES = """  incl ls
   incl ls 'val_acc > 0.9 and status = finished' --sort -val_acc
   incl ls 'tag = baseline and not status in (failed, stopped)' --limit 200 --json
   incl ls 'created > 3d ago and duration > 1h and env.LR < 0.01'
+  incl ls --trash        what incl rm put there; incl restore brings it back
 
 filters:
   FIELD = != < <= > >= VALUE, FIELD ~ TEXT (contains), FIELD in (A, B); and, or, not, ( )
@@ -31,6 +32,7 @@ def arguments(parser: Parser) -> None:
         "--sort", default="-created", metavar="KEY", help="order; - before it: greatest first (-created)"
     )
     parser.add_argument("-n", "--limit", type=int, default=25, metavar="N", help="at most so many (25)")
+    parser.add_argument("--trash", action="store_true", help="what lies in the trash, and nothing else")
     parser.add_argument("--project", help="another project than the usual one")
     parser.add_argument("-q", "--quiet", action="store_true", help="ids only, one a line")
     common(parser)
@@ -52,12 +54,18 @@ async def run(args: argparse.Namespace, session: Session) -> int:
         for row in rows:
             out.line(row.id)
     elif not rows:
-        out.note("no experiments match" if args.filter else "no experiments yet: incl run -- python train.py", "dim")
+        out.note(_nothing(args), "dim")
     else:
         _print(out, rows)
         if more:
             out.note(f"… there are more: incl ls --limit {args.limit * 4}", "dim")
     return 0
+
+
+def _nothing(args: argparse.Namespace) -> str:
+    if args.filter:
+        return "no experiments match" + (" in the trash" if args.trash else "")
+    return "the trash is empty" if args.trash else "no experiments yet: incl run -- python train.py"
 
 
 def check_filter(text: str, sort: str) -> None:
@@ -77,10 +85,10 @@ async def _rows(platform: Any, args: argparse.Namespace) -> tuple[list[Experimen
 
     rows: list[ExperimentRow] = []
     cursor: str | None = None
+    query = ListExperiments(filter=args.filter, sort=args.sort, trash=args.trash)
     while True:
-        page = await platform.ask(
-            ListExperiments(filter=args.filter, sort=args.sort, limit=min(1000, args.limit - len(rows)), cursor=cursor)
-        )
+        limit = min(1000, args.limit - len(rows))
+        page = await platform.ask(query.model_copy(update={"limit": limit, "cursor": cursor}))
         rows.extend(page.rows)
         cursor = page.cursor
         if cursor is None or len(rows) >= args.limit or not page.rows:

@@ -77,6 +77,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageProblem("--rank must not be negative")
     if args.attempt is not None and args.attempt < 1:
         raise UsageProblem("--attempt must be 1 or more")
+    if args.from_step is not None and args.to_step is not None and args.from_step > args.to_step:
+        raise UsageProblem("--from is after --to", hint=f"--from {args.to_step} --to {args.from_step}")
     if args.attempt is not None and not _raw(args):
         raise UsageProblem("a chart has all attempts together", hint="with --points, --attempt N has those of one")
     if args.list and _raw(args):
@@ -147,6 +149,8 @@ async def _points(
     if target is not None:
         metrics = len({name for _, name in pairs})
         out.note(f"{plural(count, 'point')} of {plural(metrics, 'metric')} in {target}")
+    elif not count:
+        out.note(f"no points{_chosen(args)}", "dim")
     return 0
 
 
@@ -222,12 +226,27 @@ def _draw(
         if index:
             out.line()
         title = name if len(lines) > 1 else f"{name}  {_facts(views[0], name)}".rstrip()
-        for line in draw(out, title, lines, width=width, height=args.height, log=args.log):
+        if not any(one.steps for one in mine):
+            out.line(out.paint(title, "bold"))
+            out.line(f"  no points{_chosen(args)}")
+            continue
+        for line in draw(out, title, lines, width=width, height=args.height, log=args.log, first=args.from_step):
             out.line(line)
     first = views[0]
     left = max(len(names), first.metric_count if not (args.metric or args.words[1:]) else 0) - _CHARTS
     if left > 0:
         out.note(f"… and {plural(left, 'more metric')}: incl metrics {short(first.row.id)} --list", "dim")
+
+
+def _chosen(args: argparse.Namespace) -> str:
+    """Which points were asked for, in words: ' of rank 3 from step 5'."""
+    parts = (
+        ("of rank", args.rank),
+        ("of attempt", args.attempt),
+        ("from step", args.from_step),
+        ("to step", args.to_step),
+    )
+    return "".join(f" {words} {value}" for words, value in parts if value is not None)
 
 
 def _facts(view: ExperimentView, name: str) -> str:
