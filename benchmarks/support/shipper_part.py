@@ -5,20 +5,24 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from incl_shared import subjects
 from incl_shared.bus.client import BusClient
+from incl_shared.errors import NotFoundError
 from incl_shared.events.experiments import RunEnded, RunStarted
 from incl_shared.ids import job_id
+from incl_shared.queries.tracker import GetExperiment, GetWatermarks
 from incl_shared.settings import BusSettings
 from incl_shared.states import ExperimentState
 from incl_shared.telemetry import MetricSource, Shipper
+from incl_shared.telemetry.stored import Stored, read_marks
 from support.loops import Loop
 
 PROJECT, USER, ATTEMPT, RANK = "default", "ann", 1, 0
-DEADLINE_S = 1800.0
+DEADLINE_S, KNOWN_S = 1800.0, 60.0
 _loop = Loop()
 _state: dict[str, Any] = {}
 
@@ -39,8 +43,45 @@ async def _prepare(bus: str, spools: Path, journals: Path, experiments: list[str
         source = MetricSource(spools / experiment, journal / "metrics.json")
         subject = subjects.metrics(PROJECT, experiment, ATTEMPT, RANK)
         job = job_id(experiment, ATTEMPT, RANK)
-        shippers[experiment] = Shipper(source, client.publish_confirmed, subject=subject, job=job)
+        stored = Stored(_Tracker(client, experiment))
+        stored.start()
+        shippers[experiment] = Shipper(source, client.publish_confirmed, subject=subject, job=job, stored=stored)
+        await _known(client, experiment)
     _state["shippers"] = shippers
+
+
+async def _known(client: BusClient, experiment: str) -> None:
+    """Until the tracker has heard of the run: before that, nobody gets a credential to ship it."""
+    deadline = time.monotonic() + KNOWN_S
+    while True:
+        try:
+            await client.ask(GetExperiment(ref=experiment), project=PROJECT, user=USER, timeout=30)
+        except NotFoundError:
+            assert time.monotonic() < deadline, f"the tracker does not know {experiment}"
+            await asyncio.sleep(0.02)
+        else:
+            return
+
+
+class _Tracker:
+    """The way to the tracker that a job has."""
+
+    def __init__(self, client: BusClient, experiment: str) -> None:
+        self._client = client
+        self._query = GetWatermarks(experiment=experiment, attempt=ATTEMPT, rank=RANK)
+
+    async def watermarks(self) -> Mapping[str, int]:
+        """Ask."""
+        return (await self._client.ask(self._query, project=PROJECT, user=USER, timeout=10)).stored
+
+    async def listen(self, heard: Callable[[Mapping[str, int]], None]) -> None:
+        """Hear what the tracker says after each commit."""
+
+        async def hear(subject: str, payload: bytes, headers: object) -> None:
+            heard(read_marks(payload))
+
+        place = (PROJECT, self._query.experiment, ATTEMPT, RANK)
+        await self._client.subscribe(subjects.stored(*place), hear)
 
 
 def ship() -> dict[str, float]:
