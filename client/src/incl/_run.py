@@ -241,6 +241,8 @@ def _make(
     if mode != "offline" and _ship.start(place):
         info(f"run {identifier[-8:]} is recorded in {shown}, and shipped in the background")
     else:
+        if mode == "online":
+            warn("online", "mode=online, but no platform can be shipped to from here: see incl up, incl login")
         info(f"run {identifier[-8:]} is recorded in {shown}; send it with: incl sync {_ship.quoted(shown)}")
     return run
 

@@ -174,7 +174,7 @@ def test_very_many_metrics_are_said_and_listed(cli: Run, fake: FakePlatform) -> 
 
 
 def test_what_the_window_leaves_out_is_told(cli: Run, fake: FakePlatform, digits: ExperimentView) -> None:
-    assert "no points of rank 7" in cli("metrics", "digits", "val_acc", "--rank", "7").out
+    assert cli("metrics", "digits", "val_acc", "--rank", "7").out == "val_acc  rank 7\n  no points of rank 7\n"
     assert (
         "no points from step 100 to step 200" in cli("metrics", "digits", "val_acc", "--from", "100", "--to", "200").out
     )

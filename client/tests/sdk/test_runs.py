@@ -235,6 +235,13 @@ def test_odd_arguments_cost_a_warning(here: Path) -> None:
     assert "'loud'" in err
 
 
+def test_online_without_a_platform_is_recorded_with_a_warning(here: Path) -> None:
+    _, err = run("import incl\nprint(incl.init(mode='online'))\nincl.log({'a': 1})", here)
+    assert "mode=online, but no platform" in err
+    assert "incl sync" in err
+    assert [record["v"] for record in records(only_run(here)) if record["k"] == "m"] == [{"a": 1}]
+
+
 def test_disabled_records_nothing(here: Path) -> None:
     for environment in ({}, {"INCL_MODE": "disabled"}):
         mode = "" if environment else "mode='disabled'"

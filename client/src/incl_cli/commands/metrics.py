@@ -225,7 +225,8 @@ def _draw(
         lines = [Line(titles[one.experiment], one.steps, [float(value) for value in one.values]) for one in mine]
         if index:
             out.line()
-        title = name if len(lines) > 1 else f"{name}  {_facts(views[0], name)}".rstrip()
+        facts = _facts(views[0], name) if args.rank is None else f"rank {args.rank}"
+        title = name if len(lines) > 1 else f"{name}  {facts}".rstrip()
         if not any(one.steps for one in mine):
             out.line(out.paint(title, "bold"))
             out.line(f"  no points{_chosen(args)}")

@@ -110,9 +110,9 @@ def render(state: dict[str, Any]) -> str:
         lines.append(f"  {cluster['running']} running, {cluster['queued']} queued")
     waiting = state["waiting"]
     if waiting["jobs"]:
-        lines.append(f"  {waiting['jobs']} ended jobs wait to be stored, {size(waiting['bytes'])}")
+        lines.append(f"  {count(waiting['jobs'], 'ended job')} to be stored yet, {size(waiting['bytes'])}")
     if waiting["dropped"]:
-        lines.append(f"  {waiting['dropped']} jobs lost telemetry that could not be kept; see the agent's log")
+        lines.append(f"  {count(waiting['dropped'], 'job')} lost telemetry that could not be kept; see the agent's log")
     disk = state["disk"]
     lines.append(f"  {size(disk['used'])} used, {size(disk['free'])} free on the disk")
     return "\n".join(lines) + "\n"
@@ -123,7 +123,12 @@ def _node(node: dict[str, Any]) -> str:
     alive = "" if node["alive"] else f"  SILENT for {duration(node['seen_s'])}"
     memory = f"{size(node['memory_used'])}/{size(node['memory'])}"
     cores = f"{node['cpu_used']:g}/{node['cpu']:g} cores"
-    return f"  node {node['node']:<7} {cores}, {memory}{gpus}, {node['jobs']} jobs{alive}"
+    return f"  node {node['node']:<7} {cores}, {memory}{gpus}, {count(node['jobs'], 'job')}{alive}"
+
+
+def count(number: int, noun: str) -> str:
+    """Like 1 job, 3 jobs."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def duration(seconds: float) -> str:
