@@ -10,20 +10,22 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
 
-from incl_tracker.domain.columns import Array, Bools, Column, Numbers, Tags, Texts, decode
+from incl_tracker.domain.columns import BLOCK, Bools, Column, Numbers, Tags, Texts, decode
 from incl_tracker.domain.selecting import COLUMN, Key
+from incl_tracker.domain.spans import Many, ManyTags, ManyTexts, joined, parted
 from incl_tracker.statements import run, spelled
 
 CACHE_BYTES = 256 << 20
 HIDDEN = (COLUMN, "hidden")
 IN_TRASH, GONE = 1.0, 2.0
 """Values of the column `hidden`: none is visible."""
-_AT_ONCE = 64
+GROUP = 32
+"""Blocks that are asked together."""
 _TOUCH = """
     INSERT INTO hot (experiment, project, stamp) SELECT id, project, ? FROM experiments WHERE id = ?
     ON CONFLICT (experiment) DO UPDATE SET stamp = excluded.stamp, project = excluded.project
@@ -50,61 +52,66 @@ class Head(NamedTuple):
     high: float | None
 
 
+class Kept(NamedTuple):
+    """A column of a group of blocks as it was read. versions: of each block's part; 0: it has none."""
+
+    blocks: tuple[int, ...]
+    versions: tuple[int, ...]
+    column: Many
+
+
 class Cache:
-    """Decoded columns, those used last. For all reader threads."""
+    """Columns that were read, those used last. For all reader threads."""
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
         self._limit = limit
         self._lock = threading.Lock()
-        self._columns: OrderedDict[tuple[str, Key, int], tuple[int, Column]] = OrderedDict()
+        self._columns: OrderedDict[tuple[str, Key, int], Kept] = OrderedDict()
         self.size = 0
 
-    def get(self, project: str, key: Key, block: int, version: int) -> Column | None:
-        """A column, if it is there in this version."""
-        place = (project, key, block)
+    def get(self, project: str, key: Key, group: int) -> Kept | None:
+        """A column as it was read last."""
+        place = (project, key, group)
         with self._lock:
             found = self._columns.get(place)
-            if found is None or found[0] != version:
-                return None
-            self._columns.move_to_end(place)
-            return found[1]
+            if found is not None:
+                self._columns.move_to_end(place)
+            return found
 
-    def put(self, project: str, key: Key, block: int, version: int, column: Column) -> None:
-        """Remember one; one that is older than what is there is not remembered."""
-        place = (project, key, block)
+    def put(self, project: str, key: Key, group: int, kept: Kept) -> None:
+        """Remember one, in the stead of an older one."""
+        place = (project, key, group)
         with self._lock:
-            before = self._columns.get(place)
-            if before is not None:
-                if before[0] >= version:
-                    return
-                self.size -= before[1].size
-            self._columns[place] = (version, column)
-            self._columns.move_to_end(place)
-            self.size += column.size
+            before = self._columns.pop(place, None)
+            self._columns[place] = kept
+            self.size += kept.column.size - (0 if before is None else before.column.size)
             while self.size > self._limit and len(self._columns) > 1:
-                _, (_, old) = self._columns.popitem(last=False)
-                self.size -= old.size
+                _, old = self._columns.popitem(last=False)
+                self.size -= old.column.size
 
 
 class Index:
-    """The columns of a project as a snapshot has them. walk: the blocks in the order in which they will be asked."""
+    """The columns of a project as a snapshot has them."""
 
     def __init__(self, connection: sa.Connection, project: str, cache: Cache) -> None:
         self.project = project
         self._connection = connection
         self._cache = cache
-        found = connection.exec_driver_sql(self._spelled(_BLOCKS), (project,))
+        found = self._rows(_BLOCKS, project)
         self.counts: dict[int, int] = {row[0]: row[1] for row in found}
         self.walk: Sequence[int] = sorted(self.counts, reverse=True)
         self._heads: dict[Key, dict[int, Head]] = {}
-        self._fetched: dict[Key, int] = {}
-        self._ahead: dict[tuple[Key, int], Column] = {}
+        self._read: dict[tuple[Key, int], Many | None] = {}
+        groups: dict[int, list[int]] = {}
+        for block in reversed(self.walk):
+            groups.setdefault(block // GROUP, []).append(block)
+        self._spans = {group: Span(self, group, tuple(blocks)) for group, blocks in groups.items()}
 
     def heads(self, key: Key) -> dict[int, Head]:
         """By block, where it has the column."""
         found = self._heads.get(key)
         if found is None:
-            rows = self._connection.exec_driver_sql(self._spelled(_HEADS), (self.project, *key))
+            rows = self._rows(_HEADS, self.project, *key)
             found = self._heads[key] = {row[0]: Head(row[1], row[2], row[3]) for row in rows}
         return found
 
@@ -112,114 +119,157 @@ class Index:
     def stale(self) -> dict[int, list[int]]:
         """Slots whose columns are not true any more, by block."""
         result: dict[int, list[int]] = {}
-        for block, slot in self._connection.exec_driver_sql(self._spelled(_STALE), (self.project,)):
+        for block, slot in self._rows(_STALE, self.project):
             result.setdefault(block, []).append(slot)
         return result
 
     def rows(self, block: int) -> Block:
         """A block."""
-        return Block(self, block)
+        return Block(self._spans[block // GROUP], block)
 
-    def column(self, key: Key, block: int) -> Column | None:
-        """A column of a block."""
-        head = self.heads(key).get(block)
-        if head is None:
-            return None
-        found = self._ahead.pop((key, block), None) or self._cache.get(self.project, key, block, head.version)
-        if found is None:
-            self._fetch(key, block)
-            found = self._ahead.pop((key, block))
-        return found
+    def spans(self) -> list[Span]:
+        """All blocks, several together, the newest first."""
+        return list(reversed(self._spans.values()))
 
-    def _fetch(self, key: Key, block: int) -> None:
-        """Read a column of a block; the more of them were needed, the more of the next ones are read with it."""
-        ahead = min(_AT_ONCE, 2 * self._fetched.get(key, 0) + 1)
-        self._fetched[key] = ahead
-        heads, wanted = self.heads(key), [block]
-        walk = list(self.walk)
-        place = walk.index(block) + 1 if block in walk else len(walk)
-        for other in walk[place:]:
-            if len(wanted) >= ahead:
-                break
-            head = heads.get(other)
-            if head is not None and self._cache.get(self.project, key, other, head.version) is None:
-                wanted.append(other)
-        query = _DATA.format(", ".join("?" * len(wanted)))
-        for number, data in self._connection.exec_driver_sql(self._spelled(query), (self.project, *key, *wanted)):
-            column = decode(bytes(data))
-            self._cache.put(self.project, key, number, heads[number].version, column)
-            self._ahead[(key, number)] = column
+    def many(self, key: Key, group: int, blocks: tuple[int, ...]) -> Many | None:
+        """A column of a group of blocks."""
+        place = (key, group)
+        if place not in self._read:
+            heads = self.heads(key)
+            versions = tuple([heads[block].version if block in heads else 0 for block in blocks])
+            self._read[place] = self._kept(key, group, blocks, versions) if any(versions) else None
+        return self._read[place]
 
-    def _spelled(self, text: str) -> str:
-        return spelled(text, self._connection.dialect.paramstyle)
+    def _kept(self, key: Key, group: int, blocks: tuple[int, ...], versions: tuple[int, ...]) -> Many:
+        """From the cache; parts of it that are others by now, or were never there, are read."""
+        kept = self._cache.get(self.project, key, group)
+        if kept is not None and kept[:2] == (blocks, versions):
+            return kept.column
+        pieces: dict[int, Column | None] = {}
+        if kept is not None:
+            wanted = dict(zip(blocks, versions, strict=True))
+            known = zip(kept.blocks, kept.versions, parted(kept.column), strict=True)
+            pieces = {block: piece for block, version, piece in known if version and wanted.get(block) == version}
+        missing = [b for b, version in zip(blocks, versions, strict=True) if version and b not in pieces]
+        if missing:
+            query = _DATA.format(", ".join("?" * len(missing)))
+            for block, data in self._rows(query, self.project, *key, *missing):
+                pieces[block] = decode(bytes(data))
+        column = joined([pieces.get(block) for block in blocks])
+        self._cache.put(self.project, key, group, Kept(blocks, versions, column))
+        return column
+
+    def _rows(self, text: str, *values: object) -> Sequence[Any]:
+        return self._connection.exec_driver_sql(spelled(text, self._connection.dialect.paramstyle), values).all()
 
 
-class Block:
-    """The experiments of a block (`selecting.Rows`)."""
+class Span:
+    """The experiments of a group of blocks, one block after the other (`selecting.Rows`)."""
 
-    def __init__(self, index: Index, block: int) -> None:
+    def __init__(self, index: Index, group: int, blocks: tuple[int, ...]) -> None:
         self.project = index.project
-        self.count = index.counts[block]
-        self._index = index
-        self._block = block
-        self._read: dict[Key, Column | None] = {}
+        self.index = index
+        self.blocks = blocks
+        self.count = (len(blocks) - 1) * BLOCK + index.counts[blocks[-1]]
+        self._group = group
 
-    def _column(self, key: Key) -> Column | None:
-        if key not in self._read:
-            self._read[key] = self._index.column(key, self._block)
-        return self._read[key]
+    def many(self, key: Key) -> Many | None:
+        """A column, with room for full blocks."""
+        return self.index.many(key, self._group, self.blocks)
 
     def numbers(self, key: Key) -> Numbers | None:
         """A column of numbers."""
-        column = self._column(key)
+        column = self.many(key)
         if column is None:
             return None
         assert isinstance(column, Numbers)
-        if len(column.values) == self.count:
-            return column
-        return Numbers(_fit(column.values.astype(np.float64), self.count, np.nan))
+        return Numbers(column.values[: self.count])
 
-    def texts(self, key: Key) -> Texts | None:
+    def texts(self, key: Key) -> ManyTexts | None:
         """A column of texts."""
-        column = self._column(key)
+        column = self.many(key)
         if column is None:
             return None
-        assert isinstance(column, Texts)
-        if len(column.codes) == self.count:
-            return column
-        return Texts(_fit(column.codes, self.count, -1), column.offsets, column.data)
+        assert isinstance(column, ManyTexts)
+        return column.cut(self.count)
 
-    def tags(self) -> Tags | None:
+    def tags(self) -> ManyTags | None:
         """The tags."""
-        column = self._column((COLUMN, "tag"))
-        if column is None:
-            return None
-        assert isinstance(column, Tags)
-        return column.changed((), (), self.count) if len(column.starts) != self.count + 1 else column
+        column = self.many((COLUMN, "tag"))
+        assert column is None or isinstance(column, ManyTags)
+        return column
 
     def bounds(self, key: Key) -> tuple[float, float] | None:
         """Between which the numbers of a column lie."""
-        head = self._index.heads(key).get(self._block)
+        heads = self.index.heads(key)
+        some = [heads[block] for block in self.blocks if block in heads]
+        lows = [head.low for head in some if head.low is not None]
+        highs = [head.high for head in some if head.high is not None]
+        return (min(lows), max(highs)) if lows and highs else None
+
+    def shown(self, trash: bool) -> Bools | bool:
+        """Which are in the list, or in the trash; hot ones are not, as their columns are stale."""
+        stale = self.index.stale
+        slots = [n * BLOCK + slot for n, block in enumerate(self.blocks) for slot in stale.get(block, ())]
+        return _shown(self.numbers(HIDDEN), slots, self.count, trash)
+
+
+class Block:
+    """The experiments of one block (`selecting.Rows`)."""
+
+    def __init__(self, span: Span, block: int) -> None:
+        self.project = span.project
+        self.count = span.index.counts[block]
+        self._span = span
+        self._block = block
+        self._place = span.blocks.index(block)
+
+    def numbers(self, key: Key) -> Numbers | None:
+        """A column of numbers."""
+        if self._block not in self._span.index.heads(key):
+            return None
+        column = self._span.many(key)
+        assert isinstance(column, Numbers)
+        begin = self._place * BLOCK
+        return Numbers(column.values[begin : begin + self.count])
+
+    def texts(self, key: Key) -> Texts | None:
+        """A column of texts."""
+        if self._block not in self._span.index.heads(key):
+            return None
+        column = self._span.many(key)
+        assert isinstance(column, ManyTexts)
+        piece = column.pieces[self._place]
+        return Texts(piece.codes[: self.count], piece.offsets, piece.data)
+
+    def tags(self) -> Tags | None:
+        """The tags."""
+        column = self._span.tags()
+        piece = None if column is None else column.pieces[self._place]
+        if piece is None or len(piece.starts) == self.count + 1:
+            return piece
+        return piece.changed((), (), self.count)
+
+    def bounds(self, key: Key) -> tuple[float, float] | None:
+        """Between which the numbers of a column lie."""
+        head = self._span.index.heads(key).get(self._block)
         if head is None or head.low is None or head.high is None:
             return None
         return head.low, head.high
 
     def shown(self, trash: bool) -> Bools | bool:
         """Which are in the list, or in the trash; hot ones are not, as their columns are stale."""
-        hidden, stale = self.numbers(HIDDEN), self._index.stale.get(self._block)
-        if hidden is None and not stale:
-            return not trash
-        if hidden is None:
-            mask = np.full(self.count, not trash)
-        else:
-            mask = np.asarray(hidden.values == IN_TRASH if trash else np.isnan(hidden.values))
-        if stale:
-            mask[[slot for slot in stale if slot < self.count]] = False
-        return mask
+        stale = self._span.index.stale.get(self._block, ())
+        return _shown(self.numbers(HIDDEN), stale, self.count, trash)
 
 
-def _fit(values: Array, count: int, none: float) -> Array:
-    result = np.full(count, none, values.dtype)
-    size = min(count, len(values))
-    result[:size] = values[:size]
-    return result
+def _shown(hidden: Numbers | None, stale: Sequence[int], count: int, trash: bool) -> Bools | bool:
+    if hidden is None and not stale:
+        return not trash
+    if hidden is None:
+        mask = np.full(count, not trash)
+    else:
+        mask = np.asarray(hidden.values == IN_TRASH if trash else np.isnan(hidden.values))
+    if stale:
+        mask[[slot for slot in stale if slot < count]] = False
+    return mask

@@ -29,9 +29,9 @@ from incl_shared.filters import (
 )
 from incl_shared.queries.tracker import ExperimentPage, ExperimentRow, ListExperiments
 from incl_tracker import tables as t
-from incl_tracker.domain.ordering import Candidate, Raw, after, first_of, parts_of
+from incl_tracker.domain.ordering import Candidate, Raw, after, by_blocks, first_of, parts_of
 from incl_tracker.domain.selecting import COLUMN, NUMBER_OF, Key, both, keys_of, selected
-from incl_tracker.store_columns import Block, Cache, Index
+from incl_tracker.store_columns import Block, Cache, Index, Span
 from incl_tracker.store_rows import Made, hot_rows
 from incl_tracker.store_views import list_row
 
@@ -118,7 +118,7 @@ def _newest(connection: sa.Connection, project: str, last: tuple[list[Raw], str]
 
 
 class _Walk:
-    """A way over the blocks of a project, those with the best values first."""
+    """A way over the experiments of a project, those with the best values first."""
 
     def __init__(
         self, connection: sa.Connection, project: str, node: Filter, order: Sequence[SortKey], now: float, cache: Cache
@@ -128,22 +128,18 @@ class _Walk:
         self._node = node
         self._order = order
         self._now = now
-        self._index = Index(connection, project, cache)
-        self._bounds = self._best()
-        if self._bounds is not None:
-            bounds, down = self._bounds, order[0].descending
-            best = {block: bounds.get(block) for block in self._index.counts}
-            self._index.walk = sorted(
-                best, key=lambda b: (best[b] is None, -(best[b] or 0.0) if down else best[b] or 0.0, -b)
-            )
+        index = Index(connection, project, cache)
+        steps: list[Block] | list[Span] = [*map(index.rows, index.walk)] if by_blocks(order) else index.spans()
+        self._key = _number_key(order[0].field) if order else None
+        self._steps: list[tuple[float | None, Block | Span]] = [(self._best(rows), rows) for rows in steps]
+        if self._key is not None:
+            down = order[0].descending
+            self._steps.sort(key=lambda step: (step[0] is None, -(step[0] or 0.0) if down else step[0] or 0.0))
 
-    def _best(self) -> dict[int, float | None] | None:
-        """The best value of the first key in each block that has any; none: it cannot be told."""
-        key = _number_key(self._order[0].field) if self._order else None
-        if key is None:
-            return None
-        down = self._order[0].descending
-        return {block: head.high if down else head.low for block, head in self._index.heads(key).items()}
+    def _best(self, rows: Block | Span) -> float | None:
+        """The best value of the first key among these experiments, as far as that can be told."""
+        bounds = None if self._key is None else rows.bounds(self._key)
+        return None if bounds is None else bounds[1] if self._order[0].descending else bounds[0]
 
     def first(self, last: tuple[list[Raw], str] | None, limit: int, trash: bool, deadline: Deadline) -> list[Candidate]:
         """The first `limit` experiments of the list, after the last one of the page before."""
@@ -152,18 +148,18 @@ class _Walk:
         hot = hot_rows(self._connection, self._project, keys, trash)
         if hot is not None:
             found = self._join(found, hot, last, limit, trash)
-        for block in self._index.walk:
+        for best, rows in self._steps:
             deadline.check()
-            if len(found) == limit and self._is_beyond(block, found[-1]):
+            if len(found) == limit and self._is_beyond(best, found[-1]):
                 break
-            found = self._join(found, self._index.rows(block), last, limit, trash)
+            found = self._join(found, rows, last, limit, trash)
         return found
 
-    def _is_beyond(self, block: int, worst: Candidate) -> bool:
-        """Whether this block, and so all that follow it, have nothing that comes before the last one found."""
-        if self._bounds is None or worst.raws[0] is None:
+    def _is_beyond(self, best: float | None, worst: Candidate) -> bool:
+        """Whether experiments with this best value, and so all that follow, cannot come before the last one found."""
+        if self._key is None or worst.raws[0] is None:
             return False
-        best, limit = self._bounds.get(block), worst.raws[0]
+        limit = worst.raws[0]
         if best is None or not isinstance(limit, int | float):
             return best is None
         return best < limit if self._order[0].descending else best > limit
@@ -171,7 +167,7 @@ class _Walk:
     def _join(
         self,
         found: list[Candidate],
-        rows: Made | Block,
+        rows: Made | Block | Span,
         last: tuple[list[Raw], str] | None,
         limit: int,
         trash: bool,

@@ -114,6 +114,36 @@ class Texts:
             return []
         return [code for code, entry in enumerate(self.entries()) if folded in entry.lower()]
 
+    def codes_of(self, words: Sequence[bytes], inside: bool) -> list[int]:
+        """Codes of the entries that are one of these words; inside: that contain one (folded) of them."""
+        if inside:
+            return [code for word in words for code in self.containing(word)]
+        return [place for place, there in map(self.find, words) if there]
+
+    def among(self, words: Sequence[bytes], inside: bool) -> Bools | bool:
+        """Which experiments have such a text."""
+        codes = self.codes_of(words, inside)
+        if len(codes) == 1:
+            return np.asarray(self.codes == codes[0])
+        if not codes:
+            return False
+        hits = np.zeros(len(self.offsets), np.bool_)
+        hits[codes] = True
+        return np.asarray(hits[self.codes])
+
+    def below(self, text: bytes) -> Bools:
+        """Which experiments' texts are less (none is, too)."""
+        return np.asarray(self.codes < self.find(text)[0])
+
+    def at(self, slot: int) -> bytes:
+        """The text of an experiment that has one."""
+        return self.entry(int(self.codes[slot]))
+
+    def greatest(self, slots: Array, limit: int) -> Array:
+        """Of some experiments those `limit` that have the greatest texts."""
+        codes = self.codes[slots]
+        return np.asarray(slots[np.argpartition(codes, len(codes) - limit)[-limit:]]) if len(slots) > limit else slots
+
     def encode(self) -> bytes:
         """As a blob."""
         slots = np.flatnonzero(self.codes >= 0)
@@ -159,6 +189,11 @@ class Tags:
         result = np.zeros(count, np.bool_)
         result[self.slots()[np.isin(self.texts.codes, codes)]] = True
         return result
+
+    def among(self, words: Sequence[bytes], inside: bool, count: int) -> Bools | bool:
+        """Which experiments have one of these tags; inside: one that contains one (folded) of them."""
+        codes = self.texts.codes_of(words, inside)
+        return self.holders(codes, count) if codes else False
 
     def slots(self) -> Array:
         """The slot of each of `texts`' codes."""

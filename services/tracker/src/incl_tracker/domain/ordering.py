@@ -10,8 +10,9 @@ import numpy as np
 
 from incl_shared.filters import Field, Kind, SortKey, Type
 from incl_tracker.domain.columns import Array, Bools, Numbers, Texts
-from incl_tracker.domain.selecting import COLUMN, NUMBER_OF, Key, Rows, duration, encoded, kinds_of
+from incl_tracker.domain.selecting import COLUMN, NUMBER_OF, Key, Rows, Words, duration, encoded, kinds_of
 
+_OF_NUMBERS = (Type.NUMBER, Type.TIME, Type.DURATION)
 Raw = float | str | None
 """A value that a key has, as a cursor says it."""
 
@@ -36,7 +37,7 @@ class Part:
     def ranks(self, places: Array) -> tuple[Array, Array]:
         """(missing, what increases in the order) of some experiments."""
         if self.texts is not None:
-            codes = self.texts.codes[places].astype(np.int32)
+            codes = self.texts.codes[places].astype(np.float64)
             return codes < 0, -codes if self.descending else codes
         if self.numbers is None:
             return np.ones(len(places), np.bool_), np.zeros(len(places))
@@ -47,8 +48,8 @@ class Part:
     def raw(self, place: int) -> Raw:
         """The value of one experiment."""
         if self.texts is not None:
-            code = int(self.texts.codes[place])
-            return None if code < 0 else self.texts.entry(code).decode("utf-8", "surrogatepass")
+            given = self.texts.codes[place] >= 0
+            return self.texts.at(place).decode("utf-8", "surrogatepass") if given else None
         value = np.nan if self.numbers is None else float(self.numbers[place])
         return None if np.isnan(value) else value
 
@@ -60,13 +61,11 @@ class Part:
             return self._beyond_text(self.texts, raw)
         values = self.numbers
         assert values is not None
-        missing = np.isnan(values)
         if raw is None:
-            return np.zeros(count, np.bool_), missing
+            return np.zeros(count, np.bool_), np.isnan(values)
         limit = np.float64(raw)
-        return np.asarray((values < limit if self.descending else values > limit) | missing), np.asarray(
-            values == limit
-        )
+        before = values >= limit if self.descending else values <= limit
+        return np.asarray(~before), np.asarray(values == limit)
 
     def _beyond_text(self, texts: Texts, raw: Raw) -> tuple[Bools, Bools]:
         codes = texts.codes
@@ -95,14 +94,16 @@ def _parts(field: Field, descending: bool, rows: Rows, now: float) -> list[Part]
         if field.name == "project":
             texts = Texts.of(range(rows.count), [encoded(rows.project)] * rows.count, rows.count)
             return [Part(descending, None, texts)]
-        return [Part(descending, None, rows.texts((COLUMN, field.name)))]
+        return [Part(descending, None, _texts(rows, (COLUMN, field.name)))]
     numbers, texts_of = param(field, rows)
     return [Part(descending, numbers), Part(descending, None, texts_of)]
 
 
 def param(field: Field, rows: Rows) -> tuple[Array | None, Texts | None]:
     """A parameter's numbers and texts: a configuration goes before an environment variable of that name."""
-    found = [(rows.texts((kind, field.name)), _values(rows, (NUMBER_OF[kind], field.name))) for kind in kinds_of(field)]
+    found = [
+        (_texts(rows, (kind, field.name)), _values(rows, (NUMBER_OF[kind], field.name))) for kind in kinds_of(field)
+    ]
     some = [(texts, numbers) for texts, numbers in found if texts is not None]
     if len(some) < 2:
         return (some[0][1], some[0][0]) if some else (None, None)
@@ -113,6 +114,17 @@ def param(field: Field, rows: Rows) -> tuple[Array | None, Texts | None]:
     texts = first.changed(slots.tolist(), [entries[code] for code in codes], rows.count)
     none = np.full(rows.count, np.nan)
     return np.where(given, none if here is None else here, none if there is None else there), texts
+
+
+def by_blocks(order: Sequence[SortKey]) -> bool:
+    """Whether this order goes by texts, whose codes mean something only within a block."""
+    return any(key.field.type not in _OF_NUMBERS for key in order)
+
+
+def _texts(rows: Rows, key: Key) -> Texts | None:
+    texts = rows.texts(key)
+    assert texts is None or isinstance(texts, Texts)
+    return texts
 
 
 def _values(rows: Rows, key: Key) -> Array | None:
@@ -129,39 +141,41 @@ class Candidate:
     id: str
 
 
-def after(parts: Sequence[Part], raws: Sequence[Raw], last: str, ids: Callable[[], Texts], count: int) -> Bools:
+def after(parts: Sequence[Part], raws: Sequence[Raw], last: str, ids: Callable[[], Words], count: int) -> Bools:
     """Which experiments come after the one with these values and this id."""
-    result = np.zeros(count, np.bool_)
-    ties = np.ones(count, np.bool_)
-    for part, raw in zip(parts, raws, strict=True):
+    result, ties = np.zeros(count, np.bool_), np.ones(count, np.bool_)
+    for number, (part, raw) in enumerate(zip(parts, raws, strict=True)):
         beyond, equal = part.beyond(raw, count)
-        result |= ties & beyond
-        ties &= equal
+        result = result | (ties & beyond) if number else beyond
+        ties = ties & equal if number else equal
         if not ties.any():
             return result
-    texts = ids()
-    place, _ = texts.find(encoded(last))
-    result |= ties & (texts.codes < place)
-    return result
+    return result | (ties & ids().below(encoded(last)))
 
 
-def first_of(parts: Sequence[Part], places: Array, ids: Callable[[], Texts], limit: int) -> list[Candidate]:
-    """The first of some experiments of a block, at most `limit`, in any order."""
-    if len(places) > limit and parts:
-        missing, ranks = parts[0].ranks(places)
-        measure = np.where(missing, np.inf, ranks)
-        places = places[measure <= np.partition(measure, limit - 1)[limit - 1]]
+def first_of(parts: Sequence[Part], places: Array, ids: Callable[[], Words], limit: int) -> list[Candidate]:
+    """The first of some experiments, at most `limit`, in any order."""
+    sure: list[Array] = []
+    for part in parts:
+        if limit == 0 or len(places) <= limit:
+            break
+        missing, ranks = part.ranks(places)
+        given, rest = places[~missing], places[missing]
+        if len(given) <= limit:
+            sure.append(given)
+            limit, places = limit - len(given), rest
+            continue
+        ranks = ranks[~missing]
+        worst = np.partition(ranks, limit - 1)[limit - 1]
+        better = given[ranks < worst]
+        sure.append(better)
+        limit, places = limit - len(better), given[ranks == worst]
     texts = ids()
-    if len(places) > limit:
-        keys: list[Array] = [-texts.codes[places].astype(np.int32)]
-        for part in reversed(parts):
-            missing, ranks = part.ranks(places)
-            keys += [ranks, missing]
-        places = places[np.lexsort(keys)[:limit]]
+    sure.append(texts.greatest(places, limit) if limit else places[:0])
     result = []
-    for place in places.tolist():
-        raws = tuple(part.raw(place) for part in parts)
-        identifier = texts.entry(int(texts.codes[place]))
+    for place in np.concatenate(sure).tolist():
+        raws = tuple([part.raw(place) for part in parts])
+        identifier = texts.at(place)
         result.append(Candidate(_key(parts, raws, identifier), raws, identifier.decode()))
     return result
 

@@ -27,7 +27,7 @@ from incl_shared.filters import (
     fold,
     resolve,
 )
-from incl_tracker.domain.columns import Array, Bools, Numbers, Tags, Texts
+from incl_tracker.domain.columns import Array, Bools, Numbers
 
 Mask = Bools | bool
 Key = tuple[str, str]
@@ -35,8 +35,35 @@ Key = tuple[str, str]
 COLUMN, NUMBER_OF = "column", {"config": "config#", "env": "env#"}
 
 
+class Words(Protocol):
+    """A column of texts. codes: -1 is none."""
+
+    @property
+    def codes(self) -> Array:
+        """Of each experiment; those of one block compare as the texts do."""
+
+    def among(self, words: Sequence[bytes], inside: bool) -> Mask:
+        """Which experiments have one of these words; inside: a text that contains one (folded) of them."""
+
+    def below(self, text: bytes) -> Bools:
+        """Which experiments' texts are less (none is, too)."""
+
+    def at(self, slot: int) -> bytes:
+        """The text of an experiment that has one."""
+
+    def greatest(self, slots: Array, limit: int) -> Array:
+        """Of some experiments those `limit` that have the greatest texts."""
+
+
+class Labels(Protocol):
+    """A column of tags."""
+
+    def among(self, words: Sequence[bytes], inside: bool, count: int) -> Mask:
+        """Which experiments have one of these tags; inside: one that contains one (folded) of them."""
+
+
 class Rows(Protocol):
-    """A block of experiments."""
+    """A block of experiments, or several."""
 
     project: str
     count: int
@@ -44,10 +71,10 @@ class Rows(Protocol):
     def numbers(self, key: Key) -> Numbers | None:
         """A column of numbers, of `count` experiments; none: no experiment has any."""
 
-    def texts(self, key: Key) -> Texts | None:
+    def texts(self, key: Key) -> Words | None:
         """The same of texts."""
 
-    def tags(self) -> Tags | None:
+    def tags(self) -> Labels | None:
         """The tags."""
 
     def bounds(self, key: Key) -> tuple[float, float] | None:
@@ -134,13 +161,14 @@ def _holds(field: Field, op: Op, values: Sequence[Value], rows: Rows, now: float
         return _holds_column(field, op, values, rows, now)
     if field.kind is Kind.METRIC:
         return _some(rows, ("metric", field.name), [_span(op, value, now) for value in values])
-    result: Mask = False
-    given: Mask = False
-    for kind in kinds_of(field):
-        here = _holds_param(kind, field.name, op, values, rows)
-        result = either(result, both(here, opposite(given)))
-        texts = rows.texts((kind, field.name))
-        given = either(given, False if texts is None else np.asarray(texts.codes >= 0))
+    kind, *others = kinds_of(field)
+    result = _holds_param(kind, field.name, op, values, rows)
+    for other in others:
+        here = _holds_param(other, field.name, op, values, rows)
+        if here is not False:
+            texts = rows.texts((kind, field.name))
+            here = here if texts is None else both(here, np.asarray(texts.codes < 0))
+        result = either(result, here)
     return result
 
 
@@ -167,8 +195,7 @@ def _holds_column(field: Field, op: Op, values: Sequence[Value], rows: Rows, now
         return any(fold(w) in fold(rows.project) if op is Op.HAS else w == rows.project for w in words)
     if field.name == "tag":
         tags = rows.tags()
-        codes = [] if tags is None else _codes(tags.texts, op, words)
-        return tags.holders(codes, rows.count) if tags is not None and codes else False
+        return False if tags is None else tags.among(*_sought(op, words), rows.count)
     return _worded(rows.texts((COLUMN, field.name)), op, words)
 
 
@@ -229,26 +256,13 @@ def _within(values: Array, span: _Span) -> Mask:
     return upward & (np.asarray(values <= high) if with_high else np.asarray(values < high))
 
 
-def _codes(texts: Texts, op: Op, words: Sequence[str]) -> list[int]:
-    found: list[int] = []
-    for word in words:
-        if op is Op.HAS:
-            found += texts.containing(encoded(fold(word)))
-        else:
-            place, there = texts.find(encoded(word))
-            found += [place] if there else []
-    return found
+def _worded(texts: Words | None, op: Op, words: Sequence[str]) -> Mask:
+    return False if texts is None else texts.among(*_sought(op, words))
 
 
-def _worded(texts: Texts | None, op: Op, words: Sequence[str]) -> Mask:
-    codes = [] if texts is None else _codes(texts, op, words)
-    if texts is None or not codes:
-        return False
-    if len(codes) == 1:
-        return np.asarray(texts.codes == codes[0])
-    hits = np.zeros(len(texts.offsets), np.bool_)
-    hits[codes] = True
-    return np.asarray(hits[texts.codes])
+def _sought(op: Op, words: Sequence[str]) -> tuple[list[bytes], bool]:
+    inside = op is Op.HAS
+    return [encoded(fold(word) if inside else word) for word in words], inside
 
 
 def encoded(text: str) -> bytes:
