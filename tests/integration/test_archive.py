@@ -26,7 +26,7 @@ from incl_shared.telemetry.batcher import encode
 from incl_shared.telemetry.wire import BATCH_VERSION, Line, LogBatch
 from incl_shared.testing.clock import FakeClock
 from incl_shared.testing.telemetry import batch_of
-from incl_tracker import store_compaction
+from incl_tracker import store_compaction, store_tails
 from incl_tracker import tables as t
 from incl_tracker.answers import Answers
 from incl_tracker.archiving import Archivist
@@ -190,6 +190,32 @@ async def test_what_came_meanwhile_is_not_lost(both: Both) -> None:
     await both.deliver(lambda tx, d: both.handlers.metric_batches(tx, [d]), place, batch)
     (curve,) = (await both.answers.chart(ANN, GetChart(experiments=(experiment,), metrics=("loss",)))).curves
     assert min(curve.values) == -2.0
+
+
+async def test_what_was_merged_meanwhile_is_archived_anew(both: Both) -> None:
+    """The archive has the chunks as they were: another one of the same number has points that it has not."""
+    experiment = await old(both)
+    for number in range(3):
+        place = subjects.metrics("default", experiment, 2 + number, 0)
+        batch = encode(batch_of("w", 1, [(POINTS + number, 1.0, {"loss": -1.0})]))
+        await both.deliver(lambda tx, d: both.handlers.metric_batches(tx, [d]), place, batch)
+    before = await both.seen(experiment)
+    store = both.store.handlers.commit
+
+    async def merging(asker: Asker, query: CommitArtifacts) -> Any:
+        await both.database.write(lambda tx: store_tails.fold_all(tx.connection, experiment))
+        return await store(asker, query)
+
+    both.store.handlers.commit = merging  # type: ignore[method-assign]
+    assert not await both.archivist.archive("default", experiment)
+    assert await both.seen(experiment) == before
+    both.store.handlers.commit = store  # type: ignore[method-assign]
+    assert await both.archivist.archive("default", experiment)
+    request = subjects.request("default", "ann", "restore", experiment)
+    asked = RestoreRequested(experiment=experiment).model_dump_json().encode()
+    await both.deliver(both.handlers.request, request, asked, "RestoreRequested.v1")
+    assert await both.archivist.fetch()
+    assert await both.seen(experiment) == before
 
 
 async def test_a_damaged_archive_changes_nothing(both: Both) -> None:

@@ -42,7 +42,7 @@ class State:
         if writer is None:
             warn("no-run", "no run here, values are not recorded: call incl.init() first, or use `incl run`")
             return
-        number = step if type(step) is int and -(2**63) < step < 2**63 else self._step(step)
+        number = step if type(step) is int and -(2**63) <= step < 2**63 else self._step(step)
         now = time.time()
         # The text of ten floats takes longer than all the rest: where the names have come before, they are packed.
         shape = self.shapes.get(tuple(values)) if type(values) is dict else None

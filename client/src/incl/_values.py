@@ -99,9 +99,12 @@ def _leaves(values: Any, prefix: str, depth: int) -> Iterator[Tuple[str, Any]]:
 
 
 def to_step(step: Any) -> Optional[int]:
-    """A step as a 64-bit integer; None when it is none."""
-    number = to_number(step)
-    if number is None or not math.isfinite(number) or not -MAX_STEP <= number <= MAX_STEP:
+    """A step as a 64-bit integer, whole numbers exactly; None when it is none."""
+    try:
+        number = step.__index__()
+    except Exception:
+        number = to_number(step)
+    if number is None or not math.isfinite(number) or not -MAX_STEP - 1 <= number <= MAX_STEP:
         return None
     return int(number)
 

@@ -178,6 +178,13 @@ def test_steps(spool: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is no step" in capsys.readouterr().err
 
 
+def test_great_steps_are_exact(spool: Path) -> None:
+    steps = (-(2**63), 2**63 - 1, np.int64(2**62 + 1), np.uint64(2**53 + 1), np.int64(-(2**63)))
+    for step in steps:
+        incl.log({"a": 1.0}, step=step)  # type: ignore[arg-type]
+    assert [record["s"] for record in records(spool)] == [int(step) for step in steps]
+
+
 def test_thousands_of_values_become_records_of_a_size_that_can_travel(spool: Path) -> None:
     incl.log({f"layer{i}": float(i) for i in range(2500)}, step=1)
     incl.log({f"layer{i}": float(i) for i in range(2500)}, step=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import msgspec
@@ -18,9 +19,10 @@ from incl_shared.ids import new_id
 from incl_shared.queries.tracker import GetExperiment
 from incl_shared.spec import ExperimentSpec
 from incl_shared.subjects import Origin
-from incl_shared.telemetry.wire import BATCH_VERSION, Group, MetricBatch
+from incl_shared.telemetry.wire import BATCH_VERSION, Extra, Group, MetricBatch
 from incl_tracker import store_pieces
 from incl_tracker import tables as t
+from incl_tracker.domain.batches import decode_metrics
 from incl_tracker.domain.samples import Samples, joined
 from incl_tracker.memory import Memory
 from incl_tracker.store_pieces import GREATEST, LEAST
@@ -131,6 +133,60 @@ async def test_names_that_no_database_likes(bench: Any, make: Any) -> None:
     alike = next(row.metric for row in stored if row.points == 2)
     found = await bench.read(lambda c: points(c, origin.experiment, alike))
     assert sorted(found.values.tolist()) == [0.0, 1.0]
+
+
+def test_names_that_are_all_alike_take_no_time_to_tell_apart() -> None:
+    names = [f"{chr(1 + n % 31)}{chr(1 + n // 31 % 31)}{chr(1 + n // 961)}" for n in range(20_000)]
+    began = time.monotonic()
+    tables = decode_metrics(msgspec.msgpack.encode(grid(1, 1, names, [range(20_000)]))).tables
+    assert time.monotonic() - began < 8, "each name was compared with all before it"
+    assert {table.names for table in tables} == {("\N{REPLACEMENT CHARACTER}" * 3,)}
+    assert [table.values[0, 0] for table in tables] == [float(n) for n in range(20_000)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"k":"p","t":NaN,"v":{"a":1}}',
+        b'{"k":"p","t":Infinity,"v":{"a":NaN}}',
+        b'{"k":"p","t":' + b"9" * 4000 + b',"v":{"a":1}}',
+        b'{"k":"p","t":1,"v":{"a":' + b"9" * 4000 + b"}}",
+        b'{"k":"d","t":1,"n":Infinity}',
+        b'{"k":"d","t":1,"n":1e300}',
+        b'{"k":"d","t":1,"n":9223372036854775807}',
+        b'{"k":"a","t":NaN,"title":{},"text":[],"level":{}}',
+        b'{"k":{}}',
+        b"[]",
+        b"\xff",
+    ],
+)
+async def test_a_record_that_makes_no_sense_costs_no_other(bench: Any, line: bytes) -> None:
+    origin = Origin("default", new_id(), 1, 0)
+    batch = grid(1, 3, ["a"], [[1.0], [2.0], [3.0]])
+    for first in (1, 5):
+        extras = [Extra(first + 3, line)]
+        await bench.batch(origin, MetricBatch(BATCH_VERSION, "w", first, 4, _but_the_last(batch), extras))
+    found = await bench.read(lambda c: points(c, origin.experiment, "a"))
+    assert found.values.tolist() == [1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
+
+
+def _but_the_last(batch: MetricBatch) -> list[Group]:
+    """The groups of three records, as those of a batch of four."""
+    return [msgspec.structs.replace(g, offsets=np.arange(3, dtype="<u4").tobytes()) for g in batch.groups]
+
+
+async def test_many_parameters_at_once_and_the_later_word(bench: Any) -> None:
+    experiment = new_id()
+    await bench.event(ExperimentQueued(experiment=experiment, user="ann", spec=ExperimentSpec(command=["x"])), 1)
+    given = [(5.0, "old", range(1_200)), (9.0, "new", range(600, 1_300)), (7.0, "late", range(500, 700))]
+    for number, (moment, word, names) in enumerate(given, 1):
+        record = {"k": "p", "t": moment, "v": {f"p{n}": word for n in names}}
+        extras = [Extra(number, msgspec.json.encode(record))]
+        await bench.batch(Origin("default", experiment, 1, 0), MetricBatch(BATCH_VERSION, "w", number, 1, [], extras))
+    c = t.params.c
+    found = dict(await bench.read(lambda x: x.execute(sa.select(c.name, c.text)).all()))
+    truth = {f"p{n}": "old" for n in range(500)} | {f"p{n}": "late" for n in range(500, 600)}
+    assert found == truth | {f"p{n}": "new" for n in range(600, 1_300)}
 
 
 def test_what_is_remembered_is_bounded_and_void_under_another_stamp() -> None:

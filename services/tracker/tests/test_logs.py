@@ -103,6 +103,10 @@ async def test_lines_wait_a_moment_for_the_ones_before_them(lite: Any, make: Any
     await lite.batch(origin, make.log_batch("t", 6, ["6"]))
     lines = await everything(lite, GetLogs(experiment=origin.experiment))
     assert [line.text for line in lines] == ["1", "2", "3", "6"], "but not for ever"
+    await lite.batch(origin, make.log_batch("t", 7, ["7"]), patient=False)
+    await lite.batch(origin, make.log_batch("t", 4, ["4"]), patient=False)
+    lines = await everything(lite, GetLogs(experiment=origin.experiment))
+    assert [line.text for line in lines][4:] == ["7", "4"], "nor again for a hole that was given up"
 
 
 async def test_odd_texts(bench: Any, make: Any) -> None:

@@ -128,6 +128,7 @@ def test_what_is_no_record_is_none() -> None:
         assert scalars(line) is None
         assert as_extra(line) is None
         assert drops(line) == 0
+    assert drops(b'{"k":"d","t":1,"n":%b}' % big.encode()) == 2**31 - 1, "counts of it fit every database"
     for broken in (
         b'{"k":"m"}',
         b'{"k":"m","t":1,"s":1.5,"v":{}}',

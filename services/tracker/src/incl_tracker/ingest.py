@@ -51,8 +51,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _Sent = tuple[Origin, "LogBatch", "Delivery"]
-PATIENCE = 6
-"""Deliveries (about 1.5 seconds) for which lines wait for the ones before them."""
+PATIENCE = 8
+"""Deliveries (about 6 seconds) for which lines wait for the ones before them: a shipper tries for up to 5 seconds."""
 _SMALL_CHUNKS = 16
 _COMPACT_AFTER_S = 30.0
 _e = t.experiments.c
@@ -145,7 +145,7 @@ class Ingest:
         places = self._places(tx, [(origin, d) for origin, _, d in batches])
         works = _works(tx, places, [(origin, "logs", batch.writer) for origin, batch, _ in batches])
         ordered = _in_order(zip(works, batches, strict=True))
-        if any(hole and delivery.deliveries < PATIENCE for _, _, delivery, hole in ordered):
+        if any(hole and delivery.deliveries < PATIENCE and not w.place.purged for w, _, delivery, hole in ordered):
             raise Early
         rows: list[store_lines.Row] = []
         for work, batch, _, _ in ordered:
@@ -387,7 +387,10 @@ def _say(tx: Transaction, work: _Work, said: Said, received: float) -> None:
 
 
 def _in_order(sent: Iterable[tuple[_Work, _Sent]]) -> list[tuple[_Work, LogBatch, Delivery, bool]]:
-    """Those of one writer in the order of their lines, at the places that they have; and whether a hole is before."""
+    """Those of one writer in the order of their lines, at the places that they have; and whether a hole is before.
+
+    A hole that was given up is none any more: what comes behind it does not wait.
+    """
     every = list(sent)
     mine: dict[int, list[_Sent]] = {}
     for work, one in every:
@@ -397,7 +400,7 @@ def _in_order(sent: Iterable[tuple[_Work, _Sent]]) -> list[tuple[_Work, LogBatch
     result = []
     for work, _ in every:
         _, batch, delivery = next(waiting[id(work)])
-        hole = batch.first > ranges.watermark(stored[id(work)]) + 1
+        hole = batch.first > ranges.highest(stored[id(work)]) + 1
         stored[id(work)] = ranges.merged(stored[id(work)], batch.first, batch.first + len(batch.lines) - 1)
         result.append((work, batch, delivery, hole))
     return result

@@ -2,7 +2,8 @@
 
 A partition is one durable of each stream. They are consumed while the claim is held, and every batch is stored in a
 transaction that only the holder can commit. Whoever takes a partition over from one that did not give it up makes
-the durables anew: what the other one fetched and did not acknowledge comes again at once, in its order.
+the durables anew, and so does its holder when the connection to the bus broke: what was fetched, or sent into the
+void, and not acknowledged comes again at once, in its order.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Partitions:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._stopped = False
         ownership.on_change(self._changed)
+        bus.client.on_reconnect(self._reconnected)
 
     @property
     def consumed(self) -> list[int]:
@@ -68,6 +70,12 @@ class Partitions:
             if self._stopped or partition.right or (running is not None and not running.done()):
                 continue
             self._tasks[number] = asyncio.create_task(self._mend(partition), name=f"tracker-partition-{number}")
+
+    def _reconnected(self) -> None:
+        """What was sent before the connection broke would come again only after `ack_wait`, behind what is newer."""
+        for partition in self._all:
+            partition.begin_anew()
+        self._changed()
 
     async def _mend(self, partition: _Partition) -> None:
         try:
@@ -107,6 +115,11 @@ class _Partition:
         if claim.held and not claim.surplus:
             return self.consumed and lease is not None and lease.fence == self._fence
         return not self._consuming and not claim.surplus
+
+    def begin_anew(self) -> None:
+        """Make the durables anew, if they are consumed."""
+        if self._consuming:
+            self._claim.inherited, self._fence = True, 0
 
     async def mend(self) -> None:
         """Begin or end to consume; give up what is beyond the share."""

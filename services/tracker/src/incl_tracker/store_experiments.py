@@ -18,6 +18,7 @@ from incl_tracker.sql import insert_new, upsert
 from incl_tracker.store_columns import touch
 
 _TELEMETRY = (t.writers, t.tails, t.metrics, t.log_batches, t.artifacts, t.alerts, t.params, t.tags)
+_AT_ONCE = 500
 _SHELL: dict[str, Any] = {
     "known": False,
     "outside": False,
@@ -119,7 +120,8 @@ def set_params(
     connection: sa.Connection, experiment: str, kind: str, values: Mapping[str, tuple[float, str]], attempt: int
 ) -> bool:
     """Set parameters (name -> (time, text)) unless a later word is there. True when any was given."""
-    rows = [
+    there = _later_words(connection, experiment, kind, list(values))
+    rows: list[dict[str, Any]] = [
         {
             "experiment": experiment,
             "kind": kind,
@@ -130,17 +132,26 @@ def set_params(
             "time": time,
         }
         for name, (time, text) in values.items()
+        if name not in there or (attempt, time) >= there[name]
     ]
-    for row in rows:
-        there = sa.select(t.params.c.attempt, t.params.c.time).where(
-            t.params.c.experiment == experiment, t.params.c.kind == kind, t.params.c.name == row["name"]
-        )
-        found = connection.execute(there).one_or_none()
-        if found is None or (row["attempt"], row["time"]) >= (found.attempt, found.time):
-            upsert(connection, t.params, [row])
-    if rows:
+    for begin in range(0, len(rows), _AT_ONCE):
+        upsert(connection, t.params, rows[begin : begin + _AT_ONCE])
+    if values:
         touch(connection, [experiment])
-    return bool(rows)
+    return bool(values)
+
+
+def _later_words(
+    connection: sa.Connection, experiment: str, kind: str, names: Sequence[str]
+) -> dict[str, tuple[int, float]]:
+    """(attempt, time) of the parameters that are there."""
+    c = t.params.c
+    found: dict[str, tuple[int, float]] = {}
+    for begin in range(0, len(names), _AT_ONCE):
+        mine = (c.experiment == experiment, c.kind == kind, c.name.in_(names[begin : begin + _AT_ONCE]))
+        rows = connection.execute(sa.select(c.name, c.attempt, c.time).where(*mine))
+        found |= {name: (attempt, time) for name, attempt, time in rows}
+    return found
 
 
 def know_metrics(connection: sa.Connection, project: str, names: list[str]) -> None:

@@ -28,11 +28,16 @@ class Aged:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What an experiment had when its archive was begun; should anything have come since, it is made anew."""
+    """What an experiment had when its archive was begun; should anything have come since, it is made anew.
+
+    rows: of its chunks, tails and lines. Points and lines stay as many as they are when rows are made one, but the
+    archive has the rows as they were.
+    """
 
     epoch: int
     points: int
     lines: int
+    rows: tuple[int, int, int]
 
 
 def aged(
@@ -66,7 +71,18 @@ def mark(connection: sa.Connection, experiment: str) -> Mark | None:
     row = connection.execute(query).one_or_none()
     if row is None or row.archived is not None or row.trashed is not None or row.purged is not None:
         return None
-    return Mark(row.epoch, row.points, row.lines)
+    mine = sa.select(_s.id).where(_s.experiment == experiment)
+    parts = (
+        (t.chunks, t.chunks.c.series.in_(mine)),
+        (t.tails, t.tails.c.experiment == experiment),
+        (t.log_batches, _l.experiment == experiment),
+    )
+    chunks, tails, lines = (_count(connection, table, where) for table, where in parts)
+    return Mark(row.epoch, row.points, row.lines, (chunks, tails, lines))
+
+
+def _count(connection: sa.Connection, table: sa.Table, where: sa.ColumnElement[bool]) -> int:
+    return int(connection.execute(sa.select(sa.func.count()).select_from(table).where(where)).scalar_one())
 
 
 def chunk_frames(connection: sa.Connection, experiment: str) -> Iterator[list[Any]]:

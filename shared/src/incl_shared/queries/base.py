@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Answer(BaseModel):
@@ -16,6 +16,7 @@ class Answer(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, ser_json_inf_nan="strings", defer_build=True)
 
 
+_INT64 = 2**63
 AnswerT = TypeVar("AnswerT", bound=Answer)
 
 QUERIES: dict[tuple[str, str], type[Query[Any]]] = {}
@@ -30,6 +31,14 @@ class Query(BaseModel, Generic[AnswerT]):
     service: ClassVar[str]
     name: ClassVar[str]
     answer: ClassVar[type[Answer]]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        """Whole numbers that no database has a column for are refused where they come from."""
+        for name, value in self.__dict__.items():
+            if isinstance(value, int) and not -_INT64 <= value < _INT64:
+                raise ValueError(f"{name} is beyond 64 bits")
+        return self
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: object) -> None:

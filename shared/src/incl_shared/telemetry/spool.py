@@ -34,6 +34,7 @@ _START = b'{"k":"'
 _DROPS = b'{"k":"d"'
 _FILES = (b'{"k":"c"', b'{"k":"f"')
 _HELD_OF_ONE = 32
+_MOST_DROPS = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +335,7 @@ def drops(line: bytes) -> int:
     """How many records a 'd' line says were lost; 0 when it is none."""
     record = loads(line)
     count = record.get("n") if record is not None and record.get("k") == "d" else None
-    return count if type(count) is int and count > 0 else 0
+    return min(count, _MOST_DROPS) if type(count) is int and count > 0 else 0
 
 
 def as_extra(line: bytes) -> bytes | None:

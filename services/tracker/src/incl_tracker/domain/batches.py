@@ -170,11 +170,12 @@ def _are_places(offsets: Places, rows: int, count: int) -> bool:
 def _distinct(table: Table) -> list[Table]:
     """Tables in each of which every name stands once."""
     rounds: list[dict[str, int]] = []
+    times: dict[str, int] = {}
     for place, name in enumerate(table.names):
-        free = next((r for r in rounds if name not in r), None)
-        if free is None:
-            rounds.append(free := {})
-        free[name] = place
+        before = times[name] = times.get(name, -1) + 1
+        if before == len(rounds):
+            rounds.append({})
+        rounds[before][name] = place
     return [Table(tuple(r), table.steps, table.times, table.values[:, list(r.values())], table.offsets) for r in rounds]
 
 

@@ -13,6 +13,8 @@ from incl_tracker.domain.text import clean, clean_name
 
 LEVELS = ("info", "warn", "error")
 MAX_VALUE = 10_000
+MAX_DROPPED = (1 << 31) - 1
+"""What one record says of dropped ones, at most: sums of them stay below 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ def read_extras(extras: Iterable[Extra]) -> Said:
     for extra in extras:
         try:
             _read(json.loads(extra.line), extra.sequence, said)
-        except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError, OverflowError):
             said.unreadable += 1
     return said
 
@@ -61,12 +63,12 @@ def _read(record: dict[str, Any], sequence: int, said: Said) -> None:
                 )
             )
         case "p":
-            time = float(record["t"])
+            time = _moment(float(record["t"])) or 0.0
             for name, text in flatten(record["v"]).items():
                 if name not in said.config or said.config[name][0] <= time:
                     said.config[name] = (time, text)
         case "d":
-            said.dropped += max(0, int(record["n"]))
+            said.dropped += min(max(0, int(record["n"])), MAX_DROPPED)
 
 
 def _moment(value: object) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 Range = tuple[int, int]
@@ -12,7 +13,8 @@ def missing(stored: Sequence[Range], first: int, last: int) -> list[Range]:
     """The parts of first…last that are not stored."""
     holes: list[Range] = []
     position = first
-    for begin, end in stored:
+    for place in range(_before(stored, first), len(stored)):
+        begin, end = stored[place]
         if end < position:
             continue
         if begin > last:
@@ -27,13 +29,19 @@ def missing(stored: Sequence[Range], first: int, last: int) -> list[Range]:
 
 def merged(stored: Sequence[Range], first: int, last: int) -> list[Range]:
     """The ranges with first…last added; neighbours become one."""
-    result: list[Range] = []
-    for begin, end in sorted([*stored, (first, last)]):
-        if result and begin <= result[-1][1] + 1:
-            result[-1] = (result[-1][0], max(result[-1][1], end))
-        else:
-            result.append((begin, end))
-    return result
+    low = _before(stored, first)
+    if low < len(stored) and stored[low][1] + 1 < first:
+        low += 1
+    high = low
+    while high < len(stored) and stored[high][0] <= last + 1:
+        first, last = min(first, stored[high][0]), max(last, stored[high][1])
+        high += 1
+    return [*stored[:low], (first, last), *stored[high:]]
+
+
+def _before(stored: Sequence[Range], first: int) -> int:
+    """The place of the last range that begins before `first`; 0 where there is none."""
+    return max(0, bisect_left(stored, (first, first)) - 1)
 
 
 def total(stored: Sequence[Range], upto: int | None = None) -> int:
