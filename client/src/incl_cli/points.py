@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -129,18 +130,18 @@ class CsvSink:
     """A line a point below a line of names. NaN and infinities by name; all other numbers bit for bit."""
 
     def __init__(self, stream: TextIO, wanted: Wanted) -> None:
-        self._rows = csv.writer(stream, lineterminator="\n")
+        self._stream = stream
         self._attempt = [] if wanted.attempt is None else [wanted.attempt]
         attempt = ["attempt"] if self._attempt else []
-        self._rows.writerow(["experiment", "metric", "rank", *attempt, "step", "time", "value"])
+        stream.write(",".join(["experiment", "metric", "rank", *attempt, "step", "time", "value"]) + "\n")
 
     def write(self, page: Points) -> None:
         """Its points as lines."""
-        head = [page.experiment, page.metric, page.rank, *self._attempt]
-        self._rows.writerows(
-            [*head, step, named(when), value]
-            for step, when, value in zip(page.steps, page.times, page.values, strict=True)
-        )
+        head = io.StringIO()
+        csv.writer(head, lineterminator="").writerow([page.experiment, page.metric, page.rank, *self._attempt])
+        begin = head.getvalue()
+        rows = zip(page.steps, map(named, page.times), page.values, strict=True)
+        self._stream.write("".join([f"{begin},{step},{when},{value}\n" for step, when, value in rows]))
 
     def close(self) -> None:
         """Nothing is left to write."""

@@ -151,7 +151,11 @@ def test_a_wrong_filter_is_told_here_with_a_caret(cli: Run, fake: FakePlatform) 
     result = cli("ls", "val_acc >> 1")
     assert result.code == 2
     assert "^" in result.err
+    lonely = cli("ls", "digits")
+    assert lonely.code == 2
+    assert 'name ~ "digits"' in lonely.err
     assert fake.asked == []
+    assert cli("ls", 'name ~ "digits"').code == 0
 
 
 def test_ls_fits_a_narrow_terminal(cli: Run, fake: FakePlatform, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,9 +73,18 @@ def check_filter(text: str, sort: str) -> None:
 
     Raises:
         InvalidInput: by the grammar.
+        UsageProblem: it is a lonely word, which is probably a name.
     """
+    import re
+
+    from incl_cli.arguments import UsageProblem
     from incl_shared.filters import parse, parse_sort
 
+    if re.fullmatch(r"[\w.@~-]+", text):
+        raise UsageProblem(
+            f"{text!r} is a word, not a filter",
+            hint=f"incl ls 'name ~ \"{text}\"', incl show {text}, or a comparison such as loss < 0.1",
+        )
     parse(text)
     parse_sort(sort)
 
