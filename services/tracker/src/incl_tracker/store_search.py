@@ -27,24 +27,24 @@ from incl_shared.filters import (
     sort_text,
     unknown_metric,
 )
-from incl_shared.queries.tracker import ExperimentPage, ExperimentRow, ListExperiments
+from incl_shared.queries.tracker import ExperimentPage, ListExperiments
 from incl_tracker import tables as t
 from incl_tracker.domain.ordering import Candidate, Raw, after, by_blocks, first_of, parts_of
 from incl_tracker.domain.selecting import COLUMN, NUMBER_OF, Key, both, keys_of, selected
+from incl_tracker.statements import spelled
 from incl_tracker.store_columns import Block, Cache, Index, Span
+from incl_tracker.store_pages import shown
 from incl_tracker.store_rows import Made, hot_rows
-from incl_tracker.store_views import list_row
 
-_e = t.experiments.c
 _STEPS = 20_000
 """Steps of SQLite's machine between two looks at the clock."""
-_SAMPLE = 5
-_COLUMNS = 3
 _NEWEST = (SortKey(Field(Kind.COLUMN, "created"), descending=True),)
-_SHOWN = (
-    _e.id, _e.name, _e.project, _e.user, _e.state, _e.reason, _e.waiting, _e.nodes, _e.gpus, _e.attempts, _e.tags,
-    _e.created, _e.started, _e.ended, _e.declared, _e.points,
-)  # fmt: skip
+_FIRST = """
+    SELECT created, id FROM experiments WHERE project = ? AND known AND trashed IS NULL
+    ORDER BY created DESC, id DESC LIMIT ?
+"""
+_NEXT = _FIRST.replace("ORDER BY", "AND (created, id) < (?, ?) ORDER BY")
+_KNOWN = "SELECT metric FROM known_metrics WHERE project = ? AND metric IN ({})"
 
 
 class Deadline:
@@ -93,27 +93,24 @@ def search(
             walk = _Walk(connection, project, node, order, moment, cache or Cache())
             found = walk.first(last, limit, query.trash, deadline)
         page, more = found[: query.limit], len(found) > query.limit
-        ids = [candidate.id for candidate in page]
-        rows = {row["id"]: row for row in connection.execute(sa.select(*_SHOWN).where(_e.id.in_(ids))).mappings()}
         named = {field.name for field in fields if field.kind is Kind.METRIC}
-        shown = tuple(_with_metrics(connection, [rows[identifier] for identifier in ids], named))
+        rows = shown(connection, [candidate.id for candidate in page], named)
     written = None
     if more:
         written = _write_cursor({"now": moment, "keys": page[-1].raws, "id": page[-1].id, "of": mark})
-    return ExperimentPage(rows=shown, cursor=written)
+    return ExperimentPage.model_construct(rows=rows, cursor=written)
 
 
 def _newest(connection: sa.Connection, project: str, last: tuple[list[Raw], str] | None, limit: int) -> list[Candidate]:
     """The newest by the index of the rows, which is quicker than columns and has the hot ones too."""
-    query = sa.select(_e.created, _e.id).where(_e.project == project, _e.known, _e.trashed.is_(None))
+    text = _FIRST
+    values: tuple[str | float, ...] = (project, limit)
     if last is not None:
         keys, identifier = last
         if len(keys) != 1 or not isinstance(keys[0], int | float):
             raise _bad_cursor()
-        query = query.where(
-            sa.tuple_(_e.created, _e.id) < sa.tuple_(sa.literal(float(keys[0])), sa.literal(identifier))
-        )
-    rows = connection.execute(query.order_by(_e.created.desc(), _e.id.desc()).limit(limit))
+        text, values = _NEXT, (project, float(keys[0]), identifier, limit)
+    rows = connection.exec_driver_sql(spelled(text, connection.dialect.paramstyle), values)
     return [Candidate((), (created,), identifier) for created, identifier in rows]
 
 
@@ -234,9 +231,8 @@ def check_metrics(connection: sa.Connection, project: str, fields: Sequence[Fiel
     named = {field.name for field in fields if field.kind is Kind.METRIC}
     if not named:
         return
-    c = t.known_metrics.c
-    query = sa.select(c.metric).where(c.project == project, c.metric.in_(named))
-    unknown = named - set(connection.execute(query).scalars())
+    text = spelled(_KNOWN.format(", ".join("?" * len(named))), connection.dialect.paramstyle)
+    unknown = named - set(connection.exec_driver_sql(text, (project, *named)).scalars())
     if unknown:
         raise unknown_metric(min(unknown), metric_names(connection, project), f"project {project!r}", fields=True)
 
@@ -265,27 +261,6 @@ def time_limit(connection: sa.Connection, seconds: float) -> Iterator[None]:
     finally:
         if not postgres and raw is not None:
             raw.set_progress_handler(None, 0)
-
-
-def _with_metrics(connection: sa.Connection, rows: Sequence[sa.RowMapping], named: set[str]) -> Iterator[ExperimentRow]:
-    """With the values of the metrics that the question names and that any row declares; else of a few that exist."""
-    ids = [row["id"] for row in rows]
-    declared = {name for row in rows for name in json.loads(row["declared"])}
-    names = named | declared or _some_metrics(connection, [row["id"] for row in rows if row["points"]][:_SAMPLE])
-    found: dict[str, dict[str, float]] = {}
-    if names:
-        c = t.metrics.c
-        query = sa.select(c.experiment, c.metric, c.last).where(c.experiment.in_(ids), c.metric.in_(names))
-        for experiment, metric, last in connection.execute(query.order_by(c.metric)):
-            found.setdefault(experiment, {})[metric] = float("nan") if last is None else last
-    for row in rows:
-        yield list_row(row, found.get(row["id"], {}))
-
-
-def _some_metrics(connection: sa.Connection, experiments: Sequence[str]) -> set[str]:
-    c = t.metrics.c
-    query = sa.select(c.metric).where(c.experiment.in_(experiments), c.metric.not_like("system/%")).distinct()
-    return set(connection.execute(query.order_by(c.metric).limit(_COLUMNS)).scalars()) if experiments else set()
 
 
 def _write_cursor(content: dict[str, Any]) -> str:
