@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from incl_shared.db import Database, Transaction
 
 T = TypeVar("T")
+_ADOPTED = 1024
+"""Experiments of one transaction that are looked at for whether they have a place."""
 PATIENCE = 20
 """How often an experiment is packed late: after so many quiet times, though it goes on changing."""
 
@@ -103,11 +105,11 @@ def _block(one: Hot) -> tuple[str, int]:
 
 async def pack_all(database: Database, project: str) -> None:
     """Pack all experiments of a project, also those that were put into the tables by other means than the tracker."""
-    packer, begin = Packer(database, 0.0), ""
-    while True:
-        end = await database.write(_on(store.adopt, project, begin, BLOCK))
+    packer = Packer(database, 0.0)
+    begin: str | None = ""
+    while begin is not None:
+        for _ in range(BLOCK // _ADOPTED):
+            if begin is not None:
+                begin = await database.write(_on(store.adopt, project, begin, _ADOPTED))
         while await packer.step():
             pass
-        if end is None:
-            return
-        begin = end

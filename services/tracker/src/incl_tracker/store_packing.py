@@ -21,6 +21,8 @@ from incl_tracker.store_rows import Found, Values, column_of, gathered
 
 _ENDED = {state.value for state in (*FINAL_STATES, ExperimentState.LOST)}
 _SOME = 500
+_PLACES = 1024
+"""Places that are given in one transaction."""
 _BYTES = 1 << 20
 """Columns that are written in one transaction; a few milliseconds."""
 _ROW = 4000
@@ -106,7 +108,7 @@ def place(connection: sa.Connection, project: str, new: Sequence[Hot]) -> list[H
         block, count = block + 1, 0
     placed = _placed(connection, [one.experiment for one in new])
     ordered = sorted(new, key=lambda one: (one.created, one.experiment))
-    chosen = [one for one in ordered if one.experiment not in placed][: BLOCK - count]
+    chosen = [one for one in ordered if one.experiment not in placed][: min(BLOCK - count, _PLACES)]
     if not chosen:
         return []
     total = count + len(chosen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,7 +107,7 @@ def hot_rows(connection: sa.Connection, project: str, keys: Collection[Key], tra
         query = _HOT_NAMED[what].format(", ".join("?" * len(names)))
         _named(found, what, place_of, _read(connection, query, (project, *sorted(names))))
     count = len(rows)
-    return Made(project, count, {key: column_of(key, values, count) for key, values in found.items()})
+    return Made(project, count, {key: column_of(key, values, count) for key, values in _encoded(found).items()})
 
 
 def _names(keys: Collection[Key]) -> dict[str, set[str]]:
@@ -149,7 +149,7 @@ def gathered(connection: sa.Connection, project: str, experiments: Sequence[str]
     for what, text in _EVERY_NAMED.items():
         for query, ids in _pieces(text, there):
             _named(found, what, place_of, _read(connection, query, ids))
-    return Gathered(len(experiments), found, gone)
+    return Gathered(len(experiments), _encoded(found), gone)
 
 
 def column_of(key: Key, values: Values, count: int) -> Column:
@@ -189,20 +189,51 @@ def _own(found: Found, rows: Sequence[Any], place_of: dict[str, int] | None = No
 
 
 def _named(found: Found, what: str, place_of: dict[str, int], rows: Iterable[Any]) -> None:
-    tags: dict[int, list[bytes]] = {}
+    """Add what a table with a row for each name says. Packing spends its time here: hence the bound methods."""
+    if what == "tag":
+        _tagged(found, place_of, rows)
+        return
+    adders: dict[str, dict[str, tuple[Callable[[Any], None], ...]]] = {"": {}, "config": {}, "env": {}}
     for experiment, kind, name, text, number in rows:
         place = place_of.get(experiment)
         if place is None:
             continue
-        if what == "metric":
-            found.setdefault(("metric", name), Values()).add(place, number)
-        elif what == "tag":
-            tags.setdefault(place, []).append(encoded(text))
-        else:
-            found.setdefault((kind, name), Values()).add(place, encoded(text))
-            found.setdefault((NUMBER_OF[kind], name), Values()).add(place, number)
+        try:
+            adds = adders[kind][name]
+        except KeyError:
+            adds = adders.setdefault(kind, {})[name] = _adders(found, kind, name)
+        adds[0](place)
+        adds[1](number)
+        if kind:
+            adds[2](text)
+
+
+def _adders(found: Found, kind: str, name: str) -> tuple[Callable[[Any], None], ...]:
+    """What appends places, numbers and texts. A parameter's numbers and texts are in the same places."""
+    if not kind:
+        numbers = found.setdefault(("metric", name), Values())
+        return numbers.places.append, numbers.values.append
+    numbers = found.setdefault((NUMBER_OF[kind], name), Values())
+    texts = found.setdefault((kind, name), Values(numbers.places))
+    return numbers.places.append, numbers.values.append, texts.values.append
+
+
+def _tagged(found: Found, place_of: dict[str, int], rows: Iterable[Any]) -> None:
+    tags: dict[int, list[bytes]] = {}
+    for experiment, _, _, text, _ in rows:
+        if experiment in place_of:
+            tags.setdefault(place_of[experiment], []).append(encoded(text))
     for place, some in tags.items():
         found.setdefault((COLUMN, "tag"), Values()).add(place, some)
+
+
+def _encoded(found: Found) -> Found:
+    """Parameters' texts as bytes; each of them once."""
+    for (kind, _), values in found.items():
+        if kind in NUMBER_OF:
+            known = {text: encoded(text) for text in set(values.values)}
+            values.values = [known[text] for text in values.values]
+    return found
 
 
 def _pieces(text: str, experiments: Sequence[str]) -> Iterable[tuple[str, tuple[str, ...]]]:
@@ -212,4 +243,8 @@ def _pieces(text: str, experiments: Sequence[str]) -> Iterable[tuple[str, tuple[
 
 
 def _read(connection: sa.Connection, text: str, values: tuple[Any, ...]) -> Sequence[Any]:
-    return connection.exec_driver_sql(spelled(text, connection.dialect.paramstyle), values).all()
+    result = connection.exec_driver_sql(spelled(text, connection.dialect.paramstyle), values)
+    assert result.cursor is not None
+    rows: Sequence[Any] = result.cursor.fetchall()
+    result.close()
+    return rows

@@ -80,7 +80,7 @@ class Texts:
         known = sorted(set(values))
         place = {text: code for code, text in enumerate(known)}
         codes = np.full(count, -1, np.int16)
-        codes[np.asarray(slots, np.int64)] = np.fromiter((place[v] for v in values), np.int16, len(values))
+        codes[np.asarray(slots, np.int64)] = np.fromiter(map(place.__getitem__, values), np.int16, len(values))
         return cls(codes, _offsets(known), b"".join(known))
 
     def changed(self, slots: Sequence[int], values: Sequence[bytes | None], count: int) -> Texts:
