@@ -184,3 +184,18 @@ async def test_a_refreshed_creds_file_is_used_at_the_next_connection(secure_nats
 
 async def _person(server: SecureNats) -> BusClient:
     return await server.connect(server.minter.person("ann", ("default",), 600))
+
+
+async def test_the_registry_answers_the_tracker(secure_nats: SecureNats) -> None:
+    async with (
+        await secure_nats.service(Role.REGISTRY) as registry,
+        await secure_nats.service(Role.TRACKER) as tracker,
+    ):
+
+        async def answer(message: Msg) -> None:
+            await registry.connection.publish(message.reply, b"granted")
+
+        await registry.connection.subscribe("incl.query.*.*.registry.>", cb=answer)
+        await registry.connection.flush()
+        subject = "incl.query.default.tracker.registry.upload_grant"
+        assert (await tracker.connection.request(subject, b"{}", timeout=5.0)).data == b"granted"

@@ -119,7 +119,7 @@ _SCOPES = (
         Role.REGISTRY,
         "Keeps artifacts.",
         serves=("registry",),
-        publish=("incl.event.*.artifact.*",),
+        publish=("incl.event.*.artifact.*", f"{INBOXES}.{Role.TRACKER}.>"),
     ),
     _service(
         Role.GATEWAY,
