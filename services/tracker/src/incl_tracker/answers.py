@@ -18,6 +18,8 @@ from incl_shared.queries.tracker import (
     GetLogs,
     GetPoints,
     GetWatermarks,
+    GroupExperiments,
+    GroupPage,
     ListArtifacts,
     ListExperiments,
     ListMediaKeys,
@@ -32,6 +34,7 @@ from incl_shared.subjects import Asker
 from incl_tracker import (
     store_artifacts,
     store_charts,
+    store_groups,
     store_logs,
     store_metrics,
     store_points,
@@ -70,6 +73,7 @@ class Answers:
         """Serve them all."""
         bus.serve(GetExperiment, self.experiment)
         bus.serve(ListExperiments, self.experiments)
+        bus.serve(GroupExperiments, self.groups)
         bus.serve(GetLogs, self.logs)
         bus.serve(GetChart, self.chart)
         bus.serve(GetPoints, self.points)
@@ -91,6 +95,15 @@ class Answers:
         now = self._clock.now()
         return await self._database.read(
             lambda connection: store_search.search(
+                connection, asker.project, query, now, self._list_limit_s, self._columns
+            )
+        )
+
+    async def groups(self, asker: Asker, query: GroupExperiments) -> GroupPage:
+        """A page of groups."""
+        now = self._clock.now()
+        return await self._database.read(
+            lambda connection: store_groups.group(
                 connection, asker.project, query, now, self._list_limit_s, self._columns
             )
         )

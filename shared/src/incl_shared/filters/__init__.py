@@ -24,7 +24,7 @@ from incl_shared.filters.ast import (
 )
 from incl_shared.filters.evaluate import FilterRow, fold, matches, ordered, values_of
 from incl_shared.filters.moments import resolve
-from incl_shared.filters.parser import parse, parse_sort
+from incl_shared.filters.parser import parse, parse_field, parse_sort
 from incl_shared.filters.printer import field_text, sort_text, to_text
 from incl_shared.filters.suggest import unknown_metric
 from incl_shared.filters.values import as_number
@@ -57,6 +57,7 @@ __all__ = [
     "matches",
     "ordered",
     "parse",
+    "parse_field",
     "parse_sort",
     "resolve",
     "sort_text",

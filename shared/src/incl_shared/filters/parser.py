@@ -84,6 +84,20 @@ def parse_sort(source: str) -> tuple[SortKey, ...]:
     return tuple(keys)
 
 
+def parse_field(source: str) -> Field:
+    """One field, as filters name them: user, val_acc, param.lr, metric.'a name'.
+
+    Raises:
+        InvalidInput: as for a filter.
+    """
+    parser = _Parser(source)
+    field = parser.field()
+    token = parser.peek()
+    if token.kind is not TokenKind.END:
+        raise parser.fail(f"expected one field, found {_shown(token)} after it", token, "put quotes around a name")
+    return field
+
+
 class _Parser:
     """A place in a list of tokens."""
 
@@ -154,7 +168,7 @@ class _Parser:
 
     def _comparison(self) -> Filter:
         place = self.peek()
-        field = self._field()
+        field = self.field()
         token = self._take()
         if token.word() == "not" and self.peek().word() == "in":
             token = self._take()
@@ -194,7 +208,7 @@ class _Parser:
             self._take()
         return value
 
-    def _field(self) -> Field:
+    def field(self) -> Field:
         token = self._take()
         if token.kind is TokenKind.QUOTED and token.text:
             return Field(Kind.METRIC, token.text)
@@ -223,7 +237,7 @@ class _Parser:
             if not rest.text:
                 self._index += 1
         place = self.peek()
-        field = self._field()
+        field = self.field()
         if field == Field(Kind.COLUMN, "tag"):
             raise self.fail("an experiment has several tags; there is no order by them", place)
         return SortKey(field, descending)

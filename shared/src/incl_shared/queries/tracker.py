@@ -315,19 +315,26 @@ class ExperimentGroup(Answer):
     values: tuple[str | None, ...] = Field(description="As `by` names them.")
     experiments: int
     states: dict[ExperimentState, int] = Field(default_factory=dict)
-    newest: Id
+    newest: Id = Field(description="The one that was created last.")
     metrics: dict[str, Aggregate] = Field(default_factory=dict)
 
 
 class GroupPage(Answer):
-    """Groups, the greatest first (then by their values)."""
+    """Groups, the greatest first (then by the bytes of their values, None last); no cursor: the last page.
+
+    A page has at most `limit` groups, and fewer where they would be more than 180 KB.
+    """
 
     groups: tuple[ExperimentGroup, ...]
     cursor: str | None = None
 
 
 class GroupExperiments(Query[GroupPage]):
-    """Experiments counted by what they have in common. by: fields of the filter grammar (user, state, param.lr, …)."""
+    """Experiments counted by what they have in common. by: fields of the filter grammar (user, state, param.lr, …).
+
+    Texts are groups as they are (0.1 and 1e-1 of a parameter are two), numbers by what they are worth, times by their
+    day (UTC). An experiment with several tags is in several groups.
+    """
 
     service: ClassVar[str] = "tracker"
     name: ClassVar[str] = "groups"
@@ -336,6 +343,7 @@ class GroupExperiments(Query[GroupPage]):
     by: tuple[str, ...] = Field(min_length=1, max_length=3)
     filter: str = Field("", max_length=4000)
     metrics: tuple[str, ...] = Field((), max_length=10)
+    trash: bool = Field(False, description="What lies in the trash, and nothing else.")
     limit: int = Field(100, ge=1, le=1000)
     cursor: str | None = None
 
