@@ -183,6 +183,14 @@ def test_ls_of_the_trash(cli: Run, fake: FakePlatform, digits: ExperimentView) -
     assert cli("ls", "--trash", "-q").out.split() == [other.row.id]
 
 
+def test_show_says_what_lies_in_the_trash_or_the_archive(cli: Run, fake: FakePlatform, digits: ExperimentView) -> None:
+    assert "incl restore" not in cli("show", "digits").out
+    fake.views[digits.row.id] = digits.model_copy(update={"trashed": 1.0, "archived": 2.0})
+    text = cli("show", "digits").out
+    assert re.search(r"trash +since 1970.*incl restore", text)
+    assert re.search(r"archive +since 1970.*points and lines", text)
+
+
 def test_no_lines_are_told(cli: Run, fake: FakePlatform, digits: ExperimentView) -> None:
     fake.views[digits.row.id] = digits.model_copy(update={"lines": 3})
     fake.say(digits.row.id, "a", "b", "c")

@@ -107,6 +107,10 @@ def _head(out: Output, view: ExperimentView) -> None:
         "again of": view.provenance.rerun_of or "",
         "tags": ", ".join(row.tags),
         "notes": view.spec.notes if view.spec else "",
+        "trash": "" if view.trashed is None else f"since {moment(view.trashed)}; incl restore brings it back",
+        "archive": ""
+        if view.archived is None
+        else f"since {moment(view.archived)}; incl restore brings points and lines back",
     }
     for line in _pairs(out, {name: text for name, text in pairs.items() if text}):
         out.line(line)
