@@ -17,6 +17,7 @@ from incl_cli.context import Context
 from incl_cli.main import main
 from incl_cli.output import Output
 from incl_cli.platform import Blob, Progress, Wanted
+from incl_cli.testing_groups import grouped
 from incl_shared.errors import AmbiguousError, InclError, InvalidInput, NotFoundError
 from incl_shared.events import Event, ExperimentSubmitted, StopRequested
 from incl_shared.ids import new_id
@@ -47,6 +48,8 @@ from incl_shared.queries.tracker import (
     GetExperiment,
     GetLogs,
     GetPoints,
+    GroupExperiments,
+    GroupPage,
     ListExperiments,
     ListMediaKeys,
     ListMetrics,
@@ -137,6 +140,7 @@ class FakePlatform:
         return {
             GetExperiment: self._experiment,
             ListExperiments: self._list,
+            GroupExperiments: self._groups,
             GetLogs: self._logs,
             GetChart: self._chart,
             GetPoints: self._points,
@@ -327,6 +331,12 @@ class FakePlatform:
         start = int(query.cursor or 0)
         end = start + min(query.limit, self.page)
         return ExperimentPage(rows=tuple(rows[start:end]), cursor=str(end) if end < len(rows) else None)
+
+    def _groups(self, query: GroupExperiments) -> GroupPage:
+        groups = grouped(self.views.values(), query)
+        start = int(query.cursor or 0)
+        end = start + min(query.limit, self.page)
+        return GroupPage(groups=tuple(groups[start:end]), cursor=str(end) if end < len(groups) else None)
 
     def _logs(self, query: GetLogs) -> LogPage:
         known = list(enumerate(self.lines.get(query.experiment, []), 1))

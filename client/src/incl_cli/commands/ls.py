@@ -17,21 +17,32 @@ EXAMPLES = """  incl ls
   incl ls 'tag = baseline and not status in (failed, stopped)' --limit 200 --json
   incl ls 'created > 3d ago and duration > 1h and env.LR < 0.01'
   incl ls --trash        what incl rm put there; incl restore brings it back
+  incl ls --group-by user,state
+  incl ls 'tag = sweep' --group-by param.lr,param.optimizer --metric val_acc --metric loss
+
+groups:
+  --group-by counts the experiments that pass by the values of 1 to 3 fields: how many, their states, and of each
+  --metric the mean ± standard deviation, least and greatest of the last values; the greatest group first. Times are
+  grouped by their day (UTC); an experiment with several tags is in several groups
 
 filters:
   FIELD = != < <= > >= VALUE, FIELD ~ TEXT (contains), FIELD in (A, B); and, or, not, ( )
   fields: id name user project tag status reason nodes gpus attempts created started ended duration;
   any other name is a metric; metric.NAME, config.NAME, env.NAME and param.NAME say which kind it is"""
 
+_NEWEST, _USUAL = "-created", 25
+
 
 def arguments(parser: Parser) -> None:
     """Declare the arguments."""
     parser.dashed = ("--sort",)
     parser.add_argument("filter", nargs="?", default="", help="which ones: 'val_acc > 0.9 and status = finished'")
+    parser.add_argument("--sort", default=None, metavar="KEY", help="order; - before it: greatest first (-created)")
+    parser.add_argument("-n", "--limit", type=int, default=None, metavar="N", help="at most so many (25; groups: 100)")
+    parser.add_argument("--group-by", metavar="FIELDS", help="count them by these fields: user,param.lr")
     parser.add_argument(
-        "--sort", default="-created", metavar="KEY", help="order; - before it: greatest first (-created)"
+        "--metric", action="append", default=[], metavar="NAME", help="with --group-by: a metric's mean (repeatable)"
     )
-    parser.add_argument("-n", "--limit", type=int, default=25, metavar="N", help="at most so many (25)")
     parser.add_argument("--trash", action="store_true", help="what lies in the trash, and nothing else")
     parser.add_argument("--project", help="another project than the usual one")
     parser.add_argument("-q", "--quiet", action="store_true", help="ids only, one a line")
@@ -42,8 +53,16 @@ async def run(args: argparse.Namespace, session: Session) -> int:
     """List."""
     from incl_cli.arguments import UsageProblem
 
-    if args.limit < 1:
+    if args.limit is not None and args.limit < 1:
         raise UsageProblem("--limit must be at least 1")
+    if args.group_by is not None:
+        from incl_cli import grouping
+
+        return await grouping.run(args, session)
+    if args.metric:
+        raise UsageProblem("--metric needs --group-by", hint="incl ls --group-by user --metric " + args.metric[0][:80])
+    args.sort = _NEWEST if args.sort is None else args.sort
+    args.limit = _USUAL if args.limit is None else args.limit
     check_filter(args.filter, args.sort)
     platform = await session.platform(args.project)
     rows, more = await _rows(platform, args)
