@@ -166,6 +166,15 @@ async def test_to_the_archive_and_back(both: Both) -> None:
     assert await both.archivist.fetch()
     assert await both.seen(experiment) == before
     assert (await both.answers.experiment(ANN, GetExperiment(ref=experiment))).archived is None
+    assert not await both.archivist.fetch()
+    both.clock.advance(89 * DAY_S)
+    while await both.archivist.look():
+        pass
+    assert (await both.answers.experiment(ANN, GetExperiment(ref=experiment))).archived is None
+    both.clock.advance(2 * DAY_S)
+    while await both.archivist.look():
+        pass
+    assert (await both.answers.experiment(ANN, GetExperiment(ref=experiment))).archived is not None
 
 
 async def test_what_came_meanwhile_is_not_lost(both: Both) -> None:

@@ -45,7 +45,7 @@ def aged(
 ) -> tuple[list[Aged], str]:
     """(what is due among the next `limit` experiments that ended long ago, where to go on; empty: from the start)."""
     query = (
-        sa.select(_e.id, _e.project, _e.state, _e.tags, _e.ended, _e.archived, _e.compact_at)
+        sa.select(_e.id, _e.project, _e.state, _e.tags, _e.ended, _e.restore_at, _e.archived, _e.compact_at)
         .where(
             _e.known,
             _e.ended <= now - soonest(rules),
@@ -59,7 +59,8 @@ def aged(
     rows = connection.execute(query).all()
     found = []
     for row in rows:
-        due = action(rules, row.project, ExperimentState(row.state), json.loads(row.tags), now - row.ended)
+        age = now - max(row.ended, row.restore_at or row.ended)
+        due = action(rules, row.project, ExperimentState(row.state), json.loads(row.tags), age)
         if due == "trash" or (due == "archive" and row.archived is None and row.compact_at is None):
             found.append(Aged(row.id, row.project, due))
     return found, rows[-1].id if len(rows) == limit else ""
@@ -127,7 +128,7 @@ def let_go(connection: sa.Connection, experiment: str, seen: Mark, place: dict[s
 
 
 def ask_back(connection: sa.Connection, experiment: str, now: float) -> None:
-    """Have it fetched from the archive."""
+    """Have it fetched, should it be archived; and from now on the rules count its age anew."""
     connection.execute(sa.update(t.experiments).where(_e.id == experiment).values(restore_at=now))
 
 
@@ -152,7 +153,7 @@ def put_back(connection: sa.Connection, experiment: str, frames: Sequence[list[A
 
 def set_back(connection: sa.Connection, experiment: str) -> None:
     """All of it is here again."""
-    values = {"archived": None, "archive": None, "restore_at": None, "revision": _e.revision + 1}
+    values = {"archived": None, "archive": None, "revision": _e.revision + 1}
     connection.execute(sa.update(t.experiments).where(_e.id == experiment).values(values))
 
 

@@ -69,7 +69,7 @@ experiments = Table(
     Column("purge_at", Double, comment="when what lies in the trash is purged"),
     Column("purged", Double, comment="since when nothing is kept but this row, which refuses what comes late"),
     Column("archive", Text, comment="JSON: where its points and lines lie in the artifact store"),
-    Column("restore_at", Double, comment="since when they are asked back"),
+    Column("restore_at", Double, comment="when it was restored last, or is to be"),
     Column("archived", Double, comment="since when its points and lines lie in the artifact store"),
     Column("alerts", Integer, nullable=False, comment="the version of the alert aggregate"),
     Column("settlements", Integer, nullable=False, comment="the version of the settlement aggregate"),
@@ -266,7 +266,17 @@ column_blocks = Table(
     metadata,
     Column("project", TOKEN, primary_key=True),
     Column("block", Integer, primary_key=True, autoincrement=False),
-    Column("count", Integer, nullable=False, comment="slots that are given to experiments"),
+    Column("count", Integer, nullable=False, comment="slots that were given to experiments"),
+    Column("version", Integer, nullable=False, server_default="0", comment="drawn anew with each change of a column"),
+)
+
+free_places = Table(
+    "free_places",
+    metadata,
+    Column("project", TOKEN, primary_key=True),
+    Column("block", Integer, primary_key=True, autoincrement=False),
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    comment="slots whose experiments are gone; their columns are empty there",
 )
 
 column_data = Table(
@@ -280,6 +290,7 @@ column_data = Table(
     Column("low", Double, comment="the least number; NULL: there is none"),
     Column("high", Double, comment="the greatest number"),
     Column("data", LargeBinary, nullable=False, comment="see domain.columns"),
+    Index("ix_column_data_block", "project", "block"),
 )
 
 log_batches = Table(

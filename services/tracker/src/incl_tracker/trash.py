@@ -67,10 +67,11 @@ def restore_requested(tx: Transaction, event: RestoreRequested, asker: Asker) ->
     row = _own(tx, event.experiment, asker)
     if row["purged"] is not None:
         return False
-    if row["archived"] is not None:
-        store_retention.ask_back(tx.connection, event.experiment, tx.clock.now())
+    if row["trashed"] is None and row["archived"] is None:
+        return False
+    store_retention.ask_back(tx.connection, event.experiment, tx.clock.now())
     if row["trashed"] is None:
-        return row["archived"] is not None
+        return True
     version = store_trash.set_trash(tx.connection, event.experiment, None, None)
     said = ExperimentRestored(experiment=event.experiment, by=asker.user)
     tx.emit(said, project=row["project"], version=version)

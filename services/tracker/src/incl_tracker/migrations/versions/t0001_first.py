@@ -50,6 +50,7 @@ def downgrade() -> None:
         "chunks",
         "column_blocks",
         "column_data",
+        "free_places",
         "hot",
         "places",
         "tails",
@@ -294,7 +295,7 @@ def _of_experiments() -> list[sa.Column[Any]]:
             nullable=True,
             comment="JSON: where its points and lines lie in the artifact store",
         ),
-        sa.Column("restore_at", sa.Double(), nullable=True, comment="since when they are asked back"),
+        sa.Column("restore_at", sa.Double(), nullable=True, comment="when it was restored last, or is to be"),
         sa.Column(
             "archived", sa.Double(), nullable=True, comment="since when its points and lines lie in the artifact store"
         ),
@@ -378,8 +379,23 @@ def _columns() -> None:
         "column_blocks",
         sa.Column("project", TOKEN, nullable=False),
         sa.Column("block", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("count", sa.Integer(), nullable=False, comment="slots that are given to experiments"),
+        sa.Column("count", sa.Integer(), nullable=False, comment="slots that were given to experiments"),
+        sa.Column(
+            "version",
+            sa.Integer(),
+            server_default="0",
+            nullable=False,
+            comment="drawn anew with each change of a column",
+        ),
         sa.PrimaryKeyConstraint("project", "block"),
+    )
+    op.create_table(
+        "free_places",
+        sa.Column("project", TOKEN, nullable=False),
+        sa.Column("block", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("slot", sa.Integer(), autoincrement=False, nullable=False),
+        sa.PrimaryKeyConstraint("project", "block", "slot"),
+        comment="slots whose experiments are gone; their columns are empty there",
     )
     op.create_table(
         "column_data",
@@ -393,6 +409,7 @@ def _columns() -> None:
         sa.Column("data", sa.LargeBinary(), nullable=False, comment="see domain.columns"),
         sa.PrimaryKeyConstraint("project", "kind", "name", "block"),
     )
+    op.create_index("ix_column_data_block", "column_data", ["project", "block"], unique=False)
     if op.get_bind().dialect.name == "postgresql":
         op.execute("ALTER TABLE column_data ALTER COLUMN data SET STORAGE EXTERNAL")
 
