@@ -61,9 +61,10 @@ async def run(args: argparse.Namespace, session: Session) -> int:
         return await grouping.run(args, session)
     if args.metric:
         raise UsageProblem("--metric needs --group-by", hint="incl ls --group-by user --metric " + args.metric[0][:80])
+    if args.filter or args.sort is not None:
+        check_filter(args.filter, args.sort or "")
     args.sort = _NEWEST if args.sort is None else args.sort
     args.limit = _USUAL if args.limit is None else args.limit
-    check_filter(args.filter, args.sort)
     platform = await session.platform(args.project)
     rows, more = await _rows(platform, args)
     out = session.out

@@ -18,6 +18,8 @@ from incl_tracker.domain.columns import Array, Tags, Texts
 
 DAY_S = 86_400.0
 _ROOM = 1 << 16
+_FEW = 8
+"""A dictionary with fewer than one entry for so many experiments is numbered whole: some entries may have no user."""
 _SHORT = 400
 _DIGEST = 16
 Mark = tuple[bytes, bytes] | None
@@ -79,7 +81,10 @@ class TextLabels:
     def put(self, texts: Texts, codes: Array) -> None:
         """The next ones by their codes in a dictionary; -1 is none."""
         size = len(texts.offsets)
-        used = np.flatnonzero(np.bincount(codes.astype(np.intp) + 1, minlength=size + 1)[1:])
+        if size * _FEW < len(codes):
+            used = np.arange(size - 1)
+        else:
+            used = np.flatnonzero(np.bincount(codes.astype(np.intp) + 1, minlength=size + 1)[1:])
         entries = texts.entries() if len(used) * 2 > size else None
         numbers = np.full(size, -1, np.int32)
         known = self._known
