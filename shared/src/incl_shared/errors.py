@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 class ErrorEnvelope(BaseModel):
     """An error as it crosses the bus or HTTP."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
     code: str
     message: str
