@@ -39,6 +39,7 @@ from incl_shared.queries.tracker import (
     GetLogs,
     GetPoints,
     GetWatermarks,
+    GroupExperiments,
     ListExperiments,
     Live,
 )
@@ -157,6 +158,8 @@ async def test_from_the_queue_to_the_settlement(start: Start, bus_client: BusCli
     assert view.metrics[0].best == 0.6
     page = await bus_client.ask(ListExperiments(filter="acc > 0.5"), project="default", user="ann")
     assert [row.id for row in page.rows] == [experiment]
+    found = await bus_client.ask(GroupExperiments(by=("user",), metrics=("acc",)), project="default", user="ann")
+    assert [(one.values, one.newest, one.metrics["acc"].mean) for one in found.groups] == [(("ann",), experiment, 0.6)]
     chart = await bus_client.ask(GetChart(experiments=(experiment,)), project="default", user="ann")
     assert chart.curves[0].steps == (1, 2, 3, 4, 5, 6)
     page = await bus_client.ask(GetPoints(experiment=experiment, metric="acc"), project="default", user="ann")

@@ -30,6 +30,7 @@ from incl_shared.filters import (
     Type,
     fields_of,
     parse,
+    parse_field,
     parse_sort,
     sort_text,
     to_text,
@@ -183,6 +184,19 @@ def test_orders() -> None:
 def test_wrong_orders(text: str) -> None:
     with pytest.raises(InvalidInput):
         parse_sort(text)
+
+
+def test_one_field() -> None:
+    assert parse_field(" State ") == STATUS
+    assert parse_field("tag") == Field(Kind.COLUMN, "tag")
+    assert parse_field("metric.'a b'") == Field(Kind.METRIC, "a b")
+    assert parse_field("params.lr") == Field(Kind.PARAM, "lr")
+
+
+@pytest.mark.parametrize("text", ["", "a b", "a,b", "user =", "param.", "not", "("])
+def test_what_is_not_one_field(text: str) -> None:
+    with pytest.raises(InvalidInput, match="expected"):
+        parse_field(text)
 
 
 def test_an_unknown_metric_names_the_nearest_first() -> None:
