@@ -53,7 +53,7 @@ async def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
     first = supervisor.identity
     assert first is not None
     os.kill(first.pid, signal.SIGKILL)
-    await until(lambda: supervisor.identity is not None and supervisor.identity.pid != first.pid, timeout=10)
+    await until(lambda: (now := supervisor.identity) is not None and now.pid != first.pid, timeout=10)
     assert supervisor.restarts == 1
     assert len(changes) == 2
     second = supervisor.identity

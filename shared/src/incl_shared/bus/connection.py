@@ -32,6 +32,7 @@ from incl_shared.tasks import end_all
 CONNECT_TIMEOUT_S = 2.0
 _REFUSED_S = 0.6
 _MAX_DELAY_S = 2.0
+_TURNS = 3
 UNREADABLE = "the credential cannot be read"
 
 Credentials = Callable[[], tuple[str, str]]
@@ -73,6 +74,8 @@ class HardenedClient(Client):
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
+        for _ in range(_TURNS):  # the loop closes the socket in a turn of its own
+            await asyncio.sleep(0)
 
     async def flush(self, timeout: int = 10) -> None:  # noqa: ASYNC109
         """Wait until the server has processed everything that was sent before.
