@@ -26,11 +26,12 @@ IN_TRASH, GONE = 1.0, 2.0
 """Values of the column `hidden`: none is visible."""
 GROUP = 32
 """Blocks that are asked together."""
+_HEADS_KEPT = 1000
 _TOUCH = """
     INSERT INTO hot (experiment, project, stamp) SELECT id, project, ? FROM experiments WHERE id = ?
     ON CONFLICT (experiment) DO UPDATE SET stamp = excluded.stamp, project = excluded.project
 """
-_BLOCKS = "SELECT block, count FROM column_blocks WHERE project = ? ORDER BY block"
+_BLOCKS = "SELECT block, count, version FROM column_blocks WHERE project = ? ORDER BY block"
 _STALE = """
     SELECT places.block, places.slot FROM hot CROSS JOIN places
     WHERE places.experiment = hot.experiment AND places.project = ?
@@ -52,6 +53,13 @@ class Head(NamedTuple):
     high: float | None
 
 
+class Heads(NamedTuple):
+    """What is known of all parts of a column. versions: of the blocks when it was read."""
+
+    versions: dict[int, int]
+    by_block: dict[int, Head]
+
+
 class Kept(NamedTuple):
     """A column of a group of blocks as it was read. versions: of each block's part; 0: it has none."""
 
@@ -67,7 +75,24 @@ class Cache:
         self._limit = limit
         self._lock = threading.Lock()
         self._columns: OrderedDict[tuple[str, Key, int], Kept] = OrderedDict()
+        self._heads: OrderedDict[tuple[str, Key], Heads] = OrderedDict()
         self.size = 0
+
+    def heads(self, project: str, key: Key, versions: dict[int, int]) -> dict[int, Head] | None:
+        """The heads of a column, if all blocks have these versions still."""
+        with self._lock:
+            found = self._heads.get((project, key))
+            if found is None or found.versions != versions:
+                return None
+            self._heads.move_to_end((project, key))
+            return found.by_block
+
+    def put_heads(self, project: str, key: Key, heads: Heads) -> None:
+        """Remember them."""
+        with self._lock:
+            self._heads[(project, key)] = heads
+            if len(self._heads) > _HEADS_KEPT:
+                self._heads.popitem(last=False)
 
     def get(self, project: str, key: Key, group: int) -> Kept | None:
         """A column as it was read last."""
@@ -99,6 +124,7 @@ class Index:
         self._cache = cache
         found = self._rows(_BLOCKS, project)
         self.counts: dict[int, int] = {row[0]: row[1] for row in found}
+        self._versions: dict[int, int] = {row[0]: row[2] for row in found}
         self.walk: Sequence[int] = sorted(self.counts, reverse=True)
         self._heads: dict[Key, dict[int, Head]] = {}
         self._read: dict[tuple[Key, int], Many | None] = {}
@@ -111,8 +137,12 @@ class Index:
         """By block, where it has the column."""
         found = self._heads.get(key)
         if found is None:
-            rows = self._rows(_HEADS, self.project, *key)
-            found = self._heads[key] = {row[0]: Head(row[1], row[2], row[3]) for row in rows}
+            found = self._cache.heads(self.project, key, self._versions)
+            if found is None:
+                rows = self._rows(_HEADS, self.project, *key)
+                found = {row[0]: Head(row[1], row[2], row[3]) for row in rows}
+                self._cache.put_heads(self.project, key, Heads(self._versions, found))
+            self._heads[key] = found
         return found
 
     @cached_property

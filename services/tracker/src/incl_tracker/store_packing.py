@@ -7,9 +7,10 @@ interrupted packing is begun again by whoever packs next: the experiments are st
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -35,20 +36,30 @@ _HOT = """
 """
 _COOL = "DELETE FROM hot WHERE experiment = ? AND stamp = ?"
 _PLACE = "INSERT INTO places (experiment, project, block, slot) VALUES (?, ?, ?, ?)"
+_FREE = "SELECT block, slot FROM free_places WHERE project = ? ORDER BY block, slot LIMIT ?"
+_TAKE = "DELETE FROM free_places WHERE project = ? AND block = ? AND slot = ?"
+_FREED = """
+    INSERT INTO free_places (project, block, slot) SELECT project, block, slot FROM places
+    WHERE experiment = ? AND project = ? AND block = ? AND slot = ?
+    AND EXISTS (SELECT 1 FROM hot WHERE hot.experiment = places.experiment AND hot.stamp = ?) ON CONFLICT DO NOTHING
+"""
 _LEAVE = """
     DELETE FROM places WHERE experiment = ? AND project = ? AND block = ? AND slot = ?
     AND EXISTS (SELECT 1 FROM hot WHERE hot.experiment = places.experiment AND hot.stamp = ?)
 """
 _BEGUN = "INSERT INTO column_blocks (count, project, block) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+_ALONE = "UPDATE column_blocks SET count = count WHERE project = ? AND block = 0"
+"""On PostgreSQL whoever else gives places in the project waits here, and sees what was given."""
 _FILLED = "UPDATE column_blocks SET count = ? WHERE project = ? AND block = ? AND count = ?"
 _LAST = "SELECT block, count FROM column_blocks WHERE project = ? ORDER BY block DESC LIMIT 1"
-_STORED = "SELECT version, data FROM column_data WHERE project = ? AND kind = ? AND name = ? AND block = ?"
+_CHANGED = "UPDATE column_blocks SET version = ? WHERE project = ? AND block = ?"
+_STORED = "SELECT kind, name, version, data FROM column_data WHERE project = ? AND block = ?"
 _NEW = """
-    INSERT INTO column_data (version, low, high, data, project, kind, name, block) VALUES (1, ?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO column_data (version, low, high, data, project, kind, name, block) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT DO NOTHING
 """
 _CHANGE = """
-    UPDATE column_data SET version = version + 1, low = ?, high = ?, data = ?
+    UPDATE column_data SET version = ?, low = ?, high = ?, data = ?
     WHERE project = ? AND kind = ? AND name = ? AND block = ? AND version = ?
 """
 _ADOPT = """
@@ -101,14 +112,19 @@ def place(connection: sa.Connection, project: str, new: Sequence[Hot]) -> list[H
         Overtaken: somebody else gives places.
     """
     style = connection.dialect.paramstyle
+    connection.exec_driver_sql(spelled(_ALONE, style), (project,))
+    placed = _placed(connection, [one.experiment for one in new])
+    ordered = sorted(new, key=lambda one: (one.created, one.experiment))
+    chosen = [one for one in ordered if one.experiment not in placed][:_PLACES]
+    free = connection.exec_driver_sql(spelled(_FREE, style), (project, len(chosen))).all() if chosen else []
+    if free:
+        return _reused(connection, project, chosen, free)
     last = connection.exec_driver_sql(spelled(_LAST, style), (project,)).one_or_none()
     block, count = (0, 0) if last is None else (last[0], last[1])
     fresh = last is None or count >= BLOCK
     if fresh and last is not None:
         block, count = block + 1, 0
-    placed = _placed(connection, [one.experiment for one in new])
-    ordered = sorted(new, key=lambda one: (one.created, one.experiment))
-    chosen = [one for one in ordered if one.experiment not in placed][: min(BLOCK - count, _PLACES)]
+    chosen = chosen[: BLOCK - count]
     if not chosen:
         return []
     total = count + len(chosen)
@@ -117,6 +133,19 @@ def place(connection: sa.Connection, project: str, new: Sequence[Hot]) -> list[H
         raise Overtaken
     result = [one._replace(packed_in=project, block=block, slot=count + n) for n, one in enumerate(chosen)]
     run(connection, _PLACE, [(one.experiment, project, block, one.slot) for one in result])
+    return result
+
+
+def _reused(connection: sa.Connection, project: str, chosen: Sequence[Hot], free: Sequence[Any]) -> list[Hot]:
+    """Give places that others had."""
+    text = spelled(_TAKE, connection.dialect.paramstyle)
+    result = []
+    for one, row in zip(chosen, free, strict=False):
+        block, slot = row[0], row[1]
+        if connection.exec_driver_sql(text, (project, block, slot)).rowcount != 1:
+            raise Overtaken
+        result.append(one._replace(packed_in=project, block=block, slot=slot))
+    run(connection, _PLACE, [(one.experiment, project, one.block, one.slot) for one in result])
     return result
 
 
@@ -156,11 +185,17 @@ def prepare(connection: sa.Connection, project: str, block: int, chosen: Sequenc
     count = connection.exec_driver_sql(spelled(query, connection.dialect.paramstyle), (project, block)).scalar_one()
     slots = [one.slot for one in chosen if one.slot is not None]
     all_of = gathered(connection, project, [one.experiment for one in chosen])
-    changes = [
-        change
-        for key, values in _at(all_of.found, slots).items()
-        if (change := _changed(connection, project, block, key, values, count)) is not None
-    ]
+    found = _at(all_of.found, slots)
+    text = spelled(_STORED, connection.dialect.paramstyle)
+    stored = {
+        (kind, name): (version, bytes(data))
+        for kind, name, version, data in connection.exec_driver_sql(text, (project, block))
+    }
+    changes = []
+    for key in sorted(found.keys() | stored.keys()):
+        change = _changed(key, found.get(key, Values()), slots, stored.get(key), count)
+        if change is not None:
+            changes.append(change)
     return Work(project, block, changes, list(chosen), all_of.gone)
 
 
@@ -169,25 +204,31 @@ def _at(found: Found, slots: Sequence[int]) -> Found:
 
 
 def _changed(
-    connection: sa.Connection, project: str, block: int, key: Key, values: Values, count: int
+    key: Key, values: Values, slots: Sequence[int], stored: tuple[int, bytes] | None, count: int
 ) -> Change | None:
-    text = spelled(_STORED, connection.dialect.paramstyle)
-    stored = connection.exec_driver_sql(text, (project, *key, block)).one_or_none()
+    """A column with other values at these slots: what is not among them has none any more. None: it stays as it is."""
     if stored is None:
         if all(value is None for value in values.values):
             return None
         column, version = column_of(key, values, count), 0
     else:
-        column, version = _with(decode(bytes(stored[1])), values, count), stored[0]
+        version, data = stored
+        before = decode(data)
+        left = sorted(set(slots).difference(values.places))
+        gone = [slot for slot, there in zip(left, before.given(left), strict=True) if there]
+        if not gone and not values.places:
+            return None
+        none: Any = () if isinstance(before, Tags) else None
+        column = _with(before, [*values.places, *gone], [*values.values, *[none] * len(gone)], count)
     low, high = column.bounds() if isinstance(column, Numbers) else (None, None)
-    data = column.encode()
-    return None if stored is not None and data == stored[1] else Change(key, version, low, high, data)
+    blob = column.encode()
+    return None if stored is not None and blob == stored[1] else Change(key, version, low, high, blob)
 
 
-def _with(column: Column, values: Values, count: int) -> Column:
+def _with(column: Column, places: Sequence[int], values: Sequence[Any], count: int) -> Column:
     match column:
         case Numbers() | Texts() | Tags():
-            return column.changed(values.places, values.values, count)
+            return column.changed(places, values, count)
 
 
 def write(connection: sa.Connection, work: Work, begin: int, at_once: int = _BYTES) -> int:
@@ -200,12 +241,18 @@ def write(connection: sa.Connection, work: Work, begin: int, at_once: int = _BYT
     size = 0
     while begin < len(work.changes) and size < at_once:
         one = work.changes[begin]
-        said = (one.low, one.high, one.data, work.project, *one.key, work.block)
+        said = (_drawn(), one.low, one.high, one.data, work.project, *one.key, work.block)
         done = connection.exec_driver_sql(*((change, (*said, one.version)) if one.version else (new, said)))
         if done.rowcount != 1:
             raise Overtaken
         begin, size = begin + 1, size + len(one.data) + _ROW
+    run(connection, _CHANGED, [(_drawn(), work.project, work.block)])
     return begin
+
+
+def _drawn() -> int:
+    """A version: drawn, so that nothing that was read before a backup was put back is taken for what is there now."""
+    return secrets.randbelow((1 << 31) - 1) + 1
 
 
 def finish(connection: sa.Connection, work: Work, begin: int) -> int:
@@ -219,7 +266,9 @@ def finish(connection: sa.Connection, work: Work, begin: int) -> int:
     end = begin + _SOME
     some = work.done[begin:end]
     left = [one for one in some if one.experiment in work.gone]
-    run(connection, _LEAVE, [(one.experiment, work.project, work.block, one.slot, one.stamp) for one in left])
+    places = [(one.experiment, work.project, work.block, one.slot, one.stamp) for one in left]
+    run(connection, _FREED, places)
+    run(connection, _LEAVE, places)
     cool(connection, [one for one in some if not (one.experiment in work.gone and one.known)])
     return end
 

@@ -74,7 +74,9 @@ def spoil(connection: sa.Connection, rows: Sequence[FilterRow]) -> None:
     """Make the rows other than they are packed, and right again in the columns' stead."""
     for row in rows:
         touch(connection, [row.id])
-    columns = connection.execute(sa.select(t.column_data)).mappings().all()
+    columns = (
+        connection.execute(sa.select(t.column_data).where(t.column_data.c.project == rows[0].project)).mappings().all()
+    )
     slots = [
         place.slot for place in connection.execute(sa.select(t.places)) if place.experiment in {r.id for r in rows}
     ]

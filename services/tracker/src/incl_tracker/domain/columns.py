@@ -46,6 +46,10 @@ class Numbers:
         result[np.asarray(slots, np.int64)] = np.asarray(values, np.float64)
         return Numbers(result)
 
+    def given(self, slots: Sequence[int]) -> list[bool]:
+        """Whether experiments have a value; those beyond the end have none."""
+        return [slot < len(self.values) and not np.isnan(self.values[slot]) for slot in slots]
+
     def bounds(self) -> tuple[float | None, float | None]:
         """(least, greatest) of the values, none where there is none."""
         some = self.values[~np.isnan(self.values)]
@@ -92,6 +96,10 @@ class Texts:
         found.update(zip(slots, values, strict=True))
         some = {slot: text for slot, text in found.items() if text is not None}
         return Texts.of(list(some), list(some.values()), count)
+
+    def given(self, slots: Sequence[int]) -> list[bool]:
+        """Whether experiments have a value; those beyond the end have none."""
+        return [slot < len(self.codes) and bool(self.codes[slot] >= 0) for slot in slots]
 
     def entry(self, code: int) -> bytes:
         """One of the dictionary."""
@@ -183,6 +191,10 @@ class Tags:
         for slot, some in zip(slots, tags, strict=True):
             rows[slot] = some
         return Tags.of(rows)
+
+    def given(self, slots: Sequence[int]) -> list[bool]:
+        """Whether experiments have any; those beyond the end have none."""
+        return [slot + 1 < len(self.starts) and bool(self.starts[slot] < self.starts[slot + 1]) for slot in slots]
 
     def holders(self, codes: Sequence[int], count: int) -> Bools:
         """Which experiments have any of these tags."""
