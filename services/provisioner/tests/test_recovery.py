@@ -9,10 +9,12 @@ from incl_shared import subjects
 from incl_shared.bus.topology import CONTROL
 from incl_shared.control import JobWanted, NodeWanted
 from incl_shared.events.experiments import (
+    ArtifactsDropped,
     ArtifactStored,
     AttemptAssigned,
     AttemptEnded,
     AttemptStarted,
+    DroppedFile,
     ExperimentFinished,
     NodeLost,
     NodeReady,
@@ -177,6 +179,9 @@ async def test_the_next_attempt_begins_from_the_newest_checkpoint(platform: Plat
             step=step,
         )  # fmt: skip
         await platform.client.publish_event(stored, project="default", version=0)
+    old = tuple(DroppedFile(attempt=1, rank=0, kind="checkpoint", path=f"ck/{step}") for step in (100, 200))
+    dropped = ArtifactsDropped(experiment=experiment, entries=old)
+    await platform.client.publish_event(dropped, project="default", version=0)
 
     async def known() -> bool:
         text = await platform.app.database.read(

@@ -150,6 +150,56 @@ async def test_old_checkpoints_leave_the_list(any_store: Store, experiment: str)
     assert len(await everything(store, experiment, kind="checkpoint")) == 3
 
 
+async def dropped(store: Store) -> list[tuple[list[str], object]]:
+    """(paths, version) of each ArtifactsDropped in the outbox."""
+    told = [one for one in await emitted(store) if "entries" in one]
+    return [([file["path"] for file in one["entries"]], one["version"]) for one in told]  # type: ignore[attr-defined]
+
+
+async def test_checkpoints_that_leave_the_list_are_told(any_store: Store, experiment: str) -> None:
+    """With the next version, in the same transaction; one that comes back has a later one, and is told again."""
+    store = any_store
+    await upload(store, experiment, b"x")
+    first = entry(b"x", "1/model.pt", "checkpoint", attempt=1, step=1)
+    await commit(store, experiment, first, keep="latest")
+    assert await dropped(store) == []
+    await commit(store, experiment, entry(b"x", "2/model.pt", "checkpoint", attempt=1, step=2), keep="latest")
+    assert await dropped(store) == [(["1/model.pt"], "3")]
+    await commit(store, experiment, first, keep="latest")
+    assert await dropped(store) == [(["1/model.pt"], "3"), (["1/model.pt"], "5")]
+    told = await emitted(store)
+    assert [one["version"] for one in told] == ["1", "2", "3", "4", "5"]
+    assert len({one["id"] for one in told}) == 5
+    assert told[2]["entries"] == [{"attempt": 1, "rank": 0, "kind": "checkpoint", "path": "1/model.pt"}]
+
+
+async def test_a_place_that_still_has_a_file_is_not_told_as_dropped(any_store: Store, experiment: str) -> None:
+    store = any_store
+    await upload(store, experiment, b"x")
+    for step in (1, 2):
+        await commit(store, experiment, entry(b"x", "m.pt", "checkpoint", attempt=1, step=step), keep="latest")
+    assert [one.step for one in await everything(store, experiment)] == [2]
+    assert await dropped(store) == []
+
+
+async def test_many_dropped_checkpoints_are_several_events(store: Store, experiment: str) -> None:
+    """Not above 500 files, nor above what a message may be."""
+    await upload(store, experiment, b"x")
+    short = [entry(b"x", f"1/{number:04}.pt", "checkpoint", attempt=1, step=1) for number in range(600)]
+    await commit(store, experiment, *short[:500], keep="all")
+    await commit(store, experiment, *short[500:], keep="all")
+    await commit(store, experiment, entry(b"x", "2/model.pt", "checkpoint", attempt=1, step=2), keep="latest")
+    found = await dropped(store)
+    assert sorted(path for paths, _ in found for path in paths) == [one.path for one in short]
+    assert max(len(paths) for paths, _ in found) <= 500
+    assert [version for _, version in found] == [str(602 + number) for number in range(len(found))]
+    long = [entry(b"x", f"3/{number:03}" + "ü" * 2000, "checkpoint", attempt=1, step=3) for number in range(120)]
+    await commit(store, experiment, *long, keep="latest")
+    await commit(store, experiment, entry(b"x", "4/model.pt", "checkpoint", attempt=1, step=4), keep="latest")
+    assert sum(len(paths) for paths, _ in await dropped(store)) == 600 + 1 + 120
+    assert all(len(json.dumps(one)) < 256_000 for one in await emitted(store))
+
+
 async def test_the_best_and_the_newest_checkpoint_stay(any_store: Store, experiment: str) -> None:
     store = any_store
     await upload(store, experiment, b"x", b"y")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from incl_shared.errors import InvalidInput, NotFoundError
-from incl_shared.events import ArtifactStored, Medium, Thumbnail
+from incl_shared.events import ArtifactsDropped, ArtifactStored, DroppedFile, Medium, Thumbnail
 from incl_shared.ids import new_id
 from incl_shared.queries.tracker import (
     ArtifactView,
@@ -138,6 +139,60 @@ async def test_pages_of_long_names_stay_small(lite: Any) -> None:
     assert first.cursor is not None
     assert len(first.model_dump_json()) < 256_000
     assert len(await pages(lite, query)) == 60
+
+
+def saved(experiment: str, step: int, sha: str = "e") -> ArtifactStored:
+    return ArtifactStored(
+        experiment=experiment, attempt=1, rank=0, kind="checkpoint", path=f"{step}/é.pt", sha256=sha * 64, size=9,
+        step=step,
+    )  # fmt: skip
+
+
+def gone(experiment: str, *steps: int) -> ArtifactsDropped:
+    files = (DroppedFile(attempt=1, rank=0, kind="checkpoint", path=f"{step}/é.pt") for step in steps)
+    return ArtifactsDropped(experiment=experiment, entries=tuple(files))
+
+
+async def test_dropped_files_are_listed_no_more_in_whatever_order_it_is_heard(bench: Any) -> None:
+    """Stored, dropped, and another stored again: every order, and everything twice, gives the same list."""
+    for order in itertools.permutations(range(5)):
+        experiment = new_id()
+        events = [
+            saved(experiment, 1), saved(experiment, 2), saved(experiment, 3), gone(experiment, 1, 2),
+            saved(experiment, 2, "f"),
+        ]  # fmt: skip
+        for place in (*order, *reversed(order)):
+            await bench.event(events[place], place + 1)
+        found = await pages(bench, ListArtifacts(experiment=experiment))
+        assert [(one.step, one.sha256[0]) for one in found] == [(2, "f"), (3, "e")], order
+
+
+async def test_only_the_dropped_place_is_dropped(bench: Any) -> None:
+    experiment, other = new_id(), new_id()
+    here = saved(experiment, 1)
+    kept = [
+        here.model_copy(update={"attempt": 2}), here.model_copy(update={"rank": 1}),
+        here.model_copy(update={"kind": "output"}), saved(experiment, 11),
+    ]  # fmt: skip
+    for version, event in enumerate((here, *kept), 1):
+        await bench.event(event, version)
+    await bench.event(saved(other, 1), 1)
+    await bench.event(gone(experiment, 1), 6)
+    assert len(await pages(bench, ListArtifacts(experiment=experiment))) == len(kept)
+    assert len(await pages(bench, ListArtifacts(experiment=other))) == 1
+
+
+async def test_the_short_list_goes_by_step_as_a_number(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest first, so that a list that is cut has it; what is dropped is not counted either."""
+    monkeypatch.setattr(store_artifacts, "SHORT_LIST", 3)
+    experiment = new_id()
+    for version, step in enumerate((0, 1000, 200, 1200, 800), 1):
+        await bench.event(saved(experiment, step), version)
+    await bench.event(gone(experiment, 1000), 6)
+    await known(bench)
+    view = await bench.ask(GetExperiment(ref=experiment))
+    assert [one.step for one in view.artifacts] == [1200, 800, 200]
+    assert view.artifacts_total == 4
 
 
 async def test_the_short_list_has_what_is_no_medium_first(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:

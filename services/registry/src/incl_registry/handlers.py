@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from incl_registry import store, store_purge
@@ -15,7 +15,7 @@ from incl_registry.retention import superseded, unwanted
 from incl_shared.clock import Clock
 from incl_shared.db import Database, Transaction
 from incl_shared.errors import InvalidInput, NotFoundError
-from incl_shared.events import ArtifactStored, ExperimentPurged, ExperimentQueued
+from incl_shared.events import ArtifactsDropped, ArtifactStored, DroppedFile, ExperimentPurged, ExperimentQueued
 from incl_shared.queries.registry import (
     ArtifactPage,
     CommitArtifacts,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("incl.registry")
 _PAGE_BYTES = 180_000
 _ROW_BYTES = 240
+_MOST_DROPPED = 500
 
 
 class Handlers:
@@ -150,8 +151,16 @@ class Handlers:
         new = self._put(tx, query.experiment, asker.project, query.entries)
         if query.keep in (CheckpointPolicy.LATEST, CheckpointPolicy.BEST):
             choose = superseded if query.keep is CheckpointPolicy.LATEST else unwanted
-            store.drop_entries(tx.connection, choose(store.checkpoints_of(tx.connection, query.experiment)))
+            ids = choose(store.checkpoints_of(tx.connection, query.experiment))
+            dropped = store.drop_checkpoints(tx.connection, query.experiment, ids)
+            self._tell_dropped(tx, query.experiment, asker.project, dropped)
         return new
+
+    def _tell_dropped(self, tx: Transaction, experiment: str, project: str, dropped: list[DroppedFile]) -> None:
+        for part in _parts(dropped):
+            version = store.next_versions(tx.connection, experiment, 1)
+            event = ArtifactsDropped(experiment=experiment, entries=part)
+            tx.emit(event, project=project, version=version)
 
     def _put(self, tx: Transaction, experiment: str, project: str, listed: tuple[Entry, ...]) -> int:
         rows = {store.entry_key(entry): entry for entry in listed}
@@ -161,9 +170,9 @@ class Handlers:
         told = {key: entry for key, entry in changed.items() if entry.kind not in HIDDEN_KINDS}
         if told:
             first = store.next_versions(tx.connection, experiment, len(told))
-            for version, (key, entry) in enumerate(told.items(), first):
+            for version, entry in enumerate(told.values(), first):
                 event = ArtifactStored(experiment=experiment, **entry.model_dump(exclude={"mode", "score"}))
-                tx.emit(event, project=project, version=version, cause=(key, entry.sha256))
+                tx.emit(event, project=project, version=version)
         return len(changed)
 
     def _allow(self, tx: Transaction, asker: Asker, experiment: str) -> None:
@@ -208,6 +217,21 @@ def _fitting(rows: list[store.Listed]) -> int:
         if size > _PAGE_BYTES and count:
             return count
     return len(rows)
+
+
+def _parts(dropped: list[DroppedFile]) -> Iterator[tuple[DroppedFile, ...]]:
+    """As many in each as fit into one event."""
+    part: list[DroppedFile] = []
+    size = 0
+    for file in dropped:
+        cost = _ROW_BYTES + 6 * len(file.path)
+        if part and (len(part) == _MOST_DROPPED or size + cost > _PAGE_BYTES):
+            yield tuple(part)
+            part, size = [], 0
+        part.append(file)
+        size += cost
+    if part:
+        yield tuple(part)
 
 
 def _not_stored(sha256: str) -> NotFoundError:

@@ -13,7 +13,7 @@ from incl_registry.access import Claim
 from incl_registry.retention import Kept
 from incl_registry.tables import blobs, claims, entries, uses
 from incl_shared.db import insert_ignore
-from incl_shared.events import Medium
+from incl_shared.events import DroppedFile, Medium
 from incl_shared.queries.registry import Entry
 
 _NO_STEP = -1
@@ -161,10 +161,27 @@ def checkpoints_of(connection: sa.Connection, experiment: str) -> list[Kept]:
     return [Kept(row.id, row.attempt, row.rank, row.step, row.score) for row in rows]
 
 
-def drop_entries(connection: sa.Connection, ids: Collection[int]) -> None:
-    """Take entries off the list; their blobs go with a later sweep."""
+def drop_checkpoints(connection: sa.Connection, experiment: str, ids: Collection[int]) -> list[DroppedFile]:
+    """Take checkpoints off the list; their blobs go with a later sweep.
+
+    Returns:
+        The places at which no file is left: the same path of another step is another entry at the same place.
+    """
+    columns = (entries.c.attempt, entries.c.rank, entries.c.kind, entries.c.path)
+    gone: dict[tuple[Any, ...], None] = {}
     for batch in _batches(ids):
-        connection.execute(sa.delete(entries).where(entries.c.id.in_(batch)))
+        where = entries.c.id.in_(batch)
+        gone |= {tuple(row): None for row in connection.execute(sa.select(*columns).where(where).order_by(*columns))}
+        connection.execute(sa.delete(entries).where(where))
+    if not gone:
+        return []
+    mine = (entries.c.experiment == experiment) & (entries.c.kind == "checkpoint")
+    left = {tuple(row) for row in connection.execute(sa.select(*columns).where(mine))}
+    return [
+        DroppedFile(attempt=attempt, rank=rank, kind=kind, path=path)
+        for attempt, rank, kind, path in gone
+        if (attempt, rank, kind, path) not in left
+    ]
 
 
 def page(

@@ -10,6 +10,7 @@ from incl_shared import subjects
 from incl_shared.bus.errors import Early, Poison
 from incl_shared.errors import InvalidInput
 from incl_shared.events import (
+    ArtifactsDropped,
     ArtifactStored,
     Event,
     ExperimentQueued,
@@ -18,7 +19,6 @@ from incl_shared.events import (
     RunStarted,
     TrashRequested,
 )
-from incl_shared.subjects import Origin
 from incl_tracker import counters, lapsing, store_artifacts, trash
 from incl_tracker import store_experiments as experiments
 from incl_tracker.domain import projection
@@ -61,7 +61,7 @@ class Handlers:
         event = delivery.event()
         if event.key != identifier or type(event).aggregate != kind:
             raise Poison(f"{delivery.type} of {event.key} on the subject of {kind} {identifier}")
-        if isinstance(event, ArtifactStored):
+        if isinstance(event, ArtifactStored | ArtifactsDropped):
             self._artifact(tx, event, project, delivery)
         elif kind == "experiment":
             self._experiment(tx, event, project, delivery)
@@ -142,11 +142,16 @@ class Handlers:
             _log.warning("telemetry under a foreign id is dropped", extra={"experiment": row["id"]})
             experiments.evict(tx.connection, row["id"])
 
-    def _artifact(self, tx: Transaction, event: ArtifactStored, project: str, delivery: Delivery) -> None:
-        row = self._own_row(tx, Origin(project, event.experiment, event.attempt, event.rank), delivery.time)
+    def _artifact(
+        self, tx: Transaction, event: ArtifactStored | ArtifactsDropped, project: str, delivery: Delivery
+    ) -> None:
+        row = self._own_row(tx, project, event.experiment, delivery.time)
         if row["purged"] is not None:
             return
-        store_artifacts.set_artifact(tx.connection, event, delivery.version)
+        if isinstance(event, ArtifactStored):
+            store_artifacts.set_artifact(tx.connection, event, delivery.version)
+        else:
+            store_artifacts.drop_artifacts(tx.connection, event, delivery.version)
         experiments.update(tx.connection, event.experiment, {})
         self._changed(tx, project, event.experiment)
 
@@ -197,11 +202,11 @@ class Handlers:
         begin_settlement(tx, asker.project, event.experiment, change.attempt, ranks, due)
         self._changed(tx, asker.project, event.experiment)
 
-    def _own_row(self, tx: Transaction, origin: Origin, time: float) -> sa.RowMapping:
+    def _own_row(self, tx: Transaction, project: str, experiment: str, time: float) -> sa.RowMapping:
         """The experiment's row; refused when another project has this id."""
-        row = experiments.find_or_make(tx.connection, origin.experiment, origin.project, time)
-        if row["project"] != origin.project:
-            raise Poison(f"{origin.experiment} is not of project {origin.project}")
+        row = experiments.find_or_make(tx.connection, experiment, project, time)
+        if row["project"] != project:
+            raise Poison(f"{experiment} is not of project {project}")
         return row
 
     def _changed(self, tx: Transaction, project: str, experiment: str) -> None:

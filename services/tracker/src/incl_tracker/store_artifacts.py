@@ -12,7 +12,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from incl_shared.errors import InvalidInput
-from incl_shared.events import ArtifactStored, Medium
+from incl_shared.events import ArtifactsDropped, ArtifactStored, Medium
 from incl_shared.queries.tracker import (
     ArtifactList,
     ArtifactView,
@@ -37,12 +37,12 @@ _BY_PATH = (_a.head, _a.path_key, _a.kind, _a.attempt, _a.rank)
 
 
 def set_artifact(connection: sa.Connection, event: ArtifactStored, version: int) -> None:
-    """List a stored file, unless a later version is listed."""
+    """List a stored file, unless a later version is listed or took it off the list."""
     path, medium = clean(event.path), _clean(event.medium)
-    row = event.model_dump(exclude={"medium"}) | {
+    row: dict[str, Any] = event.model_dump(exclude={"medium"}) | {
         "version": version,
         "path": path,
-        "path_key": hashlib.sha256(path.encode()).hexdigest(),
+        "path_key": _path_key(path),
         "kind": clean(event.kind, 32),
         "type": medium.type if medium else "",
         "key": medium.key if medium else "",
@@ -50,17 +50,36 @@ def set_artifact(connection: sa.Connection, event: ArtifactStored, version: int)
         "head": path[:_HEAD],
         "medium": medium.model_dump_json(exclude_defaults=True) if medium else None,
     }
-    upsert(connection, t.artifacts, [row], where="version")
+    place = [column == row[column.name] for column in t.dropped_artifacts.primary_key]
+    dropped = connection.execute(sa.select(t.dropped_artifacts.c.version).where(*place)).scalar()
+    if dropped is None or dropped < version:
+        upsert(connection, t.artifacts, [row], where="version")
+
+
+def drop_artifacts(connection: sa.Connection, event: ArtifactsDropped, version: int) -> None:
+    """Take files off the list but those that were stored later; what was stored before and comes late stays away."""
+    rows = {
+        (file.attempt, file.rank, clean(file.kind, 32), _path_key(clean(file.path))): None for file in event.entries
+    }
+    names = ("attempt", "rank", "kind", "path_key")
+    places = [{"experiment": event.experiment, **dict(zip(names, row, strict=True))} for row in rows]
+    upsert(connection, t.dropped_artifacts, [place | {"version": version} for place in places], where="version")
+    match = [column == sa.bindparam(f"place_{column.name}") for column in t.artifacts.primary_key]
+    values = [{f"place_{name}": value for name, value in place.items()} for place in places]
+    connection.execute(sa.delete(t.artifacts).where(*match, _a.version < version), values)
 
 
 def short_list(connection: sa.Connection, experiment: str) -> tuple[list[ArtifactView], int]:
-    """What a view shows of the files, media after all others, newest attempt first; and how many there are in all."""
+    """What a view shows of the files, media after all others, newest attempt first; and how many there are in all.
+
+    Of a kind the newest step comes first, as a number: the list may be cut.
+    """
     mine = _a.experiment == experiment
     total = int(connection.execute(sa.select(sa.func.count()).where(mine)).scalar_one())
     if not total:
         return [], 0
     others = [kind for kind in _kinds(connection, experiment) if kind != MEDIA]
-    order = (_a.attempt.desc(), _a.kind, _a.path, _a.rank)
+    order = (_a.attempt.desc(), _a.kind, _a.at.desc(), _a.path, _a.rank)
     query = sa.select(t.artifacts).where(mine, _a.kind.in_(others)).order_by(*order).limit(SHORT_LIST)
     found = [_view(row) for row in connection.execute(query).mappings()] if others else []
     if len(found) < SHORT_LIST:
@@ -200,6 +219,10 @@ def _view(row: sa.RowMapping) -> ArtifactView:
     fields = {name: row[name] for name in ("path", "kind", "sha256", "size", "attempt", "rank", "step")}
     medium = Medium.model_validate_json(row["medium"], extra="ignore") if row["medium"] else None
     return ArtifactView(**fields, medium=medium)
+
+
+def _path_key(path: str) -> str:
+    return hashlib.sha256(path.encode()).hexdigest()
 
 
 def _clean(medium: Medium | None) -> Medium | None:

@@ -17,7 +17,9 @@ from incl_tracker.domain.text import clean
 from incl_tracker.sql import insert_new, upsert
 from incl_tracker.store_columns import touch
 
-_TELEMETRY = (t.writers, t.tails, t.metrics, t.log_batches, t.artifacts, t.alerts, t.params, t.tags)
+_TELEMETRY = (
+    t.writers, t.tails, t.metrics, t.log_batches, t.artifacts, t.dropped_artifacts, t.alerts, t.params, t.tags,
+)  # fmt: skip
 _AT_ONCE = 500
 _SHELL: dict[str, Any] = {
     "known": False,

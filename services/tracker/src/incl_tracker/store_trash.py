@@ -35,7 +35,7 @@ _EMPTIED: dict[str, Any] = {
 _OF_SERIES = (t.chunks, t.chunk_blobs)
 _OF_EXPERIMENT = (
     t.tails, t.log_batches, t.metrics, t.params, t.tags, t.artifacts, t.alerts, t.writers, t.expected, t.attempts,
-    t.run_leases,
+    t.run_leases, t.dropped_artifacts,
 )  # fmt: skip
 
 

@@ -352,3 +352,14 @@ artifacts = Table(
     Index("ix_artifacts_key", "experiment", "kind", "type", "key", "at", "head", "path_key", "attempt", "rank"),
     Index("ix_artifacts_path", "experiment", "head", "path_key", "kind", "attempt", "rank"),
 )
+
+dropped_artifacts = Table(
+    "dropped_artifacts",
+    metadata,
+    Column("experiment", ID, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("rank", Integer, primary_key=True),
+    Column("kind", String(32), primary_key=True),
+    Column("path_key", String(64), primary_key=True, comment="as in artifacts"),
+    Column("version", Integer, nullable=False, comment="what was stored before it stays away, however late it comes"),
+)

@@ -338,3 +338,24 @@ class ArtifactStored(Event):
     size: int = Field(ge=0)
     step: int | None = None
     medium: Medium | None = Field(None, description="Of kind media.")
+
+
+class DroppedFile(Part):
+    """The place of a file: what ArtifactStored said of it."""
+
+    attempt: int = Field(ge=0)
+    rank: int = Field(ge=0)
+    kind: str
+    path: str
+
+
+class ArtifactsDropped(Event):
+    """Files are listed no more: newer checkpoints took their place (`checkpoint.keep`). By the registry.
+
+    One that is stored again later has a higher version of the same aggregate.
+    """
+
+    aggregate: ClassVar[str] = "artifact"
+
+    experiment: Id
+    entries: tuple[DroppedFile, ...] = Field(min_length=1, max_length=500)

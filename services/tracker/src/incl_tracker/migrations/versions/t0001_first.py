@@ -28,6 +28,7 @@ def upgrade() -> None:
     _attempts()
     _chunks()
     _columns()
+    _dropped_artifacts()
     _expected()
     _experiments()
     _known_metrics()
@@ -50,6 +51,7 @@ def downgrade() -> None:
         "chunks",
         "column_blocks",
         "column_data",
+        "dropped_artifacts",
         "free_places",
         "hot",
         "places",
@@ -127,6 +129,24 @@ def _artifacts() -> None:
     op.create_index("ix_artifacts_key", "artifacts", order, unique=False)
     by_path = ["experiment", "head", "path_key", "kind", "attempt", "rank"]
     op.create_index("ix_artifacts_path", "artifacts", by_path, unique=False)
+
+
+def _dropped_artifacts() -> None:
+    op.create_table(
+        "dropped_artifacts",
+        sa.Column("experiment", ID, nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("rank", sa.Integer(), nullable=False),
+        sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column("path_key", sa.String(length=64), nullable=False, comment="as in artifacts"),
+        sa.Column(
+            "version",
+            sa.Integer(),
+            nullable=False,
+            comment="what was stored before it stays away, however late it comes",
+        ),
+        sa.PrimaryKeyConstraint("experiment", "attempt", "rank", "kind", "path_key"),
+    )
 
 
 def _attempts() -> None:
