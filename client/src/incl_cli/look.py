@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -56,6 +58,18 @@ def is_own(metric: str) -> bool:
     from incl_shared.queries.tracker import SYSTEM_PREFIX
 
     return not metric.startswith(SYSTEM_PREFIX)
+
+
+_TELLING = ("loss", "acc", "accuracy")
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def telling(metric: str) -> tuple[int, int, str]:
+    """A key to sort metrics by: loss, acc and accuracy, then names with one of these words, then all others by name."""
+    words = [word for word in re.split(r"[^a-z]+", metric.casefold()) if word in _TELLING]
+    if not words:
+        return 2, 0, metric
+    return int(metric.casefold() not in _TELLING), min(map(_TELLING.index, words)), metric
 
 
 def outcome(state: str) -> int:

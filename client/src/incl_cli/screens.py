@@ -5,12 +5,13 @@ The experiment's own lines go to stdout, everything said about it to stderr.
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from incl_cli.look import ALERT_STYLES, STAGE_STYLES, alert_text, is_own
+from incl_cli.look import ALERT_STYLES, STAGE_STYLES, alert_text, is_own, telling
 from incl_cli.output import Output, paint
 from incl_cli.text import duration, harmless, number
 
@@ -128,10 +129,10 @@ class PlainScreen:
             self.note(self.metrics_text(), "dim")
 
     def metrics_text(self) -> str:
-        """'step 120  loss 0.31  val_acc 0.94': declared metrics, or the first few."""
-        names = [name for name in self._names if name in self._values] or list(filter(is_own, self._values))[
-            :_SHOWN_METRICS
-        ]
+        """'step 120  loss 0.31  val_acc 0.94': declared metrics, or else the first few, a loss before others."""
+        names = [name for name in self._names if name in self._values]
+        if not names:
+            names = heapq.nsmallest(_SHOWN_METRICS, filter(is_own, self._values), key=telling)
         if not names:
             return ""
         step = max(int(self._values[name][0]) for name in names)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from incl_cli.text import Row
-    from incl_shared.queries.tracker import ExperimentView, MetricSummary
+    from incl_shared.queries.tracker import ArtifactView, ExperimentView, MetricSummary
 
 _MOST_METRICS, _MOST_FILES = 12, 6
 KEPT = ("output", "checkpoint", "media")
@@ -48,6 +48,19 @@ def as_json(view: ExperimentView) -> dict[str, Any]:
     }
 
 
+def kept(view: ExperimentView) -> list[ArtifactView]:
+    """The files of a person's interest: outputs, then checkpoints with the newest first, then media as they come."""
+    files = [item for item in view.artifacts if item.kind in KEPT]
+    return sorted(files, key=_place)
+
+
+def _place(item: ArtifactView) -> tuple[int, int, int]:
+    place = KEPT.index(item.kind)
+    if item.kind != "checkpoint":
+        return place, 0, 0
+    return place, -item.attempt, 1 if item.step is None else -item.step
+
+
 def took(view: ExperimentView) -> float | None:
     """Seconds from the start of the first process to the end, or none."""
     row = view.row
@@ -74,8 +87,7 @@ def print_summary(out: Output, view: ExperimentView) -> None:
     if more > 0:
         out.note(f"  … and {more:,} more: incl metrics {short(view.row.id)} --list", "dim")
     out.note(counts(view))
-    files = [item for item in view.artifacts if item.kind in KEPT]
-    files.sort(key=lambda item: item.kind != "output")
+    files = kept(view)
     rows: list[Row] = [
         [item.path, Cell(size(item.size), "dim"), Cell(item.kind if item.kind != "output" else "", "dim")]
         for item in files[:_MOST_FILES]

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 from collections.abc import Sequence
 from typing import Any
@@ -17,9 +18,19 @@ from rich.console import Console
 from incl_cli.follow import Follower, Wanted, watch
 from incl_cli.output import Output
 from incl_cli.screens import LiveScreen, LogScreen, PlainScreen
-from incl_cli.testing import FakePlatform, Terminal
+from incl_cli.summary import print_summary
+from incl_cli.testing import FakePlatform, Run, Terminal
 from incl_shared.errors import UnavailableError
-from incl_shared.queries.tracker import AlertView, ExperimentView, GetExperiment, GetLogs, Live, LogLine, Stage
+from incl_shared.queries.tracker import (
+    AlertView,
+    ArtifactView,
+    ExperimentView,
+    GetExperiment,
+    GetLogs,
+    Live,
+    LogLine,
+    Stage,
+)
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import ExperimentState
 from incl_shared.testing.wait import until
@@ -263,6 +274,32 @@ def test_the_footer_has_stage_time_metrics_and_the_way_out(fake: FakePlatform) -
     assert "step 40  val_acc 0.91" in text
     assert "loss" not in text
     assert "Ctrl-C detaches" in text
+
+
+def test_undeclared_metrics_are_shown_by_what_they_tell() -> None:
+    screen = PlainScreen(Output(io.StringIO(), io.StringIO()))
+    names = ("m0", "m1", "m10", "system/gpu", "train/loss", "val_acc", "glossy", "loss", "accuracy", "m2")
+    screen.values({name: [7, 1.5] for name in names}, len(names))
+    assert screen.metrics_text() == "step 7  loss 1.5  accuracy 1.5  train/loss 1.5  val_acc 1.5"
+    few = PlainScreen(Output(io.StringIO(), io.StringIO()))
+    few.values({name: [7, 1.5] for name in ("m3", "m1", "m0", "m2", "loss")}, 5)
+    assert few.metrics_text() == "step 7  loss 1.5  m0 1.5  m1 1.5  m2 1.5"
+
+
+def test_the_summary_has_checkpoints_by_their_step(fake: FakePlatform, cli: Run) -> None:
+    """The newest first, after what the script made; the same in `incl show`."""
+    steps = (0, 1000, 1200, 200)
+    files = tuple(
+        ArtifactView(path=f"{step}/m.pt", kind="checkpoint", sha256="e" * 64, size=1, attempt=1, rank=0, step=step)
+        for step in steps
+    )
+    made = ArtifactView(path="model.pt", kind="output", sha256="e" * 64, size=1, attempt=1, rank=0)
+    view = fake.add(name="kept", artifacts=(*files, made))
+    said = io.StringIO()
+    print_summary(Output(io.StringIO(), said), view)
+    for text in (said.getvalue(), cli("show", view.row.id).out):
+        found = re.findall(r"(\S+\.pt)", text)
+        assert found == ["model.pt", "1200/m.pt", "1000/m.pt", "200/m.pt", "0/m.pt"]
 
 
 def test_the_footer_is_taken_away_and_the_lines_stay(fake: FakePlatform) -> None:

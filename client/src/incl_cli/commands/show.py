@@ -202,10 +202,10 @@ def _pairs(out: Output, pairs: dict[str, str]) -> list[str]:
 
 
 def _files(out: Output, view: ExperimentView) -> list[str]:
-    from incl_cli.summary import KEPT
+    from incl_cli.summary import kept as kept_of
     from incl_cli.text import Cell, Column, size, table
 
-    kept = [item for item in view.artifacts if item.kind in KEPT]
+    kept = kept_of(view)
     many = len({(item.attempt, item.rank) for item in kept}) > 1
     rows: list[Row] = [
         (
