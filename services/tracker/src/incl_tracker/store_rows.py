@@ -11,30 +11,26 @@ import sqlalchemy as sa
 from incl_tracker.domain.columns import Column, Numbers, Tags, Texts
 from incl_tracker.domain.selecting import COLUMN, NUMBER_OF, Key, encoded
 from incl_tracker.statements import spelled
-from incl_tracker.store_columns import GONE, IN_TRASH
+from incl_tracker.store_columns import GONE, IN_TRASH, per_hot
 
 NUMBERS = ("nodes", "gpus", "attempts", "created", "started", "ended")
 TEXTS = ("id", "name", "user", "state", "reason")
 _FIELDS = ", ".join(f'e."{name}"' for name in (*TEXTS, *NUMBERS))
 _COLUMN_OF = {"state": "status"}
 _SOME = 500
-_HOT = f"""
-    SELECT {_FIELDS} FROM hot CROSS JOIN experiments e
-    WHERE hot.project = ? AND e.id = hot.experiment AND e.project = hot.project AND e.known AND e.trashed IS {{}}
-"""  # noqa: S608
+_HOT = per_hot(
+    _FIELDS, "experiments", "e.id = hot.experiment AND e.project = hot.project AND e.known AND e.trashed IS {}"
+)
 _HOT_NAMED = {
-    "metric": """
-        SELECT x.experiment, '', x.metric, '', x.last FROM hot CROSS JOIN metrics x
-        WHERE hot.project = ? AND x.experiment = hot.experiment AND x.metric IN ({})
-    """,
-    "param": """
-        SELECT x.experiment, x.kind, x.name, x.text, x.number FROM hot CROSS JOIN params x
-        WHERE hot.project = ? AND x.experiment = hot.experiment AND x.kind IN ('config', 'env') AND x.name IN ({})
-    """,
-    "tag": """
-        SELECT x.experiment, '', '', x.tag, NULL FROM hot CROSS JOIN tags x
-        WHERE hot.project = ? AND x.experiment = hot.experiment
-    """,
+    "metric": per_hot(
+        "e.experiment, '', e.metric, '', e.last", "metrics", "e.experiment = hot.experiment AND e.metric IN ({})"
+    ),
+    "param": per_hot(
+        "e.experiment, e.kind, e.name, e.text, e.number",
+        "params",
+        "e.experiment = hot.experiment AND e.kind IN ('config', 'env') AND e.name IN ({})",
+    ),
+    "tag": per_hot("e.experiment, '', '', e.tag, NULL", "tags", "e.experiment = hot.experiment"),
 }
 _EVERY = f"SELECT {_FIELDS}, e.project, e.known, e.trashed FROM experiments e WHERE e.id IN ({{}})"  # noqa: S608
 _EVERY_NAMED = {
@@ -96,7 +92,7 @@ class Made:
 
 def hot_rows(connection: sa.Connection, project: str, keys: Collection[Key], trash: bool) -> Made | None:
     """The hot experiments of a project that are in its list (or its trash), with these columns."""
-    rows = _read(connection, _HOT.format("NOT NULL" if trash else "NULL"), (project,))
+    rows = _read(connection, _HOT[connection.dialect.paramstyle].format("NOT NULL" if trash else "NULL"), (project,))
     if not rows:
         return None
     found: Found = {}
@@ -104,7 +100,7 @@ def hot_rows(connection: sa.Connection, project: str, keys: Collection[Key], tra
     for what, names in _names(keys).items():
         if not names and what != "tag":
             continue
-        query = _HOT_NAMED[what].format(", ".join("?" * len(names)))
+        query = _HOT_NAMED[what][connection.dialect.paramstyle].format(", ".join("?" * len(names)))
         _named(found, what, place_of, _read(connection, query, (project, *sorted(names))))
     count = len(rows)
     return Made(project, count, {key: column_of(key, values, count) for key, values in _encoded(found).items()})
