@@ -27,7 +27,6 @@ def upgrade() -> None:
     _artifacts()
     _attempts()
     _chunks()
-    _columns()
     _dropped_artifacts()
     _expected()
     _experiments()
@@ -49,12 +48,7 @@ def downgrade() -> None:
         "attempts",
         "chunk_blobs",
         "chunks",
-        "column_blocks",
-        "column_data",
         "dropped_artifacts",
-        "free_places",
-        "hot",
-        "places",
         "tails",
         "expected",
         "experiments",
@@ -374,64 +368,6 @@ def _metrics() -> None:
         sa.Column("max_attempt", sa.Integer(), nullable=True),
         sa.PrimaryKeyConstraint("experiment", "metric"),
     )
-
-
-def _columns() -> None:
-    op.create_table(
-        "hot",
-        sa.Column("experiment", ID, nullable=False),
-        sa.Column("project", TOKEN, nullable=False),
-        sa.Column("stamp", sa.BigInteger(), nullable=False, comment="drawn anew with each change"),
-        sa.PrimaryKeyConstraint("experiment"),
-        comment="experiments whose columns are not what their rows say",
-    )
-    op.create_index("ix_hot_project", "hot", ["project"], unique=False)
-    op.create_table(
-        "places",
-        sa.Column("experiment", ID, nullable=False),
-        sa.Column("project", TOKEN, nullable=False),
-        sa.Column("block", sa.Integer(), nullable=False),
-        sa.Column("slot", sa.Integer(), nullable=False),
-        sa.PrimaryKeyConstraint("experiment"),
-        comment="where in the columns experiments are",
-    )
-    op.create_table(
-        "column_blocks",
-        sa.Column("project", TOKEN, nullable=False),
-        sa.Column("block", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("count", sa.Integer(), nullable=False, comment="slots that were given to experiments"),
-        sa.Column(
-            "version",
-            sa.Integer(),
-            server_default="0",
-            nullable=False,
-            comment="drawn anew with each change of a column",
-        ),
-        sa.PrimaryKeyConstraint("project", "block"),
-    )
-    op.create_table(
-        "free_places",
-        sa.Column("project", TOKEN, nullable=False),
-        sa.Column("block", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("slot", sa.Integer(), autoincrement=False, nullable=False),
-        sa.PrimaryKeyConstraint("project", "block", "slot"),
-        comment="slots whose experiments are gone; their columns are empty there",
-    )
-    op.create_table(
-        "column_data",
-        sa.Column("project", TOKEN, nullable=False),
-        sa.Column("kind", sa.String(length=8), nullable=False, comment="column, metric, config, config#, env or env#"),
-        sa.Column("name", WORDS, nullable=False),
-        sa.Column("block", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("version", sa.Integer(), nullable=False),
-        sa.Column("low", sa.Double(), nullable=True, comment="the least number; NULL: there is none"),
-        sa.Column("high", sa.Double(), nullable=True, comment="the greatest number"),
-        sa.Column("data", sa.LargeBinary(), nullable=False, comment="see domain.columns"),
-        sa.PrimaryKeyConstraint("project", "kind", "name", "block"),
-    )
-    op.create_index("ix_column_data_block", "column_data", ["project", "block"], unique=False)
-    if op.get_bind().dialect.name == "postgresql":
-        op.execute("ALTER TABLE column_data ALTER COLUMN data SET STORAGE EXTERNAL")
 
 
 def _params() -> None:
