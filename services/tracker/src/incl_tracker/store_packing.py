@@ -112,6 +112,7 @@ def place(connection: sa.Connection, project: str, new: Sequence[Hot]) -> list[H
         Overtaken: somebody else gives places.
     """
     style = connection.dialect.paramstyle
+    connection.exec_driver_sql(spelled(_BEGUN, style), (0, project, 0))
     connection.exec_driver_sql(spelled(_ALONE, style), (project,))
     placed = _placed(connection, [one.experiment for one in new])
     ordered = sorted(new, key=lambda one: (one.created, one.experiment))
@@ -119,10 +120,9 @@ def place(connection: sa.Connection, project: str, new: Sequence[Hot]) -> list[H
     free = connection.exec_driver_sql(spelled(_FREE, style), (project, len(chosen))).all() if chosen else []
     if free:
         return _reused(connection, project, chosen, free)
-    last = connection.exec_driver_sql(spelled(_LAST, style), (project,)).one_or_none()
-    block, count = (0, 0) if last is None else (last[0], last[1])
-    fresh = last is None or count >= BLOCK
-    if fresh and last is not None:
+    block, count = connection.exec_driver_sql(spelled(_LAST, style), (project,)).one()
+    fresh = count >= BLOCK
+    if fresh:
         block, count = block + 1, 0
     chosen = chosen[: BLOCK - count]
     if not chosen:
