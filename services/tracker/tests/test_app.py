@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import msgspec
-import nats.errors
 import pytest
 
 from incl_shared import subjects
 from incl_shared.auth.names import Role
-from incl_shared.bus import envelope, topology
+from incl_shared.bus import envelope
 from incl_shared.bus.client import BusClient
-from incl_shared.errors import InvalidInput, NotFoundError, UnavailableError
+from incl_shared.errors import InvalidInput, NotFoundError
 from incl_shared.events import (
     AttemptAssigned,
     AttemptEnded,
@@ -213,35 +211,6 @@ async def test_a_restart_loses_and_doubles_nothing(start: Start, bus_client: Bus
     assert (done.lines, done.gaps) == (45, 0)
     page = await bus_client.ask(GetLogs(experiment=experiment), project="default", user="ann")
     assert [line.text for line in page.lines] == [f"line {n}" for n in range(1, 46)]
-
-
-async def test_what_a_broken_connection_swallowed_comes_again_at_once_and_in_order(
-    start: Start, bus_client: BusClient, make: Any
-) -> None:
-    """Messages that were sent into the void would come again after 30 s only, behind all that is newer."""
-    experiment = new_id()
-    app = await start()
-    durable = topology.TRACKER_LOGS[topology.partition_of(experiment)]
-    void = await bus_client.jetstream().pull_subscribe_bind(durable.name, durable.stream)
-    swallowed = 0
-    while not swallowed:
-        writer = f"w{new_id()}"
-        first = make.log_batch(writer, 1, [f"1 of {writer}"])
-        fetching = asyncio.create_task(void.fetch(1, timeout=0.5))
-        await ship(bus_client, experiment, first)
-        with contextlib.suppress(TimeoutError, nats.errors.Error):
-            swallowed = len(await fetching)
-    await ship(bus_client, experiment, make.log_batch(writer, 2, ["2"]))
-    await app.bus.client.connection._process_err("'User Authentication Expired'")
-
-    await until(lambda: app.bus.client.reconnects == 1)
-    began = asyncio.get_running_loop().time()
-    texts: list[str] = []
-    while texts[-2:] != [f"1 of {writer}", "2"]:
-        assert asyncio.get_running_loop().time() - began < 15, texts
-        with contextlib.suppress(UnavailableError, NotFoundError):
-            page = await bus_client.ask(GetLogs(experiment=experiment), project="default", user="ann", timeout=2)
-            texts = [line.text for line in page.lines]
 
 
 class Follower:
