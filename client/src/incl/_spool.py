@@ -73,6 +73,9 @@ class Writer:
             if written == len(head) + len(line):
                 self._torn, self._dropped, self._slow, self._used = False, 0, False, True
                 return True
+            if line and written == len(head) + len(line) - 1:  # only its newline is missing: it is there, and is ended later
+                self._dropped, self._torn, self._used = 0, True, True
+                return True
             if written >= len(head):
                 self._dropped, self._torn = 0, written > len(head)
             else:
@@ -83,6 +86,8 @@ class Writer:
         with self._lock:
             self._slow = True
             self._torn = self._torn or 0 < written < len(line)
+            if error is None and 0 < written == len(line) - 1:
+                return True
             code = error.errno if error is not None else errno.ENOSPC
             if code in _LOST and self._go_on_elsewhere(line):
                 return True
