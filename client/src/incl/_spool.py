@@ -73,7 +73,7 @@ class Writer:
             if written == len(head) + len(line):
                 self._torn, self._dropped, self._slow, self._used = False, 0, False, True
                 return True
-            if line and written == len(head) + len(line) - 1:  # only its newline is missing: it is there, and is ended later
+            if line and written == len(head) + len(line) - 1:  # it lacks only its newline
                 self._dropped, self._torn, self._used = 0, True, True
                 return True
             if written >= len(head):
