@@ -10,10 +10,10 @@ import numpy as np
 import sqlalchemy as sa
 
 from incl_tracker import tables as t
-from incl_tracker.domain.chunking import TARGET, Chunk, among, chunk, levels, packed, pieces
+from incl_tracker.domain.chunking import TARGET, Chunk, chunk, levels, packed, pieces
 from incl_tracker.domain.samples import Mask, Samples, Steps, decode
 from incl_tracker.domain.tails import Rows
-from incl_tracker.domain.visible import mask_of
+from incl_tracker.domain.visible import among, mask_of
 from incl_tracker.memory import Known, Writer
 from incl_tracker.statements import Insert, Update, run
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from incl_tracker.domain.pyramid import COARSE, FINE, representatives
-from incl_tracker.domain.samples import Mask, Samples, Steps, encode, is_rising, to_records
+from incl_tracker.domain.samples import Mask, Samples, encode, is_rising, to_records
 from incl_tracker.domain.tails import Rows
 
 TARGET = 4_096
@@ -71,9 +71,3 @@ def levels(samples: Samples, mask: Mask | None) -> tuple[bytes, bytes]:
 def packed(mask: Mask) -> bytes:
     """A mask as `chunk_blobs.mask` has it: a bit a point, the first is the highest."""
     return np.packbits(mask).tobytes()
-
-
-def among(steps: Steps, known: Steps) -> Mask:
-    """Which of these steps are among the known ones."""
-    found: Mask = np.isin(steps, known)
-    return found

@@ -45,11 +45,14 @@ def without(samples: Samples, hiding: Sequence[Steps]) -> Samples:
     """The points whose step is in none of these (each rising)."""
     for steps in hiding:
         if len(steps) and len(samples):
-            samples = samples.take(~_among(samples.steps, steps))
+            samples = samples.take(~among(samples.steps, steps))
     return samples
 
 
-def _among(steps: Steps, known: Steps) -> Mask:
+def among(steps: Steps, known: Steps) -> Mask:
+    """Which of these steps are among the known ones, which are in order."""
+    if not len(known):
+        return np.zeros(len(steps), np.bool_)
     places = np.searchsorted(known, steps)
     places[places == len(known)] = 0
     found: Mask = known[places] == steps
