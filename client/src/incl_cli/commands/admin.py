@@ -1,122 +1,43 @@
-"""incl admin dead-letters ls|replay: with the administrator's credential of a platform on this machine."""
+"""incl admin: what only the owner of a platform on this machine can do. Each topic is a module of incl_cli.admin."""
 
 from __future__ import annotations
 
-import argparse
-from contextlib import asynccontextmanager
-from pathlib import Path
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from incl_cli.arguments import Parser, common
+from incl_cli.admin import TOPICS
+from incl_cli.arguments import Formatter, Parser
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    import argparse
 
-    from incl_cli.output import Output
     from incl_cli.running import Session
-    from incl_shared.bus.client import BusClient
-    from incl_shared.bus.deadletters import DeadLetter
 
-EXAMPLES = """  incl admin dead-letters ls
-  incl admin dead-letters replay 3 7
-  incl admin dead-letters replay --all"""
+
+def _topic(name: str) -> Any:
+    return import_module(f"incl_cli.admin.{name.replace('-', '_')}")
+
+
+EXAMPLES = "\n".join(_topic(name).EXAMPLES for name in TOPICS)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    topics = parser.add_subparsers(dest="topic", metavar="dead-letters", required=True, parser_class=Parser)
-    letters = topics.add_parser("dead-letters", help="messages that could not be handled")
-    actions = letters.add_subparsers(dest="action", metavar="ls | replay", required=True, parser_class=Parser)
-    listing = actions.add_parser("ls", help="oldest first, with the reason")
-    listing.add_argument("-n", "--limit", type=int, default=100, metavar="N", help="at most so many (100)")
-    replay = actions.add_parser("replay", help="publish them again where they came from")
-    replay.add_argument("number", nargs="*", type=int, help="as ls shows it")
-    replay.add_argument("--all", action="store_true", help="every one there is now")
-    for action in (listing, replay):
-        common(action)
+    """Declare the arguments of every topic."""
+    topics = parser.add_subparsers(dest="topic", metavar="topic", required=True, parser_class=Parser)
+    for name in TOPICS:
+        module = _topic(name)
+        summary = str(module.SUMMARY)
+        module.arguments(
+            topics.add_parser(
+                name,
+                help=summary[:1].lower() + summary[1:],
+                description=f"{summary}.",
+                epilog=f"examples:\n{module.EXAMPLES}",
+                formatter_class=Formatter,
+            )
+        )
 
 
 async def run(args: argparse.Namespace, session: Session) -> int:
     """Do it."""
-    from incl_cli.arguments import UsageProblem
-    from incl_shared.bus.deadletters import list_dead
-
-    if args.action == "replay" and bool(args.number) == args.all:
-        raise UsageProblem("name the numbers of dead letters, or --all", hint="incl admin dead-letters ls")
-    async with _administrator() as client:
-        if args.action == "ls":
-            _print(session.out, await list_dead(client, limit=max(1, args.limit)))
-            return 0
-        return await _replay(args, session.out, client)
-
-
-@asynccontextmanager
-async def _administrator() -> AsyncIterator[BusClient]:
-    from incl_cli.context import load_context
-    from incl_shared.bus.client import BusClient
-    from incl_shared.errors import DeniedError
-    from incl_shared.settings import BusSettings
-
-    context = load_context()
-    creds = Path(context.data_dir) / "creds" / "admin.creds" if context.data_dir else None
-    if creds is None or not creds.exists():
-        raise DeniedError(
-            "the administrator's credential is not here",
-            cause=f"there is no {creds}" if creds else "this platform runs elsewhere",
-            hint="run it where the platform runs, as its owner",
-        )
-    settings = BusSettings(urls=context.urls, creds=creds, name="incl-admin", inbox_prefix="_INBOX.admin.admin")
-    async with await BusClient.connect(settings) as client:
-        yield client
-
-
-async def _replay(args: argparse.Namespace, out: Output, client: BusClient) -> int:
-    from incl_shared.bus.deadletters import list_dead, replay
-    from incl_shared.errors import InclError
-
-    numbers = [letter.sequence for letter in await list_dead(client)] if args.all else args.number
-    done: list[dict[str, Any]] = []
-    failed: InclError | None = None
-    for number in numbers:
-        try:
-            letter = await replay(client, number)
-        except InclError as error:
-            failed = error
-            out.note(f"{number}: {error.message}", "red")
-            continue
-        done.append({"number": number, "subject": letter.subject, "type": letter.type})
-        out.note(f"{number}: published again on {letter.subject}")
-    if args.json:
-        out.json(done)
-    elif not numbers:
-        out.note("no dead letters", "dim")
-    return failed.exit_code if failed is not None else 0
-
-
-def _print(out: Output, letters: list[DeadLetter]) -> None:
-    import dataclasses
-
-    from incl_cli.text import Cell, Column, Row, moment, size, table
-
-    if out.as_json:
-        out.json([dataclasses.asdict(letter) for letter in letters])
-        return
-    if not letters:
-        out.note("no dead letters", "dim")
-        return
-    rows: list[Row] = [
-        (
-            Cell(str(letter.sequence), "bold"),
-            moment(letter.time) if letter.time else "",
-            letter.durable,
-            letter.type,
-            letter.subject,
-            size(letter.size),
-            Cell(letter.reason, "red"),
-        )
-        for letter in letters
-    ]
-    columns = [Column("number", right=True), Column("when"), Column("consumer"), Column("type")]
-    columns += [Column("subject", flexible=True), Column("size", right=True), Column("reason", flexible=True, least=20)]
-    for line in table(out, columns, rows):
-        out.line(line)
+    return int(await _topic(args.topic).run(args, session))
