@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from incl_local.layout import PORT_NAMES, Layout, is_free
+from incl_shared.archive.tree import scan
 from incl_shared.bus.topology import Limits
 from incl_shared.errors import ConflictError, InvalidInput, UnavailableError
 
@@ -20,6 +21,14 @@ def test_everything_is_for_its_owner_alone(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "a place")
     layout.prepare()
     assert [p for p in (layout.root, *layout.root.iterdir()) if p.stat().st_mode & 0o077] == []
+
+
+def test_its_keys_are_never_packed_with_a_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("")
+    layout = Layout(tmp_path / "share" / "incl")
+    layout.prepare()
+    (layout.keys / "vault.key").write_text("secret")
+    assert [entry.path for entry in scan(tmp_path).entries] == [b"share", b"train.py"]
 
 
 def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:

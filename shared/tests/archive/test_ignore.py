@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from incl_shared.archive.ignore import RuleFile, parse_rule
 from incl_shared.archive.tarformat import DIRECTORY
 from incl_shared.archive.tree import scan
+from incl_shared.errors import InvalidInput
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is the oracle")
 
@@ -164,6 +165,37 @@ def test_what_is_never_packed(tmp_path: Path) -> None:
     assert {e.path for e in tree.entries if e.kind != DIRECTORY} == {b".env.example", b"a.py", b".inclignore"}
     assert tree.skipped["never packed"] == 8
     assert tree.skipped["virtual environment"] == 1
+
+
+def test_secrets_of_a_home_directory_are_never_packed(tmp_path: Path) -> None:
+    secrets = {
+        ".ssh/id_ed25519",
+        ".aws/credentials",
+        ".netrc",
+        ".config/incl/context.json",
+        ".config/gcloud/x.db",
+        "p/id_rsa",
+    }
+    _fill(tmp_path, secrets | {".config/other/x", "train.py", "incl/a.py", "gcloud"}, {})
+    tree = scan(tmp_path)
+    assert {e.path for e in tree.entries if e.kind != DIRECTORY} == {
+        b".config/other/x",
+        b"train.py",
+        b"incl/a.py",
+        b"gcloud",
+    }
+    assert tree.skipped["never packed"] == len(secrets)
+
+
+def test_the_data_of_a_platform_is_never_packed(tmp_path: Path) -> None:
+    """Whoever runs something from the home directory would hand out the keys of the platform otherwise."""
+    _fill(tmp_path, {"share/incl/.incl-platform", "share/incl/keys/vault.key", "share/x", "a.py"}, {})
+    tree = scan(tmp_path)
+    assert [e.path for e in tree.entries] == [b"a.py", b"share", b"share/x"]
+    assert tree.skipped == {"data of a platform": 1}
+    assert tree.warnings == ["left out share/incl: the data folder of a platform, with its keys"]
+    with pytest.raises(InvalidInput, match="data folder of a platform"):
+        scan(tmp_path / "share" / "incl")
 
 
 def test_a_folder_that_a_download_made_is_left_out_with_a_word(tmp_path: Path) -> None:

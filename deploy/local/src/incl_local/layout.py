@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from incl_shared.archive import PLATFORM_MARKER
 from incl_shared.bus.topology import Limits
 from incl_shared.errors import ConflictError, InvalidInput
 
@@ -96,6 +97,7 @@ class Layout:
             ):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.root.chmod(0o700)
+            (self.root / PLATFORM_MARKER).touch(mode=0o600)
         except OSError as error:
             raise InvalidInput(
                 f"the data folder {self.root} cannot be used",

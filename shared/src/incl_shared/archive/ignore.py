@@ -33,6 +33,12 @@ _CLASSES: Final[dict[bytes, str]] = {
     b"xdigit": "0-9A-Fa-f",
 }
 _NEVER_NAMES: Final = frozenset({b".git", b".env", b".incl", b"__pycache__", b"node_modules", DOWNLOAD_MARKER.encode()})
+_SECRET_NAMES: Final = frozenset(
+    {b".aws", b".azure", b".docker", b".git-credentials", b".gnupg", b".kube", b".my.cnf", b".netrc", b".pgpass"}
+    | {b".pypirc", b".ssh", b".vault-token", b"application_default_credentials.json"}
+    | {b"id_dsa", b"id_ecdsa", b"id_ed25519", b"id_rsa"}
+)
+_SECRET_PLACES: Final = (b".config/gcloud", b".config/incl")
 
 
 class _Unmatchable(Exception):  # noqa: N818
@@ -87,9 +93,9 @@ class RuleFile:
         return None
 
 
-def always_left_out(name: bytes, is_directory: bool) -> bool:
-    """What is never packed, whatever the ignore files say: secrets, history, caches."""
-    if name in _NEVER_NAMES:
+def always_left_out(path: bytes, name: bytes, is_directory: bool) -> bool:
+    """What is never packed, whatever the ignore files say: secrets, history, caches. path: from the walk's root."""
+    if name in _NEVER_NAMES or name in _SECRET_NAMES or path.endswith(_SECRET_PLACES):
         return True
     if name.startswith(b".env."):
         return name != b".env.example"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from incl_shared.archive import DOWNLOAD_MARKER
+from incl_shared.archive import DOWNLOAD_MARKER, PLATFORM_MARKER
 from incl_shared.archive.beneath import is_link, open_beneath
 from incl_shared.archive.ignore import IGNORE_FILES, RuleFile, always_left_out
 from incl_shared.archive.tarformat import DIRECTORY, FILE, LINK, display
@@ -21,6 +21,7 @@ from incl_shared.errors import InvalidInput
 
 _MAX_IGNORE_FILE: Final = 4 << 20
 _DOWNLOADED: Final = DOWNLOAD_MARKER.encode()
+_PLATFORM: Final = PLATFORM_MARKER.encode()
 _SPECIAL: Final = {
     stat.S_IFSOCK: "a socket",
     stat.S_IFIFO: "a named pipe",
@@ -43,8 +44,9 @@ class Entry:
 class Tree:
     """What a walk found, in the order of the paths' bytes.
 
-    `skipped` counts by reason ('ignored', 'never packed', 'virtual environment', 'earlier download', 'special',
-    'link out of the tree'); a directory that is left out counts once. `warnings` are sentences for the user.
+    `skipped` counts by reason ('ignored', 'never packed', 'virtual environment', 'earlier download', 'data of a
+    platform', 'special', 'link out of the tree'); a directory that is left out counts once. `warnings` are sentences
+    for the user.
     """
 
     root: bytes
@@ -176,6 +178,9 @@ class _Walk:
             self.tree.skipped["virtual environment"] += 1
             self.tree.entries.pop()
             return True
+        if _PLATFORM in names:
+            self._leave_out_platform(path)
+            return True
         if _DOWNLOADED in names and path:
             self.tree.skipped["earlier download"] += 1
             self.tree.entries.pop()
@@ -185,6 +190,19 @@ class _Walk:
             )
             return True
         return False
+
+    def _leave_out_platform(self, path: bytes) -> None:
+        if not path:
+            raise InvalidInput(
+                "this directory is the data folder of a platform",
+                cause="it holds the platform's keys and databases, which are never packed",
+                hint="cd to the directory of your script",
+            )
+        self.tree.skipped["data of a platform"] += 1
+        self.tree.entries.pop()
+        self.tree.warnings.append(
+            f"left out {display(path.rstrip(b'/'))}: the data folder of a platform, with its keys"
+        )
 
     def _rules(self, path: bytes, folder: int, names: set[bytes], rules: _Rules) -> _Rules:
         for index, name in enumerate(IGNORE_FILES):
@@ -215,7 +233,7 @@ class _Walk:
     def _entry(self, path: bytes, name: bytes, entry: os.DirEntry[str], rules: _Rules, folder: int) -> bool:
         """Note one thing; whether it is a directory to go into."""
         is_directory = entry.is_dir(follow_symlinks=False)
-        if not self._everything and always_left_out(name, is_directory):
+        if not self._everything and always_left_out(path, name, is_directory):
             self.tree.skipped["never packed"] += 1
         elif _ignored(rules, path, name, is_directory):
             self.tree.skipped["ignored"] += 1
