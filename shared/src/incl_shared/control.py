@@ -98,4 +98,7 @@ class NodeWanted(Wire):
 
     node: Token
     generation: int = Field(ge=0)
+    lease_s: float | None = Field(
+        None, gt=0, description="Silent for so long, the node's work is given to others; a node ends it before."
+    )
     jobs: tuple[JobWanted, ...] = ()

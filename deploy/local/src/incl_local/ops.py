@@ -52,6 +52,7 @@ def _agent_registry(agent: Any) -> CollectorRegistry:
         ("failures", "Faults at the edge of the agent's loops."),
         ("draining", "Jobs that have ended and whose telemetry the tracker has not stored yet."),
         ("draining_bytes", "Bytes of their telemetry on this node."),
+        ("fenced", "How often jobs were ended because this node was cut off from the bus."),
         ("dropped", "Jobs whose telemetry was dropped before it was stored: the disk was full, or the limit reached."),
     ):
         Gauge(f"incl_agent_{name}", text, registry=registry).set_function(_reading(agent, name))

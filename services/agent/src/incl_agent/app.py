@@ -15,6 +15,7 @@ import psutil
 from incl_agent.blobs import BlobCache
 from incl_agent.control import ControlWatcher
 from incl_agent.environment import base_environment
+from incl_agent.fencing import Fence, probe
 from incl_agent.gpus import Gpus
 from incl_agent.journal import Journal
 from incl_agent.manager import JobManager
@@ -32,6 +33,7 @@ from incl_agent.telemetry import Pace, ShippedTelemetry
 from incl_shared.auth.names import Role, inbox_prefix
 from incl_shared.bus.client import BusClient
 from incl_shared.clock import SystemClock
+from incl_shared.control import NodeWanted
 from incl_shared.errors import ConflictError
 from incl_shared.machine import machine_hash
 from incl_shared.reports import NodeHello
@@ -57,6 +59,13 @@ class Agent:
         self.sampler = Sampler(settings.sample_s, self.gpus)
         self.manager: JobManager | None = None
         self.node: Node | None = None
+        self.fence = Fence(
+            SystemClock(),
+            lambda: probe(settings.bus.urls),
+            stop=self._fence_jobs,
+            kill=self._kill_fenced,
+            renew=self._renew,
+        )
 
     async def start(self) -> None:
         """Connect, take up the jobs of an earlier agent, say hello, follow the wanted state.
@@ -86,12 +95,13 @@ class Agent:
         self.node = node = await self._make_node(client, reporter)
         self.manager = manager = JobManager(node)
         await manager.recover()
-        self._control = ControlWatcher(client, journal, settings.node, settings.poll_s, manager.apply)
+        self._control = ControlWatcher(client, journal, settings.node, settings.poll_s, self._apply)
         manager.generation = lambda: self._control.generation if self._control is not None else 0
         await self._hello()
         self._run(reporter.send_all(), "reports")
         self._run(self._control.run(), "control")
-        self._run(reporter.heartbeats(settings.heartbeat_s, manager.heartbeat), "heartbeats")
+        self._run(reporter.heartbeats(settings.heartbeat_s, manager.heartbeat, self.fence.heard), "heartbeats")
+        self._run(self.fence.run(), "fence")
         self._run(self.sampler.run(), "samples")
         self._run(manager.keep_limits(), "limits")
         self._run(self._probe_containers(), "containers")
@@ -120,6 +130,7 @@ class Agent:
             "draining": 0 if manager is None else manager.draining,
             "draining_bytes": 0 if manager is None else manager.draining_bytes,
             "dropped": 0 if manager is None else manager.dropped,
+            "fenced": self.fence.fenced,
             "generation": -1 if control is None else control.generation,
             "failures": (0 if manager is None else manager.failures) + self.sampler.failures,
             "runtimes": [] if self.node is None else sorted(self.node.runtimes),
@@ -189,6 +200,24 @@ class Agent:
             jobs=manager.jobs,
         )
         await self._reporter.say(f"node:hello:{uuid.uuid4().hex}", hello)
+
+    async def _apply(self, wanted: NodeWanted) -> None:
+        self.fence.lease_s = wanted.lease_s
+        if self.manager is not None:
+            await self.manager.apply(wanted)
+
+    def _fence_jobs(self, why: str) -> None:
+        if self.manager is not None:
+            self.manager.fence(why)
+
+    def _kill_fenced(self) -> None:
+        if self.manager is not None:
+            self.manager.kill()
+
+    async def _renew(self) -> None:
+        if self._client is not None and self.manager is not None:
+            await self._client.renew()
+            await self.manager.renew()
 
     def _run(self, work: object, name: str) -> None:
         self._tasks.append(asyncio.create_task(work, name=f"agent {name}"))  # type: ignore[arg-type]

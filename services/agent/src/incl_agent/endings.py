@@ -37,6 +37,11 @@ def stopped_before_start() -> End:
     return End(EndReason.STOPPED, "stopped before it started")
 
 
+def fenced(end: End, why: str) -> End:
+    """A stop that nobody asked for: the machine was cut off, and its work is another one's by now, or soon."""
+    return replace(end, reason=EndReason.LOST, message=why, hint="") if end.reason is EndReason.STOPPED else end
+
+
 def no_shim(errors: str) -> End:
     """The supervisor could not be started."""
     last = last_line(errors)

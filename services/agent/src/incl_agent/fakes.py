@@ -138,6 +138,7 @@ class FakePlatform:
         """What the tracker says is stored, besides what `tracks` takes from the streams; None: it is away."""
         self.tracks = True
         self.generation = 0
+        self.lease_s: float | None = None
         self.credential_ttl_s: float | None = None
         self._jobs: dict[str, JobWanted] = {}
         self._granted: dict[str, JobWanted] = {}
@@ -263,7 +264,8 @@ class FakePlatform:
     async def write(self, generation: int | None = None) -> None:
         """Publish the wanted state."""
         self.generation = self.generation + 1 if generation is None else generation
-        wanted = NodeWanted(node=self.node, generation=self.generation, jobs=tuple(self._jobs.values()))
+        jobs = tuple(self._jobs.values())
+        wanted = NodeWanted(node=self.node, generation=self.generation, lease_s=self.lease_s, jobs=jobs)
         await self.writer.publish_confirmed(
             subjects.control(self.node), wanted.model_dump_json().encode(), message_id=f"control:{new_id()}"
         )

@@ -55,6 +55,8 @@ class JobState(msgspec.Struct, kw_only=True):
     signal: int | None = None
     message: str = ""
     hint: str = ""
+    fenced: str = ""
+    """Why it was ended although it is wanted: its node was cut off."""
     writers: list[dict[str, Any]] = []
     drained: bool = False
     """The tracker has stored all of its telemetry."""

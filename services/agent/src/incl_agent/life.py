@@ -84,6 +84,23 @@ class JobLife:
         """It is not wanted any more."""
         self._stop_wanted.set()
 
+    def fence(self, why: str) -> None:
+        """This node is cut off: end the job before its work is given to another one. What has ended stays so."""
+        if self.state.phase in (Phase.UPLOADING, Phase.ENDED) or self.stop_wanted:
+            return
+        self.state.fenced = why
+        if self.files.root.exists():
+            self.files.save_state(self.state)
+        self._stop_wanted.set()
+
+    def kill(self) -> None:
+        """What still runs of it is killed, whatever its grace."""
+        shim = None if self.over.is_set() else self.files.shim()
+        handle = None if shim is None else ProcessHandle.open(shim)
+        if handle is not None:
+            handle.send(signal.SIGUSR1)
+            handle.close()
+
     def _note_wanted(self) -> None:
         if self.wanted.wanted is Wanted.STOP:
             self._stop_wanted.set()
@@ -130,7 +147,7 @@ class JobLife:
                 launch = None
             return await self._start(launch)
         except Stopped:
-            return endings.stopped_before_start()
+            return self._stopped(endings.stopped_before_start())
         except RuntimeFailure as failure:
             return End(failure.reason, failure.message, failure.hint)
         except InclError as error:
@@ -154,7 +171,7 @@ class JobLife:
     async def _start(self, preparation: Preparation | None) -> End | None:
         """Start the command, once over all agents that ever try."""
         if self._stop_wanted.is_set() and self.files.bar_shims():
-            return endings.stopped_before_start()
+            return self._stopped(endings.stopped_before_start())
         if self.files.shim() is None:
             preparation = preparation or Preparation(self.node, self)
             launch = await self._unless_stopped(preparation.launch())
@@ -226,10 +243,14 @@ class JobLife:
             if isinstance(runtime, ContainerRuntime):
                 await runtime.remove(self.job)
 
+    def _stopped(self, end: End) -> End:
+        return endings.fenced(end, self.state.fenced) if self.state.fenced else end
+
     def _note_exit(self) -> None:
         """The exit, as the user's command made it, into the state."""
         exit_ = self.files.exit()
-        end = endings.of_exit(exit_, self.node.runtimes.get(self.state.runtime), self.files, self.wanted.spec)
+        runtime = self.node.runtimes.get(self.state.runtime)
+        end = self._stopped(endings.of_exit(exit_, runtime, self.files, self.wanted.spec))
         self.state.ended = time.time() if exit_ is None else exit_.ended
         self.state.exit_code, self.state.signal = end.exit_code, end.signal
         self.state.reason, self.state.message, self.state.hint = end.reason, end.message, end.hint

@@ -62,6 +62,11 @@ class JobLink:
         client = await self.client()
         return await client.ask(query, project=self._job.project, user=self.user, timeout=seconds)
 
+    async def renew(self) -> None:
+        """Open the connection anew, should there be one."""
+        if self._ready is not None and self._ready.done() and not self._ready.cancelled():
+            await self._ready.result().renew()
+
     async def close(self) -> None:
         """Disconnect and forget the credential."""
         task, self._task = self._task, None

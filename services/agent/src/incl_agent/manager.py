@@ -135,6 +135,22 @@ class JobManager:
             if name not in listed and held.unwanted is None:
                 held.unwanted = asyncio.create_task(self._clear(name, held))
 
+    def fence(self, why: str) -> None:
+        """This node is cut off: its jobs end before others are given their work."""
+        for held in self._held.values():
+            held.life.fence(why)
+
+    def kill(self) -> None:
+        """What still runs of the fenced is killed."""
+        for held in self._held.values():
+            if held.life.state.fenced:
+                held.life.kill()
+
+    async def renew(self) -> None:
+        """Open the jobs' connections anew: packets got lost, and theirs may hang."""
+        for held in list(self._held.values()):
+            await held.life.link.renew()
+
     async def stop(self) -> None:
         """Let go of all jobs. Their shims go on; the next agent finds them."""
         tasks = [task for held in self._held.values() for task in (held.task, held.unwanted) if task is not None]

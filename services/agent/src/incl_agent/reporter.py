@@ -61,14 +61,21 @@ class Reporter:
                 await self._journal.confirm(sent)
         return bool(entries)
 
-    async def heartbeats(self, every_s: float, state: Callable[[], NodeHeartbeat]) -> None:
-        """Say for ever that the node lives. A beat that cannot be sent now is not sent later."""
+    async def heartbeats(
+        self, every_s: float, state: Callable[[], NodeHeartbeat], heard: Callable[[float], None]
+    ) -> None:
+        """Say for ever that the node lives. A beat that cannot be sent now is not sent later.
+
+        heard: told, for each beat that the bus took, when it was sent (monotonic).
+        """
         while True:
             if self._client.connected:
-                await self._beat(state(), every_s)
+                sent = time.monotonic()
+                if await self._beat(state(), every_s):
+                    heard(sent)
             await asyncio.sleep(every_s)
 
-    async def _beat(self, body: NodeHeartbeat, every_s: float) -> None:
+    async def _beat(self, body: NodeHeartbeat, every_s: float) -> bool:
         now = time.time()
         report = Report(node=self._node, journal=self._journal.name, seq=0, time=now, body=body)
         try:
@@ -81,3 +88,5 @@ class Reporter:
         except InclError as error:
             self.failures += 1
             _log.warning("a heartbeat was not taken: %s", error)
+            return False
+        return True

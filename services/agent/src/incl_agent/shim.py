@@ -13,7 +13,7 @@ file, so that secrets never touch a disk):
 
 Files in the job directory, each written whole: shim.json (who I am; made with link(2), so that of two shims only one
 ever runs the job), child.json (the user's process), exit.json (how it ended). One line goes to descriptor 3 once the
-command runs or could not be run. SIGTERM to the shim stops the job.
+command runs or could not be run. SIGTERM to the shim stops the job, SIGUSR1 kills it at once.
 """
 
 # pathlib and contextlib would cost more to import than all that this file does.
@@ -166,7 +166,7 @@ class Job:
         self.killed = False
         self.ended = 0.0
         self.kill_at: float | None = None
-        self.signals = [signal.SIGCHLD, signal.SIGTERM]
+        self.signals = [signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1]
 
     def start(self) -> str | None:
         """Fork and run the command. Returns why it could not be run, or None."""
@@ -229,6 +229,8 @@ class Job:
             now = time.monotonic()
             if self.cause is None and info is not None and info.si_signo == signal.SIGTERM:
                 self._stop("stop")
+            elif info is not None and info.si_signo == signal.SIGUSR1:
+                self.cause, self.kill_at = self.cause or "stop", now
             elif self.cause is None and deadline is not None and now >= deadline:
                 self._stop("max_duration")
             if self.kill_at is not None and now >= self.kill_at:

@@ -122,7 +122,8 @@ class Fleet:
         """The jobs of a node's list."""
         return tuple(self._jobs.get(node, ()))
 
-    def message(self, node: str, generation: int) -> bytes:
+    def message(self, node: str, generation: int, lease_s: float) -> bytes:
         """The wanted list of a node: a NodeWanted."""
         jobs = b",".join(self._jobs.get(node, {}).values())
-        return b'{"node":"%s","generation":%d,"jobs":[%s]}' % (node.encode(), generation, jobs)
+        head = b'{"node":"%s","generation":%d,"lease_s":%g' % (node.encode(), generation, lease_s)
+        return b'%s,"jobs":[%s]}' % (head, jobs)

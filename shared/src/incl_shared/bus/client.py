@@ -149,6 +149,11 @@ class BusClient:
             with contextlib.suppress(nats.errors.Error, OSError):
                 await connection.close()
 
+    async def renew(self) -> None:
+        """Open the connection anew: for whoever knows that the server is there while this connection hangs."""
+        if self._connection is not None:
+            await self._connection.force_reconnect()
+
     # --- the connection's callbacks
 
     async def _on_error(self, error: Exception) -> None:
