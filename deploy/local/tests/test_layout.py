@@ -88,3 +88,17 @@ def test_the_limits_of_the_streams_fit_the_disk_and_stay(tmp_path: Path) -> None
     assert kept.metrics_bytes == kept.logs_bytes > kept.requests_bytes
     with pytest.raises(UnavailableError, match="the bus needs"):
         Limits().within(300 * 2**20)
+
+
+def test_a_database_that_was_chosen_is_kept_until_another_is(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    assert layout.database("tracker") == f"sqlite:///{tmp_path / 'db' / 'tracker.db'}"
+    url = "postgresql+psycopg://incl:secret@127.0.0.1/tracker"
+    layout.choose_databases({"INCL_TRACKER_DATABASE_URL": url})
+    layout.choose_databases({})
+    assert layout.database("tracker") == url
+    assert layout.database("registry").startswith("sqlite:///")
+    assert (tmp_path / "databases.json").stat().st_mode & 0o077 == 0
+    layout.choose_databases({"INCL_TRACKER_DATABASE_URL": ""})
+    assert layout.database("tracker").startswith("sqlite:///")
+    assert not (tmp_path / "databases.json").exists()

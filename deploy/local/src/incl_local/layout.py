@@ -12,12 +12,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from incl_local.processes import write_private
 from incl_shared.archive import PLATFORM_MARKER
 from incl_shared.bus.topology import Limits
 from incl_shared.errors import ConflictError, InvalidInput
 
 LOOPBACK = "127.0.0.1"
 PORT_NAMES = ("bus", "registry", "gateway", "ops")
+DATABASE_OWNERS = ("provisioner", "tracker", "registry", "gateway")
+"""Services with a database of their own."""
 OPS_PORTS = 5
 BUS_SHARE = 0.6
 """The part of the free disk that the bus may reserve: the rest is for databases, artifacts and jobs."""
@@ -75,8 +78,28 @@ class Layout:
         return self.root / "run.json"
 
     def database(self, service: str) -> str:
-        """The SQLite URL of a service's own database."""
-        return f"sqlite:///{self.root / 'db' / f'{service}.db'}"
+        """The URL of a service's own database: the one that was chosen, else SQLite below the data folder."""
+        return self._databases().get(service) or f"sqlite:///{self.root / 'db' / f'{service}.db'}"
+
+    def choose_databases(self, environment: Mapping[str, str]) -> None:
+        """Keep what INCL_<SERVICE>_DATABASE_URL says for this start and all later ones; empty: SQLite again.
+
+        Without the variable the choice of an earlier start holds, so that no start takes another database by mistake.
+        """
+        kept = self._databases()
+        names = {service: f"INCL_{service.upper()}_DATABASE_URL" for service in DATABASE_OWNERS}
+        chosen = {service: environment.get(name, kept.get(service, "")) for service, name in names.items()}
+        if chosen := {service: url for service, url in chosen.items() if url}:
+            write_private(self.root / "databases.json", json.dumps(chosen))
+        else:
+            (self.root / "databases.json").unlink(missing_ok=True)
+
+    def _databases(self) -> dict[str, str]:
+        try:
+            kept: dict[str, str] = json.loads((self.root / "databases.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        return kept
 
     def prepare(self) -> None:
         """Make the folders, for their owner alone.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
@@ -88,6 +89,7 @@ class Platform:
         loading = None if self._options.processes else asyncio.create_task(asyncio.to_thread(preload))
         self._layout.prepare()
         self._exit.enter_context(self._layout.locked())
+        self._layout.choose_databases(os.environ)
         await asyncio.to_thread(end_leftovers, self._layout)
         self._exit.callback(lambda: self._layout.run_file.unlink(missing_ok=True))
         ports = self._layout.ports(dict(self._options.ports))

@@ -7,6 +7,7 @@ of Debian, or on the PATH. PostgreSQL refuses to run as root: then a copy that e
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import os
@@ -17,6 +18,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -36,6 +38,8 @@ _CARELESS = {
     "shared_buffers": "16MB",
     "max_connections": "60",
 }
+DURABLE = {**_CARELESS, "synchronous_commit": "on"}
+"""Options of a server that keeps what was committed when it is killed (not when the machine loses power)."""
 _names = itertools.count()
 
 
@@ -78,7 +82,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Make the cluster and start it."""
-        if os.geteuid() == 0:
+        if os.geteuid() == 0 and self._user is None:
             self._leave_root()
         data = self.folder / "data"
         if not (data / "PG_VERSION").exists():
@@ -140,6 +144,22 @@ class PostgresServer:
         if process is not None:
             process.send_signal(signal.SIGQUIT)
             process.wait(timeout=20)
+
+    @property
+    def pid(self) -> int:
+        """The postmaster's."""
+        assert self._process is not None
+        return self._process.pid
+
+    def crash(self) -> None:
+        """SIGKILL to all of it at once, as when its machine loses power (but what was written stays)."""
+        process, self._process = self._process, None
+        assert process is not None
+        parent = psutil.Process(process.pid)
+        for each in (*parent.children(recursive=True), parent):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        process.wait(timeout=20)
 
     def administer(self, statement: str) -> None:
         """Run one statement outside of a transaction."""

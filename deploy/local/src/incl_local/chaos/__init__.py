@@ -1,0 +1,1 @@
+"""Faults on purpose, for tests and benchmarks: a platform, its victims, experiments held at every phase, and rounds."""

@@ -1,0 +1,34 @@
+"""The table: every victim is killed, restarted and frozen while an experiment stands at each phase of its life."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from incl_local.chaos.arena import Arena
+from incl_local.chaos.phases import WITH_PROCESS
+from incl_local.chaos.rounds import Blow, Round
+from incl_local.chaos.victims import Fault
+from incl_shared.testing.invariants import assert_holds
+
+RECOVERED_S = 10.0
+SERVICES = ("agent", "provisioner", "tracker", "registry", "gateway", "nats", "postgres", "platform")
+KILLED = [Blow(victim, Fault.KILL) for victim in SERVICES]
+KILLED += [Blow(victim, Fault.KILL, phases=WITH_PROCESS) for victim in ("shim", "job")]
+
+
+async def one(arena: Arena, folder: Path, blow: Blow) -> None:
+    """Strike, and see that all is well."""
+    outcome = await Round(arena.chaos, arena.gate, folder).run(blow)
+    print(json.dumps({"blow": str(blow), "recovery": outcome.recovery}))
+    assert_holds(outcome.evidence)
+    late = {phase: seconds for phase, seconds in outcome.recovery.items() if seconds > RECOVERED_S}
+    assert not late, f"{blow}: work went on only after {late}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blow", KILLED, ids=str)
+async def test_killed(arena: Arena, tmp_path: Path, blow: Blow) -> None:
+    await one(arena, tmp_path, blow)
