@@ -133,6 +133,8 @@ class Writer:
             return False
         self.name = f"{self._prefix}{os.getpid()}-{os.urandom(5).hex()}"
         try:
+            if self._identity != (0, 0) and not os.path.exists(self.directory):
+                os.mkdir(self.directory)  # the script has deleted it since
             self._fd = os.open(os.path.join(self.directory, self.name + ".jsonl"), _FLAGS, 0o644)
             status = os.fstat(self._fd)
         except OSError as error:

@@ -106,7 +106,7 @@ def _check(context: Context) -> None:
 def _in_project(context: Context, project: str | None) -> Context:
     if project is None:
         return context
-    if not _PROJECT.match(project):
+    if not _PROJECT.fullmatch(project):
         from incl_shared.errors import InvalidInput
 
         raise InvalidInput(f"{project[:80]!r} is not a project name", hint="letters, digits, - and _, at most 63")

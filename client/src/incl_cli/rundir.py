@@ -114,7 +114,7 @@ class RunDirectory:
         has ended it, and may go on for days (a notebook)."""
         maker = self.meta.get("pid")
         for entry in self.spool.glob("*.jsonl"):
-            found = _WRITER.match(entry.stem)
+            found = _WRITER.fullmatch(entry.stem)
             if found is not None and int(found[1]) != maker and _exists(int(found[1])):
                 return True
         return False

@@ -112,7 +112,7 @@ def _env(item: str) -> Override:
     from incl_shared.specfile import Override
 
     name, equals, value = item.partition("=")
-    if not _ENV.match(name):
+    if not _ENV.fullmatch(name):
         raise UsageProblem(f"--env {item[:60]!r}: {name[:60]!r} is not a name", hint="--env LR=0.1")
     if not equals:
         if name not in os.environ:

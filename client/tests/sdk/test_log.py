@@ -447,6 +447,20 @@ mine.write(b"clean"); mine.close()
     assert (tmp_path / "mine").read_bytes() == b"clean"
 
 
+def test_a_spool_that_the_script_deleted_is_made_again(tmp_path: Path, spool: Path) -> None:
+    script = """
+import incl, shutil, os, time
+incl.log({"x": 0})
+shutil.rmtree(os.environ["INCL_SPOOL_DIR"])
+time.sleep(1.1)
+incl.log({"x": 1})
+incl.log({"x": 2})
+"""
+    done = run_python(script, tmp_path, {"INCL_SPOOL_DIR": str(spool)})
+    assert sorted(v["x"] for v in values(spool)) == [1, 2]
+    assert "dropped" not in done.stderr
+
+
 def test_a_spool_that_cannot_be_written_warns_once(tmp_path: Path) -> None:
     script = "import incl\nfor x in range(100): incl.log({'x': x})\nincl.checkpoint(b'x', 1)\nincl.log_text('a', 'b')"
     (tmp_path / "file").write_text("")

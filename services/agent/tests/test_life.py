@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from incl_agent.app import Agent
 from incl_agent.fakes import FakePlatform
 from incl_shared.control import Wanted
@@ -312,6 +314,42 @@ async def test_a_store_that_stays_away_ends_in_infra(agent: Agent, platform: Fak
     assert end.reason is EndReason.INFRA
     assert end.exit_code == 0
     assert "outputs could not be stored" in end.message
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        'rm -rf "$S"; echo x > "$S"',
+        'rm -rf "$S"',
+        'rm -rf "$S"; mkfifo "$S"',
+        'touch "$S/w"$\'\\n\'.jsonl; ls "$S"',
+        'mkdir "$S/w.jsonl"',
+        'mkfifo "$S/w.jsonl"; ln -s /etc/passwd "$S/x.jsonl"',
+        'truncate -s 4T "$S/w.jsonl"',
+    ],
+)
+async def test_a_spool_that_the_job_spoils_does_not_keep_it_from_its_end(
+    agent: Agent, platform: FakePlatform, harm: str
+) -> None:
+    job = platform.job("bash", "-c", f'set -e; S="$INCL_SPOOL_DIR"; {harm}')
+    await platform.want(job)
+    end = await platform.ended(job)
+    assert (end.reason, end.exit_code) == (EndReason.COMPLETED, 0), end.message
+
+
+async def test_a_job_whose_end_breaks_again_and_again_is_left(
+    agent: Agent, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_telemetry: object, _words: list[str]) -> object:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("incl_agent.manager._FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr("incl_agent.telemetry.ShippedTelemetry.finish", fail)
+    job = platform.job("true")
+    await platform.want(job)
+    end = await platform.ended(job)
+    assert end.reason is EndReason.INFRA
+    assert "ZeroDivisionError" in end.message
 
 
 async def test_images_and_tables_are_stored_with_thumbnails(agent: Agent, platform: FakePlatform) -> None:

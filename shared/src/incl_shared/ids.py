@@ -49,7 +49,7 @@ def derived_id(*parts: object) -> str:
 
 def is_id(text: str) -> bool:
     """Whether text has the form of an id."""
-    return _ID.match(text) is not None
+    return _ID.fullmatch(text) is not None
 
 
 def short(identifier: str) -> str:

@@ -78,7 +78,7 @@ def duration_text(seconds: float) -> str | float:
 
 def _environment(value: dict[str, str]) -> dict[str, str]:
     for name, text in value.items():
-        if not _ENV_NAME.match(name):
+        if not _ENV_NAME.fullmatch(name):
             raise ValueError(f"{name[:80]!r} is not a name of an environment variable")
         if name.startswith(_RESERVED_PREFIX):
             raise ValueError(f"{name} is set by the platform; choose a name without {_RESERVED_PREFIX}")

@@ -26,7 +26,7 @@ def token(text: str) -> str:
     Raises:
         InvalidInput: when it is not one (empty, too long, with dots, wildcards or blanks).
     """
-    if text in (SYSTEM_PROJECT, NODES_PROJECT) or _TOKEN.match(text):
+    if text in (SYSTEM_PROJECT, NODES_PROJECT) or _TOKEN.fullmatch(text):
         return text
     raise InvalidInput(f"{text[:80]!r} cannot be part of a subject", hint="use letters, digits, - and _, at most 63")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -294,3 +295,16 @@ async def test_over_a_real_bus_that_is_killed_in_the_middle(
             expected += batch.count
             seen += unpack("d", batch.groups[0].values)
     assert seen == [float(i) for i in range(600)]
+
+
+def test_a_spool_that_was_taken_away_counts_as_a_gap(tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    (spool / "w.jsonl").write_bytes(b'{"k":"m","t":1.0,"s":1,"v":{"a":1.0}}\n')
+    source = MetricSource(spool, tmp_path / "journal")
+    for outgoing in source.poll():
+        source.confirm(outgoing)
+    shutil.rmtree(spool)
+    source.seal()
+    assert [(count.writer, count.records, count.dropped) for count in source.counts()] == [("w", 1, 0), ("spool", 0, 1)]
+    source.close()

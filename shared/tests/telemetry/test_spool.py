@@ -8,6 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -197,3 +198,45 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     assert [reader.read(writer, Position()) for writer in reader.writers()] == [None] * 4
     assert [reader.tail(writer, Position()) for writer in reader.writers()] == [0] * 4
     assert spooled_files(tmp_path) == []
+
+
+def test_a_name_with_a_newline_is_no_writer(tmp_path: Path) -> None:
+    (tmp_path / "w\n.jsonl").write_bytes(b"\n")
+    assert SpoolReader(tmp_path).writers() == []
+
+
+def test_a_spool_that_is_no_directory_has_no_writers(tmp_path: Path) -> None:
+    (tmp_path / "spool").write_text("a file")
+    reader = SpoolReader(tmp_path / "spool")
+    assert reader.writers() == []
+    assert reader.missing
+    assert spooled_files(tmp_path / "spool") == []
+
+
+def test_a_hole_of_terabytes_costs_no_time(tmp_path: Path) -> None:
+    file = tmp_path / "w.jsonl"
+    file.write_bytes(b"a\n")
+    os.truncate(file, 8 << 40)
+    reader = SpoolReader(tmp_path)
+    pieces, position = read_all(reader, "w", Position())
+    assert [line for piece in pieces for line in piece.lines] == [b"a"]
+    with file.open("ab") as out:
+        out.write(b"z\nb\n")
+    pieces, position = read_all(reader, "w", position)
+    assert [line for piece in pieces for line in piece.lines] == [b"", b"b"]
+    assert position.sequence == 3
+
+
+def test_an_endless_line_is_not_read_again_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "w.jsonl"
+    file.write_bytes(b"x" * (3 * READ_BYTES))
+    reader, read = SpoolReader(tmp_path), []
+    true_pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, at: read.append(at) or true_pread(fd, size, at))
+    assert reader.read("w", Position()) is None
+    read.clear()
+    assert reader.read("w", Position()) is None
+    assert max(read) == 0
+    with file.open("ab") as out:
+        out.write(b"x\nb\n")
+    assert read_all(reader, "w", Position())[1].sequence == 2

@@ -35,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, session: Session) -> int:
     """Do it. The value is read before there is a loop, so that Ctrl-C ends the waiting."""
-    if args.action != "ls" and not _NAME.match(args.name):
+    if args.action != "ls" and not _NAME.fullmatch(args.name):
         raise UsageProblem(
             f"{args.name[:60]!r} is not a name of a secret",
             hint="letters, digits and _, as in HF_TOKEN; the value is asked for",

@@ -83,7 +83,7 @@ class BlobServer:
     def answer(self, handler: BaseHTTPRequestHandler, method: str) -> None:
         """One exchange."""
         parts = urlsplit(handler.path)
-        match = _HEX.match(parts.path)
+        match = _HEX.fullmatch(parts.path)
         body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
         self.requests.append(f"{method} {parts.path}")
         if self.failing or match is None:

@@ -24,6 +24,8 @@ from incl_shared.control import JobWanted
 from incl_shared.events.experiments import RankTimes, WriterCount
 from incl_shared.states import EndReason
 
+_BLOCK = 512
+
 
 class Phase(StrEnum):
     """How far a job is; it only goes forward."""
@@ -177,12 +179,12 @@ class JobFiles:
             shutil.rmtree(folder, ignore_errors=True)
 
     def size(self) -> int:
-        """Bytes of the telemetry that lie here."""
+        """Bytes of the disk that its telemetry takes here: a job can make a file as long as it likes, of holes."""
         total = 0
         with contextlib.suppress(OSError):
             for path in (*self.spool.glob("*.jsonl"), self.stdout, self.stderr, self.root / "log.index"):
                 with contextlib.suppress(OSError):
-                    total += path.lstat().st_size
+                    total += path.lstat().st_blocks * _BLOCK
         return total
 
     def remove(self) -> None:

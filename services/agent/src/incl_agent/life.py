@@ -309,10 +309,11 @@ class JobLife:
         self.state.drained = True
         self.files.save_state(self.state)
 
-    def leave(self) -> None:
-        """Its outputs could not be stored in time: end it as it is. Not while it runs."""
+    def leave(self, fault: str = "") -> None:
+        """Its outputs could not be stored (in time, or for a fault of ours): end it as it is. Not while it runs."""
         if self.state.phase is not Phase.ENDED:
-            self.state.reason = self.state.reason or EndReason.INFRA
+            self.state.reason = EndReason.INFRA if fault else self.state.reason or EndReason.INFRA
+            self.state.message = fault or self.state.message
             self.state.phase = Phase.ENDED
             self.files.save_state(self.state)
 

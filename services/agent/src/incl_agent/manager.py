@@ -25,6 +25,7 @@ from incl_shared.tasks import end_all
 _log = logging.getLogger("incl.agent")
 _FIRST_RETRY_S = 1.0
 _LAST_RETRY_S = 30.0
+_MOST_BREAKS = 5
 _CLEANING_UP_S = 5.0
 _JOB = re.compile(r"^[0-9a-z]{26}-\d+-\d+$")
 
@@ -167,14 +168,20 @@ class JobManager:
         return asyncio.create_task(self._keep_alive(life), name=f"job {life.job}")
 
     async def _keep_alive(self, life: JobLife) -> None:
-        """Run a job's life; should it break on a fault of ours, take it up again, later each time."""
-        delay = _FIRST_RETRY_S
+        """Run a job's life; should it break on a fault of ours, take it up again, later each time.
+
+        One that breaks again and again after its command has ended is left as it is, so that its place gets free.
+        """
+        delay, breaks = _FIRST_RETRY_S, 0
         while True:
             try:
                 await life.run()
-            except Exception:  # noqa: BLE001 - the edge of the loop
+            except Exception as error:  # noqa: BLE001 - the edge of the loop
                 self.failures += 1
                 _log.exception("job %s: its task broke and is begun again", life.job)
+                breaks += 1
+                if breaks >= _MOST_BREAKS and life.over.is_set():
+                    life.leave(f"the agent could not count or store what it made: {type(error).__name__}")
             else:
                 return
             await asyncio.sleep(delay)
@@ -238,7 +245,7 @@ def _measure(folder: Path, held: Mapping[str, _Held]) -> tuple[list[Waiting], in
 
 
 def _is_job(name: str) -> bool:
-    if _JOB.match(name) is None:
+    if _JOB.fullmatch(name) is None:
         return False
     try:
         parse_job_id(name)

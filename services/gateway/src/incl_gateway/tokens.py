@@ -34,7 +34,7 @@ def digest(token: str) -> str:
 
 def well_formed(token: str) -> bool:
     """Whether text can be a token at all."""
-    return _FORM.match(token) is not None
+    return _FORM.fullmatch(token) is not None
 
 
 def valid(now: float, *, expires: float | None, revoked: float | None) -> bool:

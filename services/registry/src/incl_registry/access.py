@@ -88,7 +88,7 @@ def check_entries(asker: Asker, entries: tuple[Entry, ...]) -> None:
         parts = entry.path.split("/")
         if entry.path.startswith("/") or "\0" in entry.path or any(part in ("", ".", "..") for part in parts):
             raise InvalidInput(f"{entry.path[:200]!r} is not a path inside the experiment's files")
-        if not _KIND.match(entry.kind):
+        if not _KIND.fullmatch(entry.kind):
             raise InvalidInput(f"{entry.kind!r} is not a kind of file")
         if (entry.medium is not None) > (entry.kind == "media"):
             raise InvalidInput(f"a file of kind {entry.kind} is no medium")

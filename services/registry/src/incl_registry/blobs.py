@@ -174,7 +174,7 @@ class FolderBlobs:
         for folder in sorted(self._final.iterdir()):
             for path in folder.iterdir():
                 with contextlib.suppress(FileNotFoundError):
-                    if _SHA256.match(path.name):
+                    if _SHA256.fullmatch(path.name):
                         found = path.stat()
                         yield BlobInfo(path.name, found.st_size, found.st_mtime)
 
@@ -194,7 +194,7 @@ class FolderBlobs:
         return found.f_bavail * found.f_frsize
 
     def _path(self, sha256: str) -> Path:
-        if not _SHA256.match(sha256):
+        if not _SHA256.fullmatch(sha256):
             raise NotFoundError("not the name of a blob")
         return self._final / sha256[:2] / sha256
 

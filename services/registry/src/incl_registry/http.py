@@ -80,7 +80,7 @@ class BlobDoor:
         """Every route comes through here: first the grant, then what is asked."""
         scope = verify(self._key, _bearer(request), self._clock.now())
         sha256 = request.path_params["sha256"]
-        if not _SHA256.match(sha256):
+        if not _SHA256.fullmatch(sha256):
             raise InvalidInput("a blob is named by 64 lower-case hexadecimal characters")
         if request.method == "PUT":
             _need(scope, Verb.PUT)
@@ -116,7 +116,7 @@ class BlobDoor:
     async def _put(self, request: Request, scope: GrantScope, sha256: str) -> Response:
         upload_id, size, offset = _upload(request), _number(request, "size"), _number(request, "offset")
         length = request.headers.get("content-length", "")
-        if offset > size or not _NUMBER.match(length) or int(length) != size - offset:
+        if offset > size or not _NUMBER.fullmatch(length) or int(length) != size - offset:
             raise InvalidInput("the length of the body is not what is left of the blob")
         await self._check_room(size, size - offset)
         upload = await asyncio.to_thread(self._blobs.resume, sha256, upload_id, offset)
@@ -221,14 +221,14 @@ def _need(scope: GrantScope, verb: Verb) -> None:
 
 def _upload(request: Request) -> str:
     upload = request.query_params.get("upload", "")
-    if not _UPLOAD.match(upload):
+    if not _UPLOAD.fullmatch(upload):
         raise InvalidInput("an upload is named by 32 lower-case hexadecimal characters")
     return upload
 
 
 def _number(request: Request, name: str) -> int:
     text = request.query_params.get(name, "")
-    if not _NUMBER.match(text):
+    if not _NUMBER.fullmatch(text):
         raise InvalidInput(f"{name} is a number of bytes")
     return int(text)
 

@@ -55,7 +55,7 @@ def check_user(name: str) -> str:
     Raises:
         InvalidInput: when it is no token, or one that services, nodes or jobs bear.
     """
-    if _TOKEN.match(name) is None:
+    if _TOKEN.fullmatch(name) is None:
         raise InvalidInput(f"{name[:80]!r} is not a user name", hint="use letters, digits, - and _, at most 63")
     if is_job(name) or name in set(Role):
         raise InvalidInput(f"the user name {name!r} is the platform's own", hint="choose another name")
@@ -68,7 +68,7 @@ def check_project(name: str) -> str:
     Raises:
         InvalidInput: when it is no token, or begins with an underscore as the platform's own do.
     """
-    if _TOKEN.match(name) is None:
+    if _TOKEN.fullmatch(name) is None:
         raise InvalidInput(f"{name[:80]!r} is not a project name", hint="use letters, digits, - and _, at most 63")
     return name
 

@@ -48,13 +48,13 @@ def new_trace() -> str:
 
 def child_trace(parent: str | None = None) -> str:
     """A new span of the given trace, of the current one, or of a new one."""
-    match = _TRACE.match(parent or current_trace.get() or "")
+    match = _TRACE.fullmatch(parent or current_trace.get() or "")
     return f"00-{match[1]}-{os.urandom(8).hex()}-01" if match else new_trace()
 
 
 def trace_id(traceparent: str | None) -> str | None:
     """The 32 hexadecimal digits that name the trace."""
-    match = _TRACE.match(traceparent or "")
+    match = _TRACE.fullmatch(traceparent or "")
     return match[1] if match else None
 
 

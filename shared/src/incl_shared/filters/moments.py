@@ -37,7 +37,7 @@ def parse_moment(text: str) -> Value | None:
         return None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     start = moment.timestamp()
-    return Period(start, start + DAY if _DATE.match(text) else start)
+    return Period(start, start + DAY if _DATE.fullmatch(text) else start)
 
 
 def resolve(value: Value, now: float) -> Period:

@@ -57,7 +57,7 @@ def field_text(field: Field) -> str:
         return field.name
     if field.kind is Kind.METRIC:
         return field.name if _bare(field.name) else _quote(field.name)
-    return f"{field.kind.value}.{field.name if _PLAIN.match(field.name) else _quote(field.name)}"
+    return f"{field.kind.value}.{field.name if _PLAIN.fullmatch(field.name) else _quote(field.name)}"
 
 
 def _inner(node: Filter) -> str:
@@ -68,7 +68,7 @@ def _bare(name: str) -> bool:
     lower = name.lower()
     head = lower.partition(".")[0] if "." in lower else ""
     named = any(head in (kind.value, f"{kind.value}s") for kind in NAMED)
-    return bool(_PLAIN.match(name)) and not named and lower not in (*COLUMNS, *ALIASES, *_KEYWORDS)
+    return bool(_PLAIN.fullmatch(name)) and not named and lower not in (*COLUMNS, *ALIASES, *_KEYWORDS)
 
 
 def _quote(text: str) -> str:
@@ -86,7 +86,7 @@ def _comparison(node: Compare) -> str:
 def _value(field: Field, value: Value) -> str:
     match value:
         case Text(text=text):
-            plain = _PLAIN.match(text) and text.lower() not in _KEYWORDS
+            plain = _PLAIN.fullmatch(text) and text.lower() not in _KEYWORDS
             if plain and (field.type is not Type.MIXED or as_number(text) is None):
                 return text
             return _quote(text)

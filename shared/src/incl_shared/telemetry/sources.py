@@ -23,6 +23,8 @@ ROUND_BYTES = 2_000_000
 """About how many bytes of payload a source has in memory."""
 AHEAD = 4
 """Batches of one writer that may be in flight."""
+NO_SPOOL = "spool"
+"""In whose name it is told that the spool itself was taken away: nobody knows what was logged since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,4 +243,6 @@ class MetricSource:
             if at.sequence or at.dropped or lost:
                 dropped = at.dropped + lost
                 found.append(WriterCount(writer=writer, records=at.sequence, dropped=dropped, stream="metrics"))
+        if self._sealed and self.reader.missing:
+            found.append(WriterCount(writer=NO_SPOOL, records=0, dropped=1, stream="metrics"))
         return tuple(found)

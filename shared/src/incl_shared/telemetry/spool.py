@@ -95,6 +95,7 @@ class SpoolReader:
         self.lost: dict[str, int] = {}
         self._heads: dict[str, bytes] = {}
         self._moved: dict[str, tuple[int, int]] = {}
+        self._searched: dict[str, tuple[int, int]] = {}
         self._held = Held()
 
     def close(self) -> None:
@@ -106,9 +107,9 @@ class SpoolReader:
         try:
             with os.scandir(self.directory) as entries:
                 names = [entry.name for entry in entries if entry.name.endswith(ENDING)]
-        except FileNotFoundError:
-            names = []
-        found = {name for name in (n.removesuffix(ENDING) for n in names) if _TOKEN.match(name)}
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            names = []  # the job took it away; what is held is read on
+        found = {name for name in (n.removesuffix(ENDING) for n in names) if _TOKEN.fullmatch(name)}
         return sorted(found | self._held.names())
 
     def read(self, writer: str, position: Position, *, max_records: int = 5000) -> Piece | None:
@@ -165,6 +166,11 @@ class SpoolReader:
             position = after(position, piece)
         return position
 
+    @property
+    def missing(self) -> bool:
+        """Whether the directory is not there any more (or is none): what was logged since is nowhere."""
+        return not self.directory.is_dir()
+
     def gone(self, writer: str) -> bool:
         """Whether the writer's file is not there any more, and not held either."""
         return writer not in self._held.names() and not (self.directory / f"{writer}{ENDING}").exists()
@@ -188,13 +194,30 @@ class SpoolReader:
         return offset, size
 
     def _overlong(self, writer: str, position: Position, descriptor: int, offset: int) -> Piece | None:
-        at = offset
-        while data := os.pread(descriptor, READ_BYTES, at):
+        """Seek its end, from where it was sought before. Holes are passed over: a sparse file may have terabytes."""
+        begin, at = self._searched.get(writer, (-1, 0))
+        at = max(at, offset) if begin == offset else offset
+        while (data_at := _data_from(descriptor, at)) is not None:
+            data = os.pread(descriptor, READ_BYTES, data_at)
             found = data.find(b"\n")
             if found >= 0:
-                return Piece(writer, position.sequence + 1, 1, b"\n", at + found + 1)
-            at += len(data)
+                self._searched.pop(writer, None)
+                return Piece(writer, position.sequence + 1, 1, b"\n", data_at + found + 1)
+            at = data_at + len(data)
+            self._searched[writer] = (offset, at)
         return None
+
+
+def _data_from(descriptor: int, at: int) -> int | None:
+    """Where the next bytes are that were ever written; none: there are no more."""
+    if not hasattr(os, "SEEK_DATA"):
+        return at if at < os.fstat(descriptor).st_size else None
+    try:
+        return os.lseek(descriptor, at, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        raise
 
 
 class Held:

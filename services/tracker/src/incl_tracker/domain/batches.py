@@ -131,7 +131,7 @@ def stacked(tables: Sequence[Table]) -> Table:
 def _check(version: int, writer: str, first: int, count: int) -> None:
     if version != BATCH_VERSION:
         raise BadBatch(f"batch version {version} is not known")
-    if _TOKEN.match(writer) is None:
+    if _TOKEN.fullmatch(writer) is None:
         raise BadBatch(f"{writer[:80]!r} is no writer")
     if not 1 <= first <= MAX_SEQUENCE or not 1 <= count <= MAX_RECORDS:
         raise BadBatch(f"{count} records from {first} are out of bounds")

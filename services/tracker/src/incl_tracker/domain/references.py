@@ -34,8 +34,8 @@ def parse(ref: str) -> Reference:
     if is_id(lower):
         return Reference(whole=lower, name=text)
     if text.startswith("@"):
-        match = _LAST.match(lower)
+        match = _LAST.fullmatch(lower)
         if match is None:
             raise InvalidInput(f"{ref!r} means nothing", hint="write @last, or @last~1 for the one before")
         return Reference(back=int(match[1] or 0), name=text)
-    return Reference(piece=lower if _PIECE.match(lower) else None, name=text)
+    return Reference(piece=lower if _PIECE.fullmatch(lower) else None, name=text)
