@@ -13,6 +13,7 @@ from typing import Protocol, Self
 from incl_cli.context import Context
 from incl_shared import subjects
 from incl_shared.artifacts import ArtifactClient
+from incl_shared.auth.creds import life_of
 from incl_shared.auth.names import Role, inbox_prefix
 from incl_shared.bus.client import BusClient
 from incl_shared.errors import DeniedError, InclError, NotFoundError, UnavailableError
@@ -122,8 +123,8 @@ class BusLink:
 
     async def _refresh(self) -> None:
         while True:
-            expires = self._known().expires
-            await asyncio.sleep(3600.0 if expires is None else max(5.0, (expires - time.time()) * _REFRESH_AT))
+            life = life_of(self._known().jwt.get_secret_value())
+            await asyncio.sleep(3600.0 if life is None else max(5.0, life * _REFRESH_AT))
             try:
                 async with await self._as_person() as person:
                     await self._renew(person, 5.0)

@@ -12,6 +12,7 @@ from incl_provisioner.app import create_app
 from incl_provisioner.settings import ProvisionerSettings
 from incl_provisioner.testing.platform import QUICK, Platform, Start
 from incl_shared.bus.client import BusClient
+from incl_shared.clock import Clock
 from incl_shared.settings import BusSettings
 
 
@@ -20,9 +21,9 @@ async def start(bus_settings: BusSettings, bus_client: BusClient) -> AsyncIterat
     """Starts a provisioner: await start(database_url, **settings)."""
     made: list[Platform] = []
 
-    async def make(url: str, **options: Any) -> Platform:
+    async def make(url: str, clock: Clock | None = None, **options: Any) -> Platform:
         settings = ProvisionerSettings(database_url=url, bus=bus_settings, **{**QUICK, **options})
-        platform = Platform(bus_client, settings, create_app(settings))
+        platform = Platform(bus_client, settings, create_app(settings, clock=clock))
         await platform.listen()
         await platform.app.start()
         made.append(platform)

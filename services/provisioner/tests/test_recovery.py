@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
+
 from incl_provisioner.app import create_app
 from incl_provisioner.testing.agent import FakeAgent, Script
 from incl_provisioner.testing.platform import Platform, Start
 from incl_shared import subjects
 from incl_shared.bus.topology import CONTROL
+from incl_shared.clock import SystemClock
 from incl_shared.control import JobWanted, NodeWanted
 from incl_shared.events.experiments import (
     ArtifactsDropped,
@@ -16,6 +21,7 @@ from incl_shared.events.experiments import (
     AttemptStarted,
     DroppedFile,
     ExperimentFinished,
+    ExperimentStopping,
     NodeLost,
     NodeReady,
 )
@@ -26,6 +32,15 @@ from incl_shared.testing.nats import NatsServer
 from incl_shared.testing.wait import until
 
 FOREVER = Script(seconds=None)
+
+
+class SetClock(SystemClock):
+    """The machine's clock, that somebody sets."""
+
+    offset = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.offset
 
 
 async def test_a_restart_in_the_middle_loses_and_repeats_nothing(start: Start, database_url: str) -> None:
@@ -229,3 +244,24 @@ async def test_finished_experiments_leave_the_memory_and_the_wanted_lists(platfo
     assert not model.fleet.specs
     assert not model.said
     assert model.scheduler.rooms["local"].cpu_used == 0
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_a_clock_that_is_set_moves_no_timer(start: Start, database_url: str, hours: int) -> None:
+    """A retry waits its pause, an overdue stop its margin: no longer, no shorter."""
+    clock = SetClock()
+    platform = await start(database_url, clock=clock, retry_pause_s=1.0, stop_margin_s=2.0)
+    agent = await platform.agent(script=lambda job: Script(seconds=None, stops=False))
+    stuck = await platform.submit(checkpoint={"grace": 0.1})
+    retried = await platform.submit(retry={"on": ["error"], "attempts": 2})
+    for experiment in (stuck, retried):
+        await platform.event(experiment, AttemptStarted)
+    await platform.ask_stop(stuck)
+    await platform.event(stuck, ExperimentStopping)
+    await agent.end(job_id(retried, 1, 0), EndReason.ERROR, 1)
+    await platform.event(retried, AttemptEnded)
+    began = time.monotonic()
+    clock.offset = hours * 3600.0
+    assert (await platform.finished(stuck)).state is ExperimentState.STOPPED
+    assert time.monotonic() - began > 1.0, "the margin was not waited for"
+    await platform.event(retried, AttemptStarted, 2)

@@ -137,3 +137,16 @@ async def test_a_run_that_is_gone_on_with_ends_again_with_all_its_records(bench:
     await bench.batch(origin, make.metric_batch("w", 3, [(3, 3.0, {"x": 3.0})]))
     last = await seen(bench, run)
     assert (last.row.state, last.settled, last.points, last.gaps) == (ExperimentState.FINISHED, True, 3, 0)
+
+
+async def test_a_clock_that_is_set_back_makes_no_grace_longer(bench: Any) -> None:
+    run, watch = await started(bench), Watch(bench)
+    assert await watch.spend(60) == []
+    bench.clock.jump(-3600)
+    assert await watch.spend(GRACE - 10) == []
+    assert await watch.spend(30) == [("default", run)]
+    watch.lapsing.hear(run)
+    assert await watch.spend(5) == [("default", run)]
+    bench.clock.jump(3600)
+    assert await watch.spend(GRACE - 10) == [], "an hour that nobody lived counts against nobody"
+    assert await watch.spend(30) == [("default", run)]

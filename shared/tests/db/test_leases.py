@@ -46,6 +46,24 @@ async def test_one_holder_at_a_time(timed: tuple[Database, FakeClock]) -> None:
     assert second.fence > first.fence
 
 
+async def test_a_lease_of_a_clock_that_was_an_hour_ahead_is_not_kept_for_an_hour(
+    timed: tuple[Database, FakeClock],
+) -> None:
+    database, clock = timed
+    first = await take(database, "a")
+    clock.jump(3600)
+    assert first is not None
+    first = await database.write(lambda tx: leases.renew(tx, first, 10.0))
+    clock.jump(-3600)
+    assert await take(database, "b") is None
+    await database.write(lambda tx: leases.renew(tx, first, 10.0))
+    clock.advance(9)
+    assert await take(database, "b") is None, "who lives and renews keeps it"
+    clock.advance(2)
+    second = await take(database, "b")
+    assert second is not None and second.fence > first.fence
+
+
 async def test_who_lost_it_cannot_write(timed: tuple[Database, FakeClock]) -> None:
     database, clock = timed
     old = await take(database, "a")

@@ -160,7 +160,7 @@ class JobLife:
             self.state.preparing = self.state.preparing or time.time()
             self.say("preparing", JobPreparing(**self.place(), times=self.times()))
             await preparation.fetch()
-            self.state.prepared = time.time()
+            self.state.prepared = _since(self.state.preparing)
             self.state.phase = Phase.READY
             if not self._run_wanted.is_set():
                 self.files.save_state(self.state)
@@ -191,7 +191,7 @@ class JobLife:
         if exit_ is not None and exit_.error is not None:
             await self._bury()
             return endings.not_started(exit_, self.wanted.spec.command[0])
-        self.state.started = self.files.child_time() or time.time()
+        self.state.started = max(self.files.child_time() or time.time(), self.state.prepared or 0.0)
         self.state.phase = Phase.RUNNING
         self.say("started", JobStarted(**self.place(), times=self.times()))
         return None
@@ -251,7 +251,7 @@ class JobLife:
         exit_ = self.files.exit()
         runtime = self.node.runtimes.get(self.state.runtime)
         end = self._stopped(endings.of_exit(exit_, runtime, self.files, self.wanted.spec))
-        self.state.ended = time.time() if exit_ is None else exit_.ended
+        self.state.ended = _since(self.state.started) if exit_ is None else max(exit_.ended, self.state.started or 0.0)
         self.state.exit_code, self.state.signal = end.exit_code, end.signal
         self.state.reason, self.state.message, self.state.hint = end.reason, end.message, end.hint
         self.state.phase = Phase.UPLOADING
@@ -280,7 +280,7 @@ class JobLife:
         self.over.set()
         state.reason, state.message, state.hint = end.reason, end.message, end.hint
         state.exit_code, state.signal = end.exit_code, end.signal
-        state.uploaded = time.time()
+        state.uploaded = _since(state.ended or state.started or state.preparing)
         state.ended = state.ended or state.uploaded
         state.phase = Phase.ENDED
         self.files.save_state(state)
@@ -342,3 +342,8 @@ class JobLife:
             raise Stopped
         finally:
             await end_all((task, stop))
+
+
+def _since(moment: float | None) -> float:
+    """Now, and never before that: the clock may have been set back."""
+    return max(time.time(), moment or 0.0)

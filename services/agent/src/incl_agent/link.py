@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 
+from incl_shared.auth.creds import life_of
 from incl_shared.auth.names import Role, inbox_prefix, job_principal
 from incl_shared.bus.client import BusClient
 from incl_shared.control import JobWanted
@@ -101,8 +101,8 @@ class JobLink:
         self._credential = await self._node_client.ask(query, project=NODES_PROJECT, user=self._node)
 
     def _fresh_for(self) -> float:
-        expires = None if self._credential is None else self._credential.expires
-        return 3600.0 if expires is None else max(1.0, (expires - time.time()) * _REFRESH_AT)
+        life = None if self._credential is None else life_of(self._credential.jwt.get_secret_value())
+        return 3600.0 if life is None else max(1.0, life * _REFRESH_AT)
 
     def _secret(self) -> tuple[str, str]:
         if self._credential is None:

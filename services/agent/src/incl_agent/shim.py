@@ -165,6 +165,7 @@ class Job:
         self.cause: str | None = None
         self.killed = False
         self.ended = 0.0
+        self.began = (time.time(), time.monotonic())
         self.kill_at: float | None = None
         self.signals = [signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1]
 
@@ -236,7 +237,7 @@ class Job:
             if self.kill_at is not None and now >= self.kill_at:
                 self._kill()
         _, status, usage = os.wait4(self.pid, 0)
-        self.ended = time.time()
+        self.ended = self.began[0] + (time.monotonic() - self.began[1])  # whatever the clock is set to meanwhile
         if self.launch["reap"]:
             end_leftovers()
         return status, usage
@@ -315,7 +316,7 @@ def main() -> int:
         become_subreaper()
     job = Job(launch)
     problem = job.start()
-    started = time.time()
+    started = job.began[0]
     if problem is not None:
         os.waitpid(job.pid, 0)
         stage, number, text = problem.split("\n", 2)

@@ -29,6 +29,8 @@ _log = logging.getLogger("incl.provisioner")
 LEASE = "scheduler"
 _PAUSED_TICKS = 5
 _NODES_EVERY = 1.0
+_JUMP_S = 2.0
+"""By so much the clock differs from the steady one in a moment only when somebody set it."""
 
 
 class Reconciler:
@@ -64,6 +66,8 @@ class Reconciler:
         self._publisher: Publisher | None = None
         self._model: Model | None = None
         self._nodes_read = 0.0
+        self._ahead: float | None = None
+        """Of the wall clock before the monotonic one, when last looked at."""
         self._due: float | None = None
         self._notice_credit = 0.0
         self._noticed_at = 0.0
@@ -171,6 +175,8 @@ class Reconciler:
             self._hold(tx)
             model, self._model = self._model, None
             now = tx.clock.now()
+            if self._follow_clock(tx):
+                model = None
             work = Work(tx, self._settings, self._metrics, now, now, touched=set())
             touched = store.take_changes(tx.connection)
             if model is None:
@@ -189,6 +195,22 @@ class Reconciler:
             self._metrics.running.set(len(model.scheduler.running))
             tx.after_commit(lambda: self._keep(model))
             return outcome
+
+    def _follow_clock(self, tx: Transaction) -> bool:
+        """Timers run by the wall clock, as they outlive the process. When that is set, they are set along. True: so."""
+        ahead = tx.clock.now() - tx.clock.monotonic()
+        jump = 0.0 if self._ahead is None else ahead - self._ahead
+        if abs(jump) < _JUMP_S:
+            ahead = ahead if self._ahead is None else self._ahead
+            tx.after_commit(lambda: self._note_clock(ahead))
+            return False
+        _log.warning("the clock was set by %.1f s: timers go along", jump)
+        store.shift_times(tx.connection, jump)
+        tx.after_commit(lambda: self._note_clock(ahead))
+        return True
+
+    def _note_clock(self, ahead: float) -> None:
+        self._ahead = ahead
 
     def _keep(self, model: Model) -> None:
         if self._lease is not None:

@@ -454,6 +454,13 @@ def next_due(connection: sa.Connection) -> float | None:
     return value
 
 
+def shift_times(connection: sa.Connection, seconds: float) -> None:
+    """The clock was set by so many seconds: what is still to come comes as long from now as before."""
+    connection.execute(sa.update(timers).where(timers.c.due > 0).values(due=timers.c.due + seconds))
+    waits = sa.and_(experiments.c.live == 1, experiments.c.not_before > 0)
+    connection.execute(sa.update(experiments).where(waits).values(not_before=experiments.c.not_before + seconds))
+
+
 def _chunks(keys: Sequence[K]) -> Iterator[Sequence[K]]:
     for start in range(0, len(keys), _CHUNK):
         yield keys[start : start + _CHUNK]

@@ -52,7 +52,9 @@ class Lapsing:
     async def round(self) -> list[tuple[str, str]]:
         """Write down who was heard, and mark who was silent for too long. Returns (project, experiment) of changes."""
         now = self._clock.now()
-        if not self._healthy() or now - self._last_round > self._every_s * _PAUSE_FACTOR + 1:
+        if now < self._last_round:  # the clock was set back: what was heard later than now was heard now
+            self._heard |= await self._database.read(lambda connection: _ahead(connection, now))
+        if not self._healthy() or not 0 <= now - self._last_round <= self._every_s * _PAUSE_FACTOR + 1:
             self._deaf_until = now
         self._last_round = now
         heard, self._heard = self._heard, {}
@@ -78,6 +80,11 @@ def begun(connection: sa.Connection, experiment: str, now: float) -> None:
 def ended(connection: sa.Connection, experiment: str) -> None:
     """Nobody waits for its word any more."""
     connection.execute(sa.delete(t.run_leases).where(t.run_leases.c.experiment == experiment))
+
+
+def _ahead(connection: sa.Connection, now: float) -> dict[str, float]:
+    leases = t.run_leases.c
+    return dict.fromkeys(connection.execute(sa.select(leases.experiment).where(leases.heard > now)).scalars(), now)
 
 
 def _revive(connection: sa.Connection, heard: dict[str, float]) -> list[tuple[str, str]]:

@@ -249,6 +249,8 @@ class Ownership:
         leases.acquire(tx, _MEMBER + self.holder, self.holder, self.ttl)
         query = sa.select(table.c.name, table.c.holder, table.c.expires).where(table.c.name.startswith(PREFIX))
         rows = {name: (holder, expires) for name, holder, expires in tx.connection.execute(query)}
+        for name, (_, expires) in rows.items():
+            leases.cut(tx, name, expires, self.ttl)
         members = self._members(tx, rows)
         share = _share(len(self._shared), members.index(self.holder), len(members))
         kept = {lease.name: lease for lease in (self._renewed(tx, c.lease) for c in self._claims()) if lease}

@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from incl_shared.auth.files import write_private
 from incl_shared.auth.names import Role, inbox_prefix
@@ -51,6 +52,24 @@ def write_creds(path: Path, jwt: str, seed: str) -> Path:
     return path
 
 
+def life_of(jwt: str) -> float | None:
+    """Seconds from the issue of a JWT to its end; none: it has no end, or is no JWT.
+
+    Unlike the time that is left, this needs no clock that agrees with the server's.
+    """
+    try:
+        claims = _claims(jwt)
+        return float(claims["exp"]) - float(claims["iat"])
+    except (IndexError, KeyError, TypeError, ValueError, binascii.Error):
+        return None
+
+
+def _claims(jwt: str) -> dict[str, Any]:
+    body = jwt.split(".")[1]
+    claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+    return claims
+
+
 def read_info(path: Path) -> CredsInfo:
     """What the credential in a .creds file says of itself.
 
@@ -75,8 +94,7 @@ def parse_info(text: str) -> CredsInfo:
     """
     match = _JWT.search(text)
     try:
-        body = (match[1] if match else text.strip()).split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+        claims = _claims(match[1] if match else text.strip())
         tags: dict[str, tuple[str, ...]] = {}
         for tag in claims["nats"]["tags"]:
             key, _, value = str(tag).partition(":")
