@@ -26,7 +26,7 @@ async def test_a_folder_stays_until_the_tracker_has_stored_all(
         folder = agent_settings.jobs_dir / job.job
         await platform.unwant(job)
         await until(lambda: not (folder / "work").exists())
-        assert agent.health()["draining"] == 1 and agent.health()["jobs"] == 0
+        assert agent.health()["draining_jobs"] == 1 and agent.health()["jobs"] == 0
         assert (folder / "spool").exists()
         other = platform.job("true")
         await platform.want(other)
@@ -36,11 +36,11 @@ async def test_a_folder_stays_until_the_tracker_has_stored_all(
     agent = create_app(agent_settings)
     await agent.start()
     try:
-        await until(lambda: agent.health()["draining"] >= 1)
+        await until(lambda: agent.health()["draining_jobs"] >= 1)
         assert folder.exists()
         platform.stored = counts
         await until(lambda: not folder.exists(), timeout=15)
-        await until(lambda: agent.health()["draining"] == 0)
+        await until(lambda: agent.health()["draining_jobs"] == 0)
     finally:
         await agent.stop()
 
@@ -51,9 +51,9 @@ async def test_a_tracker_that_is_away_holds_up_no_end(agent: Agent, platform: Fa
     await platform.want(job)
     end = await platform.ended(job)
     assert sorted(count.records for count in end.writers if count.writer != "sys") == [1, 100]
-    await until(lambda: agent.health()["draining"] == 1)
+    await until(lambda: agent.health()["draining_jobs"] == 1)
     platform.stored = {}
-    await until(lambda: agent.health()["draining"] == 0, timeout=20)
+    await until(lambda: agent.health()["draining_jobs"] == 0, timeout=20)
 
 
 async def test_what_the_bus_lost_is_sent_again_after_the_end(
@@ -82,7 +82,7 @@ async def _lose(agent: Agent, platform: FakePlatform) -> None:
 
     await until(sent_again, timeout=25)
     platform.stored = counts
-    await until(lambda: agent.health()["draining"] == 0, timeout=20)
+    await until(lambda: agent.health()["draining_jobs"] == 0, timeout=20)
 
 
 async def test_the_oldest_is_dropped_when_the_limit_is_reached(
@@ -97,7 +97,7 @@ async def test_the_oldest_is_dropped_when_the_limit_is_reached(
         await platform.ended(job)
         await platform.unwant(job)
         await until(lambda: not (agent_settings.jobs_dir / job.job).exists())
-        assert agent.health()["dropped"] == 1
+        assert agent.health()["dropped_jobs"] == 1
     finally:
         await agent.stop()
 

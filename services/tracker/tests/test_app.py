@@ -176,7 +176,7 @@ async def test_from_the_queue_to_the_settlement(start: Start, bus_client: BusCli
     shown = (await reader.read()).decode()
     writer.close()
     assert "incl_tracker_points_total" in shown
-    assert "incl_tracker_bus_handled_total" in shown
+    assert "incl_bus_handled_total" in shown
 
 
 async def test_missing_records_settle_when_their_time_is_over(start: Start, bus_client: BusClient, make: Any) -> None:
@@ -326,3 +326,22 @@ async def test_its_own_credential_is_enough(secure_nats: Any, lite_url: str, mak
 async def _is_settled(app: App, experiment: str) -> bool:
     view = await app._view(experiment)
     return view is not None and view.settled
+
+
+async def test_lag_and_what_waits_for_its_last_records(start: Start, bus_client: BusClient, make: Any) -> None:
+    app = await start()
+
+    def value(name: str, **labels: str) -> float:
+        return app.bus.metrics.registry.get_sample_value(f"incl_tracker_{name}", labels) or 0.0
+
+    experiment = new_id()
+    provisioner = Provisioner(bus_client, experiment)
+    before = value("telemetry_lag_seconds_count", stream="METRICS")
+    await provisioner.begin()
+    await ship(bus_client, experiment, make.metric_batch("w", 1, [(n, 1.0, {"acc": n / 10}) for n in range(1, 6)]))
+    await until(lambda: value("telemetry_lag_seconds_count", stream="METRICS") > before)
+    assert value("telemetry_lag_seconds_sum", stream="METRICS") < 60
+    await provisioner.end(w=6)
+    await until(lambda: value("unsettled") == 1)
+    await ship(bus_client, experiment, make.metric_batch("w", 6, [(6, 1.0, {"acc": 0.6})]))
+    await until(lambda: value("unsettled") == 0)

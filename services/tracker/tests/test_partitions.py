@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 import sqlalchemy as sa
+from prometheus_client import CollectorRegistry
 
 from incl_shared import leases, subjects
 from incl_shared.bus import envelope, topology
@@ -29,8 +30,10 @@ from incl_shared.events import ExperimentQueued
 from incl_shared.ids import new_id
 from incl_shared.leases import LeaseLost
 from incl_shared.queries.tracker import GetLogs, GetPoints, GetWatermarks
+from incl_shared.recovery import Recovery
 from incl_shared.settings import BusSettings
 from incl_shared.spec import ExperimentSpec
+from incl_shared.tasks import end_all
 from incl_shared.telemetry.wire import message_id
 from incl_shared.testing.nats import NatsServer
 from incl_shared.testing.wait import until
@@ -391,3 +394,32 @@ def test_the_shares_are_even_and_make_up_all(members: int) -> None:
     found = list(shares(8, members))
     assert sum(found) == 8
     assert max(found) - min(found) <= 1
+
+
+async def test_a_partition_that_is_taken_over(lite_url: str) -> None:
+    database = Database(lite_url)
+    await database.start()
+    registries = {name: CollectorRegistry() for name in ("a", "b")}
+
+    def value(owner: str, name: str, **labels: str) -> float:
+        return registries[owner].get_sample_value(f"incl_{name}", {"service": "tracker", **labels}) or 0.0
+
+    first, second = (
+        Ownership(database, ttl=0.6, holder=name, recovery=Recovery("tracker", registries[name])) for name in "ab"
+    )
+    for owner in (first, second):
+        owner.shared(["partition.0"])
+    await first.start()
+    assert value("a", "lease_held", lease="partition.0") == 1
+    await end_all([first._task])  # it hangs
+    await second.start()
+    try:
+        await until(lambda: value("b", "lease_takeovers_total", lease="partition.0") == 1)
+        assert value("b", "recovery_seconds_sum", what="lease") >= 0.6
+        await first._round()
+        assert value("a", "lease_losses_total", lease="partition.0") == 1
+        assert value("a", "lease_held", lease="partition.0") == 0
+        assert value("b", "lease_held", lease="partition.0") == 1
+    finally:
+        await second.stop()
+        await database.stop()

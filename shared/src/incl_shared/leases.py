@@ -30,12 +30,16 @@ class LeaseLost(ConflictError):  # noqa: N818
 
 @dataclass(frozen=True)
 class Lease:
-    """A lease that was held when it was made. expires: epoch s."""
+    """A lease that was held when it was made. expires: epoch s.
+
+    idle: set where it was taken from one who did not give it up: seconds since he renewed it last.
+    """
 
     name: str
     holder: str
     fence: int
     expires: float
+    idle: float | None = None
 
 
 def acquire(
@@ -56,8 +60,9 @@ def acquire(
     if row.holder != holder and row.expires > now and not (gone is not None and gone(row.holder)):
         cut(tx, name, row.expires, ttl)
         return None
-    fence = row.fence if row.holder == holder and row.expires > now else row.fence + 1
-    lease = Lease(name, holder, fence, now + ttl)
+    own = row.holder == holder and row.expires > now
+    idle = max(0.0, now - row.expires + ttl) if row.holder and not own else None
+    lease = Lease(name, holder, row.fence if own else row.fence + 1, now + ttl, idle)
     _store(tx, lease)
     return lease
 

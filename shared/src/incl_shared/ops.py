@@ -14,14 +14,19 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from incl_shared.errors import ConflictError
+
+if TYPE_CHECKING:
+    from incl_shared.bus.runtime import Bus
+    from incl_shared.service_settings import ServiceSettings
 
 _log = logging.getLogger("incl.ops")
 _REQUEST_S = 5.0
@@ -109,7 +114,7 @@ class OpsServer:
             chosen = {name: service for name, service in chosen.items() if name == parts[0]}
         match parts[-1]:
             case "metrics" if chosen:
-                body = b"".join(generate_latest(service.registry) for service in chosen.values())
+                body = generate_latest(_Merged([service.registry for service in chosen.values()]))
                 return _Response(HTTPStatus.OK, body, CONTENT_TYPE_LATEST)
             case "healthz" if chosen:
                 return _checked({name: {"ok": service.live()} for name, service in chosen.items()})
@@ -117,6 +122,38 @@ class OpsServer:
                 found = {name: {"ok": service.ready(), **service.detail()} for name, service in chosen.items()}
                 return _checked(found)
         return _said(HTTPStatus.NOT_FOUND, {"error": "see /healthz, /readyz, /metrics"})
+
+
+async def serving(settings: ServiceSettings, service: str, bus: Bus, ready: Check | None = None) -> OpsServer | None:
+    """The server that a service's settings ask for, started; none where they ask for none.
+
+    Raises:
+        ConflictError: the port is taken.
+    """
+    if settings.ops_port is None:
+        return None
+    server = OpsServer(port=settings.ops_port, host=settings.ops_host)
+    ready = ready or (lambda: bus.health().ready)
+    server.add(service, registry=bus.metrics.registry, live=lambda: bus.health().live, ready=ready)
+    await server.start()
+    return server
+
+
+class _Merged(CollectorRegistry):
+    """What several registries show, as one text may show it: all samples of a name together."""
+
+    def __init__(self, registries: Sequence[CollectorRegistry]) -> None:
+        super().__init__()
+        self._registries = registries
+
+    def collect(self) -> Iterator[Metric]:
+        """Each name once."""
+        found: dict[str, Metric] = {}
+        for registry in self._registries:
+            for metric in registry.collect():
+                merged = found.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+                merged.samples += metric.samples
+        return iter(found.values())
 
 
 def _checked(found: Mapping[str, Mapping[str, object]]) -> _Response:

@@ -81,7 +81,7 @@ async def test_a_bus_shows_itself(ops: OpsServer, bus_factory: BusFactory) -> No
     ops.add("tracker", registry=bus.metrics.registry, live=lambda: bus.health().live, ready=lambda: bus.health().ready)
     assert (await get(ops, "/readyz")).status_code == 200
     text = (await get(ops, "/metrics")).text
-    assert "incl_tracker_bus_outbox_age_seconds 0.0" in text
+    assert 'incl_bus_outbox_age_seconds{service="tracker"} 0.0' in text
     await bus.stop()
     assert (await get(ops, "/healthz")).status_code == 503
 

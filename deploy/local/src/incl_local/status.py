@@ -66,7 +66,7 @@ def gather(running: Running) -> dict[str, Any]:
 def _waiting(url: str) -> dict[str, int]:
     """Ended jobs of this machine whose telemetry the tracker has not stored yet: jobs, bytes, and those dropped."""
     found = {"jobs": 0, "bytes": 0, "dropped": 0}
-    names = {"draining": "jobs", "draining_bytes": "bytes", "dropped": "dropped"}
+    names = {"draining_jobs": "jobs", "draining_bytes": "bytes", "dropped_jobs_total": "dropped"}
     try:
         with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own address
             text = answer.read().decode()

@@ -7,6 +7,7 @@ import contextlib
 import importlib.metadata
 import logging
 import os
+import shutil
 import uuid
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from incl_agent.fencing import Fence, probe
 from incl_agent.gpus import Gpus
 from incl_agent.journal import Journal
 from incl_agent.manager import JobManager
+from incl_agent.metrics import AgentMetrics
 from incl_agent.node import Node
 from incl_agent.process import compile_shim
 from incl_agent.reporter import Reporter
@@ -36,6 +38,7 @@ from incl_shared.clock import SystemClock
 from incl_shared.control import NodeWanted
 from incl_shared.errors import ConflictError
 from incl_shared.machine import machine_hash
+from incl_shared.ops import OpsServer
 from incl_shared.reports import NodeHello
 from incl_shared.tasks import end_all
 
@@ -51,6 +54,8 @@ class Agent:
         self.settings = settings
         self._tasks: list[asyncio.Task[None]] = []
         self._lock = -1
+        self.metrics = AgentMetrics(self.health)
+        self.ops: OpsServer | None = None
         self._client: BusClient | None = None
         self._journal: Journal | None = None
         self._reporter: Reporter | None = None
@@ -89,12 +94,15 @@ class Agent:
         if bus.inbox_prefix == "_INBOX":
             bus = bus.model_copy(update={"inbox_prefix": inbox_prefix(Role.NODE, settings.node)})
         self._client = client = await BusClient.connect(bus, timeout=_CONNECT_S, patient=True)
+        client.on_disconnect(self.metrics.interrupted)
+        client.on_reconnect(self.metrics.reconnected)
         self._journal = journal = Journal(settings.data_dir / "journal.db", settings.node)
         await journal.open()
         self._reporter = reporter = Reporter(client, journal, settings.node)
         self.node = node = await self._make_node(client, reporter)
         self.manager = manager = JobManager(node)
         await manager.recover()
+        self.metrics.adopted.set(len(manager.jobs))
         self._control = ControlWatcher(client, journal, settings.node, settings.poll_s, self._apply)
         manager.generation = lambda: self._control.generation if self._control is not None else 0
         await self._hello()
@@ -105,9 +113,22 @@ class Agent:
         self._run(self.sampler.run(), "samples")
         self._run(manager.keep_limits(), "limits")
         self._run(self._probe_containers(), "containers")
+        await self._serve_ops()
+
+    async def _serve_ops(self) -> None:
+        settings = self.settings
+        if settings.ops_port is None:
+            return
+        self.ops = OpsServer(port=settings.ops_port, host=settings.ops_host)
+        ready = lambda: bool(self.health()["connected"])  # noqa: E731
+        self.ops.add("agent", registry=self.metrics.registry, live=lambda: True, ready=ready, detail=self.health)
+        await self.ops.start()
 
     async def stop(self) -> None:
         """Let go of everything. The jobs go on under their shims."""
+        ops, self.ops = self.ops, None
+        if ops is not None:
+            await ops.stop()
         tasks, self._tasks = self._tasks, []
         await end_all(tasks)
         if self.manager is not None:
@@ -123,14 +144,20 @@ class Agent:
 
     def health(self) -> dict[str, object]:
         """For the platform's status: whether it is connected, how many jobs it holds, what failed how often."""
-        manager, client, control = self.manager, self._client, self._control
+        manager, client, control, journal = self.manager, self._client, self._control, self._journal
+        reporter, folder = self._reporter, self.settings.data_dir
         return {
             "connected": client is not None and client.connected,
             "jobs": 0 if manager is None else manager.running,
-            "draining": 0 if manager is None else manager.draining,
+            "draining_jobs": 0 if manager is None else manager.draining,
             "draining_bytes": 0 if manager is None else manager.draining_bytes,
-            "dropped": 0 if manager is None else manager.dropped,
+            "dropped_jobs": 0 if manager is None else manager.dropped,
             "fenced": self.fence.fenced,
+            "job_restarts": 0 if manager is None else manager.restarts,
+            "journal_unsent": 0 if journal is None else journal.waiting,
+            "starts": 0 if journal is None else journal.starts,
+            "report_failures": 0 if reporter is None else reporter.failures,
+            "disk_free_bytes": shutil.disk_usage(folder).free if folder.exists() else 0,
             "generation": -1 if control is None else control.generation,
             "failures": (0 if manager is None else manager.failures) + self.sampler.failures,
             "runtimes": [] if self.node is None else sorted(self.node.runtimes),
@@ -153,6 +180,7 @@ class Agent:
         return Node(
             settings=settings,
             client=client,
+            metrics=self.metrics,
             reporter=reporter,
             cache=BlobCache(settings.cache_dir, settings.cache_bytes),
             sampler=self.sampler,

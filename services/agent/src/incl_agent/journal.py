@@ -55,6 +55,10 @@ class Journal:
         self._committing: asyncio.Task[None] | None = None
         self._connection: sqlite3.Connection | None = None
         self.name = ""
+        self.starts = 0
+        """How often a journal was opened in this folder."""
+        self.waiting = 0
+        """Reports that are journaled and not confirmed."""
         self.fresh = asyncio.Event()
         """Set when there is something to send."""
 
@@ -138,6 +142,12 @@ class Journal:
             name = uuid.uuid4().hex
             self._put("journal", name)
         self.name = name
+        self.starts = int(self._get("starts") or 0) + 1
+        self._put("starts", str(self.starts))
+        self.waiting = self._count_unsent()
+
+    def _count_unsent(self) -> int:
+        return int(self._db.execute("SELECT count(*) FROM reports WHERE sent = 0").fetchone()[0])
 
     def _close(self) -> None:
         if self._connection is not None:
@@ -157,6 +167,7 @@ class Journal:
                 )
             self._put("seq", str(seq))
             self._settle()
+        self.waiting = self._count_unsent()
 
     def _unsent(self, limit: int) -> list[Entry]:
         rows = self._db.execute("SELECT seq, payload FROM reports WHERE sent = 0 ORDER BY seq LIMIT ?", (limit,))
@@ -166,6 +177,7 @@ class Journal:
         with _Transaction(self._db):
             self._db.executemany("UPDATE reports SET sent = 1, payload = NULL WHERE seq = ?", [(seq,) for seq in seqs])
             self._settle()
+        self.waiting = self._count_unsent()
 
     def _settle(self) -> None:
         """Within a transaction: what was put off until one came."""

@@ -50,6 +50,8 @@ class JobManager:
         self._held: dict[str, _Held] = {}
         self.generation: Callable[[], int] = lambda: 0
         self.failures = 0
+        self.restarts = 0
+        """Times that the task of a job broke and was begun again."""
         self.draining_bytes = 0
         """Bytes of telemetry of jobs that are not wanted any more, when last looked at."""
         self.dropped = 0
@@ -178,6 +180,7 @@ class JobManager:
                 await life.run()
             except Exception as error:  # noqa: BLE001 - the edge of the loop
                 self.failures += 1
+                self.restarts += 1
                 _log.exception("job %s: its task broke and is begun again", life.job)
                 breaks += 1
                 if breaks >= _MOST_BREAKS and life.over.is_set():

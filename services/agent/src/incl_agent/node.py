@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from incl_agent.blobs import BlobCache
+from incl_agent.metrics import AgentMetrics
 from incl_agent.reporter import Reporter
 from incl_agent.runtimes import Runtime, RuntimeFailure
 from incl_agent.sampling import Sampler
@@ -30,6 +31,7 @@ class Node:
 
     settings: AgentSettings
     client: BusClient
+    metrics: AgentMetrics
     reporter: Reporter
     cache: BlobCache
     sampler: Sampler

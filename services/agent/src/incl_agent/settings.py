@@ -37,6 +37,8 @@ class AgentSettings(BaseSettings):
     retry_limit_s: float = Field(600.0, description="How long a fetch or an upload is tried again before infra.")
     container_tool: str | None = Field(None, description="podman or docker; none takes the first that works.")
     pass_env: tuple[str, ...] = Field((), description="More names of the agent's environment that jobs inherit.")
+    ops_host: str = "127.0.0.1"
+    ops_port: int | None = Field(None, ge=0, le=65_535, description="Health and metrics over HTTP; none: not served.")
     hidden: tuple[Path, ...] = Field((), description="Folders that sandboxed jobs must not see (credentials).")
 
     @property

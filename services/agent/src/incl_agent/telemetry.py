@@ -122,6 +122,8 @@ class ShippedTelemetry:
             except OSError as error:
                 _log.error("job %s: the end of its %s is not counted: %s", self._life.job, shipper.source.stream, error)
                 counts += shipper.counts()
+        for count in counts:
+            self._life.node.metrics.spool_dropped.labels(count.stream).inc(count.dropped)
         return tuple(counts)
 
     def _said(self, words: list[str]) -> bool:

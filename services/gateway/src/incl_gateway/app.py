@@ -22,6 +22,7 @@ from incl_shared.clock import Clock, SystemClock
 from incl_shared.control import NodeWanted
 from incl_shared.db import Database, migrate
 from incl_shared.http_server import HttpServer
+from incl_shared.ops import OpsServer, serving
 from incl_shared.queries.gateway import (
     AttemptCredential,
     CreateToken,
@@ -65,6 +66,7 @@ class App:
         self.bus = Bus(settings.bus, service="gateway", database=self.database, clock=clock)
         self.signer_bus = Bus(settings.bus, service="signer", clock=clock, registry=self.bus.metrics.registry)
         self.http: HttpServer | None = None
+        self.ops: OpsServer | None = None
         self._clock = clock
         self._running = AsyncExitStack()
 
@@ -106,6 +108,9 @@ class App:
             self.http = HttpServer(app, self.settings.host, self.settings.port, "gateway")
             await self.http.start()
             undo.push_async_callback(self.http.stop)
+            self.ops = await serving(self.settings, "gateway", self.bus, lambda: self.ready)
+            if self.ops is not None:
+                undo.push_async_callback(self.ops.stop)
             self._running = undo.pop_all()
 
     async def stop(self) -> None:

@@ -20,6 +20,7 @@ from incl_shared.bus.topology import PROVISIONER_EVENTS, PROVISIONER_REPORTS, PR
 from incl_shared.clock import Clock, SystemClock
 from incl_shared.db import Database, migrate
 from incl_shared.ids import new_id
+from incl_shared.ops import OpsServer, serving
 from incl_shared.queries.provisioner import CheckFeasible, GetCluster, GetExecution
 
 PACKAGE = "incl_provisioner"
@@ -37,11 +38,10 @@ class App:
         quotas: Quotas | None = None,
     ) -> None:
         self.settings = settings
-        self.metrics = ProvisionerMetrics()
         self.database = Database(settings.database_url, clock=clock)
-        self.bus = Bus(
-            settings.bus, service="provisioner", database=self.database, clock=clock, registry=self.metrics.registry
-        )
+        self.bus = Bus(settings.bus, service="provisioner", database=self.database, clock=clock)
+        self.metrics = ProvisionerMetrics(self.bus.metrics.registry, self.bus.metrics.recovery, clock)
+        self.ops: OpsServer | None = None
         backend = backend or LocalBackend()
         self.reconciler = Reconciler(
             settings, self.database, self.bus.client, backend, self.metrics, clock=clock, healthy=self._hears,
@@ -67,12 +67,15 @@ class App:
             await self.database.start()
             await self.bus.start()
             await self.reconciler.start()
+            self.ops = await serving(self.settings, "provisioner", self.bus)
         except BaseException:
             await self.stop()
             raise
 
     async def stop(self) -> None:
         """Schedule no more, let what is at hand end, close. Jobs go on."""
+        if self.ops is not None:
+            await self.ops.stop()
         await self.reconciler.stop()
         await self.bus.stop()
         await self.database.stop()

@@ -117,6 +117,17 @@ def _started(work: Work, execution: Execution, row: RankRow) -> None:
         execution.state = state
     ranks = tuple(RankTimes.model_validate_json(each.times) for each in _all(work, execution, row))
     work.emit(execution, AttemptStarted(experiment=execution.id, attempt=execution.attempt, ranks=ranks))
+    if execution.attempt > 1:
+        _recovered(work, execution)
+
+
+def _recovered(work: Work, execution: Execution) -> None:
+    """How long nothing of it ran: since the end of the attempt before, a lost machine's last word."""
+    before = store.load_ranks(work.connection, execution.id, execution.attempt - 1)
+    ends = [Finish.model_validate_json(rank.finish).at for rank in before if rank.finish]
+    if ends:
+        seconds = work.now - max(ends)
+        work.tx.after_commit(lambda: work.metrics.recovery.observe("attempt", seconds))
 
 
 def begin_stop(work: Work, execution: Execution) -> None:

@@ -32,6 +32,10 @@ _NODES_EVERY = 1.0
 _JUMP_S = 2.0
 """By so much the clock differs from the steady one in a moment only when somebody set it."""
 
+_COUNT_EVERY = 5.0
+_SILENT_PART = 3
+"""A machine that said nothing for this part of its lease is silent."""
+
 
 class Reconciler:
     """Runs the passes. `start`, `wake` whenever something was committed, `stop`."""
@@ -69,6 +73,9 @@ class Reconciler:
         self._ahead: float | None = None
         """Of the wall clock before the monotonic one, when last looked at."""
         self._due: float | None = None
+        self.count_every = _COUNT_EVERY
+        """Seconds between two counts of what is shown to the operator."""
+        self._counted = 0.0
         self._notice_credit = 0.0
         self._noticed_at = 0.0
 
@@ -83,6 +90,7 @@ class Reconciler:
         await self._abdicate()
         lease, self._lease = self._lease, None
         if lease is not None:
+            self._metrics.recovery.free(LEASE, lost=False)
             with contextlib.suppress(DatabaseUnavailable):
                 await self._database.write(lambda tx: leases.release(tx, lease))
 
@@ -106,13 +114,16 @@ class Reconciler:
             try:
                 again = await self.step()
                 self._metrics.passes.labels("done").inc()
+                self._metrics.recovery.database.end(LEASE)
             except LeaseLost:
                 self._metrics.passes.labels("lease_lost").inc()
+                self._metrics.recovery.free(LEASE, lost=True)
                 _log.warning("another provisioner schedules now")
                 await self._abdicate()
                 self._lease = None
             except DatabaseUnavailable as error:
                 self._metrics.passes.labels("outage").inc()
+                self._metrics.recovery.database.begin(LEASE)
                 _log.warning("the scheduler waits for the database: %s", error)
                 self._model = None
             except Exception:  # noqa: BLE001 - the edge of the loop
@@ -159,6 +170,7 @@ class Reconciler:
             return False
         await self._abdicate()
         self._lease = lease
+        self._metrics.recovery.held(lease)
         self._publisher = Publisher(self._bus, lease.fence, self._metrics, self.wake)
         self._publisher.start()
         return True
@@ -166,6 +178,8 @@ class Reconciler:
     async def _abdicate(self) -> None:
         publisher, self._publisher = self._publisher, None
         self._model = None
+        self._counted = 0.0
+        self._metrics.resign()
         if publisher is not None:
             await publisher.stop()
 
@@ -191,8 +205,7 @@ class Reconciler:
                 work, model, self._backend, silent=self._watch.silent(), floors=floors, republish=republish,
                 notices=budget,
             )  # fmt: skip
-            self._metrics.queued.set(len(model.scheduler.waiting))
-            self._metrics.running.set(len(model.scheduler.running))
+            self._show(work, model)
             tx.after_commit(lambda: self._keep(model))
             return outcome
 
@@ -211,6 +224,21 @@ class Reconciler:
 
     def _note_clock(self, ahead: float) -> None:
         self._ahead = ahead
+
+    def _show(self, work: Work, model: Model) -> None:
+        """The figures of the queue; what is more than a look into memory only now and then."""
+        scheduler = model.scheduler
+        if 0 <= work.now - self._counted < self.count_every:
+            self._metrics.queued.set(len(scheduler.waiting))
+            self._metrics.running.set(len(scheduler.running))
+            return
+        self._counted = work.now
+        oldest = min((each.since for each in scheduler.waiting.values()), default=None)
+        self._metrics.queue(len(scheduler.waiting), len(scheduler.running), oldest)
+        late = work.now - self._settings.node_lease_s / _SILENT_PART
+        alive, silent = len(model.seen), sum(seen < late for seen in model.seen.values())
+        nodes = {"alive": alive - silent, "silent": silent, "lost": len(model.generations) - alive}
+        self._metrics.census(store.state_counts(work.connection), nodes)
 
     def _keep(self, model: Model) -> None:
         if self._lease is not None:

@@ -18,6 +18,7 @@ from incl_shared.bus.topology import REGISTRY_EVENTS
 from incl_shared.clock import Clock, SystemClock
 from incl_shared.db import Database, migrate
 from incl_shared.http_server import HttpServer
+from incl_shared.ops import OpsServer, serving
 from incl_shared.tasks import end_all
 
 _log = logging.getLogger("incl.registry")
@@ -34,6 +35,7 @@ class RegistryApp:
         self.metrics = RegistryMetrics(self.bus.metrics.registry)
         self._http: HttpServer | None = None
         self._sweepers: list[asyncio.Task[None]] = []
+        self.ops: OpsServer | None = None
 
     @property
     def url(self) -> str:
@@ -74,9 +76,12 @@ class RegistryApp:
             asyncio.create_task(self._sweep(blobs), name="registry-sweep"),
             asyncio.create_task(self._purge(blobs), name="registry-purge"),
         ]
+        self.ops = await serving(self.settings, "registry", self.bus)
 
     async def stop(self) -> None:
         """Leave the bus, let requests end, close."""
+        if self.ops is not None:
+            await self.ops.stop()
         sweepers, self._sweepers = self._sweepers, []
         await end_all(sweepers)
         await self.bus.stop()

@@ -10,7 +10,7 @@ from incl_shared.bus import topology
 from incl_shared.bus.runtime import Bus
 from incl_shared.clock import Clock, SystemClock
 from incl_shared.db import Database, DatabaseUnavailable, migrate
-from incl_shared.ops import OpsServer
+from incl_shared.ops import OpsServer, serving
 from incl_shared.queries.tracker import ExperimentView
 from incl_tracker import counters, store_views
 from incl_tracker.answers import Answers
@@ -41,7 +41,7 @@ class App:
         handlers = Handlers(self.live, settings.settle_after_s, settings.trash_kept_s)
         bus.consume(topology.TRACKER_EVENTS, handlers.event)
         bus.consume(topology.TRACKER_REQUESTS, handlers.request)
-        self.ownership = Ownership(database, ttl=settings.lease_s)
+        self.ownership = Ownership(database, ttl=settings.lease_s, recovery=bus.metrics.recovery)
         self.partitions = Partitions(
             self.ownership, bus, handlers.metric_batches, handlers.log_batches, forget=handlers.forget
         )
@@ -68,15 +68,7 @@ class App:
         await self.bus.start()
         await self.ownership.start()
         self.upkeep.start()
-        if self.settings.ops_port is not None:
-            self.ops = OpsServer(port=self.settings.ops_port, host=self.settings.ops_host)
-            self.ops.add(
-                "tracker",
-                registry=self.bus.metrics.registry,
-                live=lambda: self.bus.health().live,
-                ready=lambda: self.bus.health().ready,
-            )
-            await self.ops.start()
+        self.ops = await serving(self.settings, "tracker", self.bus)
 
     async def stop(self) -> None:
         """End in the opposite order; what is stored has been told."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 POINTS = Counter("incl_tracker_points_total", "Points stored.", registry=None)
 LINES = Counter("incl_tracker_lines_total", "Log lines stored.", registry=None)
@@ -25,7 +25,17 @@ UPKEEP_FAILED = Counter(
     "incl_tracker_upkeep_failed_total", "Rounds of background work that failed.", ["work"], registry=None
 )
 PARTITIONS = Gauge("incl_tracker_partitions", "Partitions that this tracker consumes.", registry=None)
+LAG = Histogram(
+    "incl_tracker_telemetry_lag_seconds",
+    "From the bus's taking of telemetry to its being stored: the oldest message of a batch.",
+    ["stream"],
+    registry=None,
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
+)
+UNSETTLED = Gauge("incl_tracker_unsettled", "Attempts that ended and wait for their last records.", registry=None)
 ALL = (
+    LAG,
+    UNSETTLED,
     PARTITIONS,
     LAPSED,
     PURGED,

@@ -85,10 +85,12 @@ class Handlers:
     def metric_batches(self, tx: Transaction, deliveries: Sequence[Delivery]) -> None:
         """METRICS: as many messages as came together, in one transaction. Repeats show by their records' numbers."""
         self._ingest.metrics(tx, deliveries)
+        _note_lag(tx, deliveries)
 
     def log_batches(self, tx: Transaction, deliveries: Sequence[Delivery]) -> None:
         """LOGS: the same, in the order in which they were sent."""
         self._ingest.logs(tx, deliveries)
+        _note_lag(tx, deliveries)
 
     def forget(self) -> None:
         """Other experiments are this process's own from now on: remember nothing of those before. From any thread."""
@@ -211,3 +213,8 @@ class Handlers:
 
     def _changed(self, tx: Transaction, project: str, experiment: str) -> None:
         tx.after_commit(lambda: self._audience.changed(project, experiment))
+
+
+def _note_lag(tx: Transaction, deliveries: Sequence[Delivery]) -> None:
+    lag = max(0.0, tx.clock.now() - min(delivery.time for delivery in deliveries))
+    tx.after_commit(lambda: counters.LAG.labels(deliveries[0].stream).observe(lag))

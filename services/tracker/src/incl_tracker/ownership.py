@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import sqlalchemy as sa
+from prometheus_client import CollectorRegistry
 
 from incl_shared import leases
 from incl_shared.bus.tables import leases as table
 from incl_shared.db import Database, DatabaseUnavailable, Transaction
 from incl_shared.holders import is_gone, own_holder
 from incl_shared.leases import Lease, LeaseLost
+from incl_shared.recovery import Recovery
 from incl_shared.tasks import end_all
 from incl_tracker import counters
 
@@ -114,7 +116,8 @@ class Ownership:
     held ran out because the database was away.
     """
 
-    def __init__(self, database: Database, *, ttl: float, holder: str = "") -> None:
+    def __init__(self, database: Database, *, ttl: float, holder: str = "", recovery: Recovery | None = None) -> None:
+        self._recovery = recovery or Recovery("tracker", CollectorRegistry())
         self.holder = holder or own_holder()
         self.ttl = ttl
         self.members = 1
@@ -161,6 +164,7 @@ class Ownership:
         held = [claim.lease for claim in (*self._shared, *self._sole) if claim.lease is not None]
         for claim in (*self._shared, *self._sole):
             claim.lease = None
+            self._recovery.free(claim.name.removeprefix(PREFIX), lost=False)
         try:
             await self._database.write(lambda tx: self._leave(tx, held))
         except DatabaseUnavailable as error:
@@ -171,6 +175,7 @@ class Ownership:
         async with self._turns:
             lease, claim.lease, claim.surplus = claim.lease, None, False
             if lease is not None:
+                self._recovery.free(claim.name.removeprefix(PREFIX), lost=False)
                 await self._database.write(lambda tx: leases.release(tx, lease))
 
     def look(self) -> None:
@@ -213,10 +218,12 @@ class Ownership:
             if not self._warned:
                 _log.warning("the leases cannot be renewed: %s", error.cause or error.message)
             self._warned = True
+            self._recovery.database.begin("leases")
             return None
         finally:
             writing.cancel()
         self._warned = False
+        self._recovery.database.end("leases")
         self._note(seen, began)
         return seen
 
@@ -232,10 +239,13 @@ class Ownership:
         self._last = time.monotonic()
         for claim in self._claims():
             lease = seen.kept.get(claim.name)
+            shown = claim.name.removeprefix(PREFIX)
             if claim.lease is not None and lease is None:
                 _log.warning("%s was taken by another tracker", claim.name)
+                self._recovery.free(shown, lost=True)
             if lease is not None and (claim.lease is None or claim.lease.fence != lease.fence):
                 claim.inherited = claim.name in seen.inherited
+                self._recovery.held(lease, shown)
             claim.lease, claim.until = lease, began + self.ttl
         held = [claim for claim in self._shared if claim.lease is not None]
         for number, claim in enumerate(held):

@@ -66,6 +66,12 @@ def due(connection: sa.Connection, now: float, limit: int = 100) -> list[tuple[s
     return [(row.experiment, row.attempt) for row in connection.execute(query)]
 
 
+def count_unsettled(connection: sa.Connection) -> int:
+    """How many attempts have ended and are not settled."""
+    due = t.attempts.c.settle_due
+    return int(connection.execute(sa.select(sa.func.count(due)).where(due.is_not(None))).scalar_one())
+
+
 def expected_of(connection: sa.Connection, experiment: str) -> dict[int, list[Wrote]]:
     """What was said to be written, by attempt."""
     c = t.expected.c

@@ -73,6 +73,7 @@ class BusClient:
         self._up = asyncio.Event()
         self.reconnects = 0
         self._reconnect_listeners: list[Callable[[], None]] = []
+        self._disconnect_listeners: list[Callable[[], None]] = []
 
     @classmethod
     async def connect(
@@ -109,6 +110,10 @@ class BusClient:
     def on_reconnect(self, listener: Callable[[], None]) -> None:
         """Call this in the event loop after every reconnect. It must not raise."""
         self._reconnect_listeners.append(listener)
+
+    def on_disconnect(self, listener: Callable[[], None]) -> None:
+        """Call this in the event loop whenever the connection breaks. It must not raise."""
+        self._disconnect_listeners.append(listener)
 
     @property
     def connection(self) -> HardenedClient:
@@ -169,6 +174,8 @@ class BusClient:
     async def _on_disconnected(self) -> None:
         self._up.clear()
         self._calls.interrupt()
+        for listener in self._disconnect_listeners:
+            listener()
 
     async def _on_reconnected(self) -> None:
         self.reconnects += 1

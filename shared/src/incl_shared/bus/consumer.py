@@ -26,6 +26,7 @@ from incl_shared.bus import envelope as wire
 from incl_shared.bus.deadletters import bury
 from incl_shared.bus.delivery import Delivery, delivery_of
 from incl_shared.bus.errors import Early, NotMine, Poison
+from incl_shared.bus.metrics import Pause
 from incl_shared.bus.retry import Failures, RetryPolicy
 from incl_shared.bus.tables import inbox
 from incl_shared.bus.topology import Durable
@@ -89,11 +90,12 @@ class Consumer:
         self._metrics = metrics
         self._labels = labels
         self._seconds = metrics.handler_seconds.labels(*labels)
-        self._paused_gauge = metrics.paused.labels(*labels)
+        self._pause = Pause(metrics, labels, "database", metrics.recovery.database)
 
     def stop(self) -> None:
         """Give up waiting for an outage to end; what is held is given back."""
         self._stopping.set()
+        self._pause.end()
 
     async def handle(self, messages: list[Msg]) -> None:
         """Handle a batch to its end: afterwards every message is acknowledged, given back or buried."""
@@ -106,6 +108,7 @@ class Consumer:
                 await self._settle(items.pop(), poison)
         if not items:
             return
+        self._metrics.redelivered.labels(*self._labels).inc(sum(item.delivery.deliveries > 1 for item in items))
         started = time.perf_counter()
         try:
             outcomes = await self._outcomes(items)
@@ -212,12 +215,12 @@ class Consumer:
                 if not self.paused:
                     _log.warning("%s waits for the database: %s", self.durable.name, error.cause or error)
                 self.paused = error.cause or str(error)
-                self._paused_gauge.set(1)
+                self._pause.begin()
             else:
                 if self.paused:
                     _log.info("%s goes on", self.durable.name)
                 self.paused = ""
-                self._paused_gauge.set(0)
+                self._pause.end()
                 return result
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay)
@@ -244,11 +247,11 @@ class Consumer:
             times = self._early.add(sequence)
             metrics.early.labels(*self._labels).inc()
             if times >= self._retry.early_attempts:
-                await self._bury(item, f"it came too early {times} times: {outcome}")
+                await self._bury(item, f"it came too early {times} times: {outcome}", "early")
             else:
                 await self._later(item, self._retry.early_delay(times))
         elif isinstance(outcome, Poison | ValidationError):
-            await self._bury(item, str(outcome))
+            await self._bury(item, str(outcome), "poison" if isinstance(outcome, Poison) else "invalid")
         else:
             await self._failed(item, outcome)
 
@@ -261,7 +264,7 @@ class Consumer:
             item.delivery.id, failures, self._retry.attempts, text, exc_info=error if failures == 1 else None,
         )  # fmt: skip
         if failures >= self._retry.attempts:
-            await self._bury(item, f"failed {failures} times, at last with {text}")
+            await self._bury(item, f"failed {failures} times, at last with {text}", "failed")
         else:
             await self._later(item, self._retry.delay(failures))
 
@@ -269,7 +272,7 @@ class Consumer:
         self._metrics.retried.labels(*self._labels).inc()
         await item.message.nak(delay=seconds)
 
-    async def _bury(self, item: _Item, reason: str) -> None:
+    async def _bury(self, item: _Item, reason: str, kind: str) -> None:
         delivery = item.delivery
         try:
             await bury(self._client, delivery, self.durable.name, reason)
@@ -278,7 +281,7 @@ class Consumer:
             await self._later(item, self._retry.cap / 2)
             return
         _log.error("%s gave up %s %s: %s", self.durable.name, delivery.type, delivery.id, reason)
-        self._metrics.dead.labels(*self._labels).inc()
+        self._metrics.dead.labels(*self._labels, kind).inc()
         self._failures.forget(delivery.sequence)
         self._early.forget(delivery.sequence)
         await item.message.term()

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from incl_shared.bus.tables import outbox
-from incl_shared.db import Database, Transaction, outage_named
+from incl_shared.db import Database, DatabaseUnavailable, Transaction, outage_named
 from incl_shared.errors import InclError, UnavailableError
 
 if TYPE_CHECKING:
@@ -35,6 +35,10 @@ _POLL_S = 5.0
 _LOCK = 0x494E434C
 _STANDBY_S = 1.0
 _MAX_BACKOFF_S = 5.0
+_ENDS = sa.select(
+    sa.select(sa.func.min(outbox.c.sequence)).scalar_subquery(),
+    sa.select(sa.func.max(outbox.c.sequence)).scalar_subquery(),
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,10 @@ class Relay:
         self.first = True
         """Whether this relay sends; another replica's does otherwise."""
         database.on_emit(self._wake.set)
+        self.depth = 0
+        """How many events are not sent yet, at most: numbers that were never committed count with them."""
         metrics.outbox_age.set_function(self.age)
+        metrics.outbox_depth.set_function(lambda: self.depth)
 
     def age(self) -> float:
         """Seconds that the oldest unsent event waits."""
@@ -77,10 +84,12 @@ class Relay:
             try:
                 sent = await self.once()
             except Exception as error:  # noqa: BLE001 - the edge of the loop: it goes on, slowly
+                self._database_works(works=not isinstance(error, DatabaseUnavailable))
                 self._note(f"{type(error).__name__}: {error}")
                 await asyncio.sleep(backoff * random.uniform(0.7, 1.3))  # noqa: S311
                 backoff = min(backoff * 2, _MAX_BACKOFF_S)
                 continue
+            self._database_works(works=True)
             if sent:
                 backoff = 0.05
                 continue
@@ -100,9 +109,9 @@ class Relay:
         self._wake.clear()
         self.first = self._lock is None or await asyncio.to_thread(self._lock.held)
         if not self.first:
-            self.oldest = None
+            self.oldest, self.depth = None, 0
             return 0
-        rows = await self._database.read(self._waiting)
+        rows, self.depth = await self._database.read(self._waiting)
         self.oldest = rows[0].created if rows else (self.oldest if self._blocked else None)
         if not rows:
             return 0
@@ -111,6 +120,7 @@ class Relay:
         stored = [row.sequence for row, error in zip(window, results, strict=True) if error is None]
         if stored:
             await self._database.write(lambda tx: self._delete(tx, stored))
+            self.depth -= len(stored)
             self._metrics.published.inc(len(stored))
         for row, error in zip(window, results, strict=True):
             if error is not None:
@@ -134,16 +144,25 @@ class Relay:
         else:
             raise error
 
+    def _database_works(self, *, works: bool) -> None:
+        outage = self._metrics.recovery.database
+        (outage.end if works else outage.begin)("outbox")
+
     def _note(self, text: str) -> None:
         if text != self.trouble:
             _log.warning("the outbox waits: %s", text)
         self.trouble = text
 
-    def _waiting(self, connection: sa.Connection) -> list[_Row]:
+    def _waiting(self, connection: sa.Connection) -> tuple[list[_Row], int]:
+        """The oldest, and how many there are at most: told by the first and the last number, not counted."""
         query = sa.select(outbox).order_by(outbox.c.sequence).limit(_BATCH)
         if self._blocked:
             query = query.where(outbox.c.subject.not_in(self._blocked))
-        return [_Row(*row) for row in connection.execute(query)]
+        rows = [_Row(*row) for row in connection.execute(query)]
+        if len(rows) < _BATCH and not self._blocked:
+            return rows, len(rows)
+        first, last = connection.execute(_ENDS).one()
+        return rows, 0 if first is None else int(last) - int(first) + 1
 
     def _delete(self, tx: Transaction, sequences: Sequence[int]) -> None:
         tx.connection.execute(sa.delete(outbox).where(outbox.c.sequence.in_(sequences)))

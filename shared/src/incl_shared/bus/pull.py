@@ -36,19 +36,27 @@ EXPIRES_S = 30.0
 HEARTBEAT_S = 5.0
 SILENCE_S = 12.0
 CHECK_S = 60.0
+PENDING_S = 15.0
 _MAX_BACKOFF_S = 5.0
 _DRAIN_S = 1.0
 
 
 @dataclass
 class PullState:
-    """How a durable's consumption is. alive: monotonic time of the server's last word; trouble: empty when well."""
+    """How a durable's consumption is. alive: monotonic time of the server's last word; trouble: empty when well.
+
+    pending: messages that are not fetched yet, when last told. oldest: when the first of the batch at hand was stored
+    (epoch s), none while there is no batch. changed: called in the event loop when it was bound, or got into trouble.
+    """
 
     durable: Durable
     alive: float = field(default_factory=time.monotonic)
     bound: bool = False
     trouble: str = ""
     rebound: int = 0
+    pending: int = 0
+    oldest: float | None = None
+    changed: Callable[[], None] = lambda: None
 
 
 class PullLoop:
@@ -77,6 +85,7 @@ class PullLoop:
         self._open = 0
         self._lost = False
         self._checked = 0.0
+        self._told = time.monotonic()
         self._reconnects = 0
         self._stopped = False
         self._inbox = ""
@@ -139,8 +148,9 @@ class PullLoop:
             async with self._handling:
                 batch = self._held = [] if self._stopped else self._take()
                 if batch:
+                    self._tell(batch)
                     await self._consume(batch)
-                self._held = []
+                self._held, self.state.oldest = [], None
             if not batch:
                 await self._wait()
 
@@ -148,10 +158,26 @@ class PullLoop:
         """Tell the server that what is here is worked on, so that it does not deliver it again."""
         while True:
             await asyncio.sleep(self._durable.ack_wait / 3)
+            if time.monotonic() - self._told > PENDING_S and self._connection.is_connected:
+                await self._ask_pending()
             for message in [*self._held, *self._waiting]:
                 if not message.is_acked:
                     with contextlib.suppress(nats.errors.Error, OSError):
                         await message.in_progress()
+
+    def _tell(self, batch: list[Msg]) -> None:
+        """What the messages themselves say: how old they are, and how many are behind them."""
+        first, last = batch[0].metadata, (self._waiting[-1] if self._waiting else batch[-1]).metadata
+        self.state.oldest = first.timestamp.timestamp()
+        self.state.pending = last.num_pending
+        self._told = time.monotonic()
+
+    async def _ask_pending(self) -> None:
+        """Nothing came for a while: because there is nothing, or because nothing is fetched."""
+        self._told = time.monotonic()
+        with contextlib.suppress(nats.errors.Error, OSError):
+            info = await self._connection.jetstream().consumer_info(self._durable.stream, self._durable.name)
+            self.state.pending = info.num_pending or 0
 
     # --- the durable
 
@@ -180,12 +206,14 @@ class PullLoop:
                     self._open = 0
             self.state.bound, self.state.trouble = True, ""
             self.state.alive = self._checked = time.monotonic()
+            self.state.changed()
             return
 
     async def _trouble(self, text: str, seconds: float) -> None:
         if self.state.trouble != text:
             self.state.trouble = text
             _log.warning("durable %s of %s cannot be used: %s", self._durable.name, self._durable.stream, text)
+            self.state.changed()
         self._wake.clear()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), seconds * random.uniform(0.7, 1.3))  # noqa: S311

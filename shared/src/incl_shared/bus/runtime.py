@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from incl_shared.bus.client import Ack, BusClient, MessageCallback
 from incl_shared.bus.consumer import AsyncHandler, BatchHandler, Consumer, Handler
 from incl_shared.bus.hardening import HardenedBroker, HardenedPull
-from incl_shared.bus.metrics import BusMetrics
+from incl_shared.bus.metrics import BusMetrics, Pause
 from incl_shared.bus.outbox import Relay
 from incl_shared.bus.pull import CHECK_S, SILENCE_S
 from incl_shared.bus.retry import RetryPolicy
@@ -136,7 +136,10 @@ class Bus:
         self._relay = Relay(database, self.client, service=service, metrics=self.metrics) if database else None
         self._tasks: list[asyncio.Task[None]] = []
         self._started = False
+        self._pauses: dict[HardenedPull, Pause] = {}
+        self.client.on_disconnect(self._interrupted)
         self.client.on_reconnect(self._wake)
+        self.metrics.connected.set_function(lambda: self.client.connected)
 
     # --- before start
 
@@ -174,9 +177,28 @@ class Bus:
         pull = self._broker.pull(
             durable, consumer.handle, check_every=self.options.check_every, silence=self.options.silence
         )
-        age = self.metrics.fetch_age.labels(durable.stream, durable.name)
-        age.set_function(lambda: time.monotonic() - pull.state.alive)
+        self._watch(pull)
         return consumer, pull
+
+    def _watch(self, pull: HardenedPull) -> None:
+        """Show how a durable is."""
+        state, metrics = pull.state, self.metrics
+        where = (state.durable.stream, state.durable.name)
+        pause = self._pauses[pull] = Pause(metrics, where, "bus", metrics.recovery.bus)
+        rebound, seen = metrics.rebound.labels(*where), 0
+
+        def changed() -> None:
+            nonlocal seen
+            (pause.begin if state.trouble else pause.end)()
+            rebound.inc(state.rebound - seen)
+            seen = state.rebound
+
+        state.changed = changed
+        metrics.fetch_age.labels(*where).set_function(lambda: time.monotonic() - state.alive)
+        metrics.pending.labels(*where).set_function(lambda: state.pending)
+        metrics.lag.labels(*where).set_function(
+            lambda: 0.0 if state.oldest is None else max(0.0, self.clock.now() - state.oldest)
+        )
 
     def serve(self, kind: type[Query[AnswerT]], handler: QueryHandler) -> None:
         """Answer a question: `await handler(asker, query)` gives its Answer, or raises an InclError."""
@@ -240,9 +262,11 @@ class Bus:
         self._consumers.remove((consumer, pull))
         consumer.stop()
         await self._broker.drop(pull)
-        durable = consumer.durable
+        self._pauses.pop(pull).end()
+        durable, metrics = consumer.durable, self.metrics
         if not any(other.durable == durable for other, _ in self._consumers):
-            self.metrics.fetch_age.remove(durable.stream, durable.name)
+            for metric in (metrics.fetch_age, metrics.pending, metrics.lag):
+                metric.remove(durable.stream, durable.name)
 
     def health(self) -> Health:
         """How it is now."""
@@ -296,7 +320,16 @@ class Bus:
 
     # --- parts
 
+    def _interrupted(self) -> None:
+        """The connection broke. It is over once each durable is bound again."""
+        if self._started:
+            self.metrics.recovery.bus.begin("connection")
+            for pause in self._pauses.values():
+                pause.begin()
+
     def _wake(self) -> None:
+        self.metrics.reconnects.inc()
+        self.metrics.recovery.bus.end("connection")
         for _, pull in self._consumers:
             pull.wake()
 
