@@ -1,0 +1,223 @@
+"""The plan of an attempt: which machine, where, how it is paid, what it boots, when it ends by itself.
+
+A plan is what the backend acts on and what a dry run shows; making one changes nothing anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from incl_provisioner.domain.cloud.instances import Need, resolve
+from incl_provisioner.domain.cloud.machines import GIB, MachineTable, Shape, region_of
+from incl_provisioner.domain.cloud.policy import Decision, Situation, SpotPolicy
+from incl_provisioner.domain.cloud.prices import LOCAL_SSD_GIB, Disk, Hour, PriceTable, money, too_old
+from incl_provisioner.domain.cloud.zones import Pins, Ranked, State, Weights, allowed, by_region, rank, waiting
+from incl_shared.errors import InvalidInput
+from incl_shared.spec import ExperimentSpec
+
+_MACHINES_TRIED = 3
+"""Of the machines that would do, so many of the cheapest are looked for."""
+_SHORTEST_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image family of a project of the provider."""
+
+    project: str
+    family: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloudSettings:
+    """What an operator configures of a cloud. Durations in seconds.
+
+    `network`, `subnetwork`: names, or the whole path of a shared one; an empty subnetwork is the region's own.
+    `service_account`: empty gives machines no account of the cloud at all. `zones`, `regions`: where machines may be.
+    `longest_s`: a machine's whole life at most; `margin_s`: what a machine needs besides its job: boot, fetch, upload.
+    """
+
+    project: str
+    image: Image = Image("debian-cloud", "debian-12")
+    gpu_image: Image = Image("deeplearning-platform-release", "common-cu128-ubuntu-2204-nvidia-570")
+    network: str = "default"
+    subnetwork: str = ""
+    service_account: str = ""
+    external_ip: bool = False
+    boot_gib: int = 50
+    zones: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ()
+    longest_s: float = 7 * 86_400.0
+    margin_s: float = 1_800.0
+    weights: Weights = field(default_factory=Weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is known of an experiment besides its file: what ended before, where its data lies."""
+
+    preemptions: Sequence[float] = ()
+    data_regions: tuple[str, ...] = ()
+    zones: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One attempt in a cloud. `zones`: in order, all nodes in one of them; the first is meant unless it is cooled.
+
+    `max_run_duration_s`: after so long the provider deletes the machine by itself. `startup`: the key under which the
+    startup script travels in the machine's metadata.
+    """
+
+    provider: str
+    nodes: int
+    decision: Decision
+    zones: tuple[Ranked, ...]
+    image: Image
+    disks: tuple[Disk, ...]
+    scratch: tuple[Disk, ...]
+    network: str
+    subnetwork: str
+    service_account: str
+    external_ip: bool
+    max_run_duration_s: int
+    price_date: str
+    notes: tuple[str, ...] = ()
+    startup: str = "startup-script"
+
+    @property
+    def first(self) -> Ranked:
+        """Where it is tried first."""
+        return self.zones[0]
+
+    @property
+    def shape(self) -> Shape:
+        """The machine that is tried first."""
+        return self.first.shape
+
+    @property
+    def hour(self) -> Hour:
+        """What an hour of one node costs there."""
+        return self.first.hour
+
+    def price(self, *, spot: bool | None = None) -> float | None:
+        """What an hour of all nodes costs where it is tried first; none where that is not known."""
+        total = self.hour.total(spot=self.decision.spot if spot is None else spot)
+        return None if total is None else total * self.nodes
+
+
+def make_plan(
+    spec: ExperimentSpec,
+    wish: Wish,
+    table: MachineTable,
+    prices: PriceTable,
+    settings: CloudSettings,
+    policy: SpotPolicy,
+    state: State,
+    *,
+    today: str = "",
+) -> Plan:
+    """The plan of the next attempt of an experiment. today: the day, to tell when the prices are old.
+
+    Raises:
+        InvalidInput: nothing is called so, nothing is so large, or it is nowhere that is allowed; with the next step.
+    """
+    need = Need(spec.resources.cpu, spec.resources.memory or 0, spec.resources.gpu)
+    zones = _zones(table, settings, wish)
+    shapes = _shapes(spec, need, table, prices, zones)
+    exists = any(shape.machine.spot for shape in shapes)
+    decision = policy.choose(
+        Situation(state.now, asked=spec.spot, exists=exists, nodes=spec.nodes, preemptions=wish.preemptions)
+    )
+    shapes = [shape for shape in shapes if shape.machine.spot or not decision.spot][:_MACHINES_TRIED]
+    disks = (Disk(_boot_disk(shapes[0]), settings.boot_gib),)
+    ranked = rank(
+        shapes, zones, state, prices, spot=decision.spot, nodes=spec.nodes, disks=disks,
+        data=frozenset(wish.data_regions), weights=settings.weights,
+    )  # fmt: skip
+    shape = ranked[0].shape
+    return Plan(
+        table.provider, spec.nodes, decision, ranked, settings.gpu_image if shape.gpus else settings.image,
+        (Disk(_boot_disk(shape), settings.boot_gib),), (Disk("local-ssd", LOCAL_SSD_GIB),) * shape.machine.local_ssd,
+        settings.network, settings.subnetwork, settings.service_account, settings.external_ip,
+        _longest(spec, settings), prices.date, tuple(_notes(ranked, state, prices, today)),
+    )  # fmt: skip
+
+
+def _zones(table: MachineTable, settings: CloudSettings, wish: Wish) -> frozenset[str]:
+    """Where it may run: what the operator allows, and of that what the author named."""
+    mine = allowed(table, Pins(settings.zones, settings.regions))
+    theirs = allowed(table, Pins(wish.zones, wish.regions))
+    both = mine & theirs
+    if not both:
+        raise InvalidInput(
+            "the zones that were named are not among those that this platform may use",
+            hint=f"it may use {', '.join(sorted({region_of(zone) for zone in mine}))}",
+        )
+    return both
+
+
+def _shapes(
+    spec: ExperimentSpec, need: Need, table: MachineTable, prices: PriceTable, zones: frozenset[str]
+) -> list[Shape]:
+    """The machines that would do, the cheapest here first; those that are nowhere here only when all are."""
+    regions = frozenset(region_of(zone) for zone in zones)
+    spot = spec.spot is True
+    shapes = resolve(
+        spec.instance, need, table, lambda shape: prices.cheapest(shape, spot=spot, regions=regions)
+    )  # fmt: skip
+    return [shape for shape in shapes if shape.zones & zones] or list(shapes)
+
+
+def _boot_disk(shape: Shape) -> str:
+    return shape.machine.boot_disks[0]
+
+
+def _longest(spec: ExperimentSpec, settings: CloudSettings) -> int:
+    """The third end of a machine: its attempt's longest time and what surrounds it, within the operator's limit."""
+    wanted = settings.longest_s
+    if spec.max_duration is not None:
+        wanted = min(wanted, spec.max_duration + spec.checkpoint.grace + settings.margin_s)
+    return int(max(_SHORTEST_S, wanted))
+
+
+def _notes(ranked: Sequence[Ranked], state: State, prices: PriceTable, today: str) -> list[str]:
+    notes = []
+    held = waiting(ranked, state.now)
+    if held:
+        notes.append(held)
+    missing = ranked[0].hour.missing
+    if missing:
+        notes.append(
+            f"no price is known for {', '.join(missing)} in {ranked[0].region}; INCL_PROVISIONER_PRICES sets one"
+        )
+    elif today and too_old(prices.date, today):
+        notes.append(f"the prices are a list of {prices.date}; INCL_PROVISIONER_PRICES names a newer one")
+    return notes
+
+
+def first_calls(plan: Plan) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """(region, its zones in order) of what is tried one after the other: a gang is asked for by region."""
+    return tuple((choice.region, choice.zones) for choice in by_region(plan.zones))
+
+
+def summary(plan: Plan) -> str:
+    """The plan in one line: '2 x a2-highgpu-1g spot in us-central1-a: $2.60 an hour, 65 % less than on demand'."""
+    count = f"{plan.nodes} x " if plan.nodes > 1 else ""
+    kind = "spot" if plan.decision.spot else "on demand"
+    price = plan.price()
+    cost = "price unknown" if price is None else f"{money(price, plan.hour.currency)} an hour"
+    saving = plan.hour.saving
+    tail = ""
+    if saving is not None and plan.decision.spot:
+        tail = f", {saving:.0%} less than on demand"
+    elif saving is not None and saving > 0:
+        tail = f"; spot would save {saving:.0%}"
+    return f"{count}{plan.shape.name} {kind} in {plan.first.zone}: {cost}{tail}"
+
+
+def memory_gib(shape: Shape) -> float:
+    """The memory of one node, in GiB."""
+    return shape.machine.memory / GIB
