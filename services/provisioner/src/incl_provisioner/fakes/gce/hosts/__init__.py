@@ -1,0 +1,1 @@
+"""What the VMs of the fake cloud run on: namespaces, process groups, or nothing."""
