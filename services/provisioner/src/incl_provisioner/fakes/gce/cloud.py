@@ -90,7 +90,7 @@ class FakeCloud:
         self.machines = Machines(self.state, self.operations, self.capacity, self.host, pace, self.folder)
         instances = Instances(self.state, self.operations, self.machines, self.capacity, self.faults, pace)
         bulk = Bulk(self.state, self.operations, self.machines, self.capacity, instances, pace)
-        disks = Disks(self.state, self.operations, self.capacity, pace)
+        disks = Disks(self.state, self.operations, self.capacity, self.faults, pace)
         reads = Reads(self.state, self.operations, self.capacity)
         self.switches = Switches(
             self.state, self.operations, self.machines, self.capacity, self.faults, bulk, disks, reads

@@ -7,7 +7,8 @@ import asyncio
 from incl_provisioner.fakes.gce.call import Call, Handler
 from incl_provisioner.fakes.gce.capacity import Capacity
 from incl_provisioner.fakes.gce.catalog import ZONES
-from incl_provisioner.fakes.gce.listing import listed
+from incl_provisioner.fakes.gce.faults import Faults
+from incl_provisioner.fakes.gce.listing import aggregated, listed
 from incl_provisioner.fakes.gce.model import State, fingerprint, same_fingerprint
 from incl_provisioner.fakes.gce.operations import Operation, Operations
 from incl_provisioner.fakes.gce.pace import Pace
@@ -25,14 +26,16 @@ from incl_provisioner.fakes.gce.specs import check_labels, check_name, new_disk
 class Disks:
     """Persistent disks and the snapshots that they are made of."""
 
-    def __init__(self, state: State, operations: Operations, capacity: Capacity, pace: Pace) -> None:
-        self._state, self._operations, self._capacity, self._pace = state, operations, capacity, pace
+    def __init__(self, state: State, operations: Operations, capacity: Capacity, faults: Faults, pace: Pace) -> None:
+        self._state, self._operations, self._capacity = state, operations, capacity
+        self._faults, self._pace = faults, pace
 
     def methods(self) -> dict[str, Handler]:
         """method -> what answers."""
         return {
             "disks.insert": self.insert, "disks.get": self.get, "disks.list": self.list, "disks.delete": self.delete,
-            "disks.setLabels": self.set_labels, "disks.createSnapshot": self.create_snapshot,
+            "disks.aggregatedList": self.aggregated, "disks.setLabels": self.set_labels,
+            "disks.createSnapshot": self.create_snapshot,
             "snapshots.get": self.snapshot, "snapshots.list": self.snapshots,
         }  # fmt: skip
 
@@ -64,6 +67,11 @@ class Disks:
         """Those of a zone."""
         zone = self._state.zone(call.place)
         return listed("diskList", [disk.body for disk in self._state.disks.values() if disk.zone == zone], call.query)
+
+    def aggregated(self, call: Call) -> JSON:
+        """Those of all zones."""
+        bodies = [disk.body for disk in self._state.disks.values()]
+        return aggregated("disk", bodies, call.query, sorted(self._faults.unreachable), self._state)
 
     def delete(self, call: Call) -> Operation:
         """Begin to delete; refused while a VM has it."""

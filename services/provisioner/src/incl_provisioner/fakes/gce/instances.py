@@ -9,7 +9,7 @@ from incl_provisioner.fakes.gce.call import Call, Handler
 from incl_provisioner.fakes.gce.capacity import GONE, Capacity
 from incl_provisioner.fakes.gce.catalog import ZONES
 from incl_provisioner.fakes.gce.faults import Faults
-from incl_provisioner.fakes.gce.listing import listed, page
+from incl_provisioner.fakes.gce.listing import aggregated, listed
 from incl_provisioner.fakes.gce.machines import Machines
 from incl_provisioner.fakes.gce.model import Disk, Instance, State, fingerprint, same_fingerprint
 from incl_provisioner.fakes.gce.operations import Operation, Operations
@@ -119,24 +119,8 @@ class Instances:
 
     def aggregated(self, call: Call) -> JSON:
         """Those of all zones; a zone that cannot be reached is said to be so, and is not empty."""
-        shown, token = page([one.body for one in self._state.instances.values()], call.query)
-        items: dict[str, Any] = {}
-        for body in shown:
-            items.setdefault("zones/" + body["zone"].rpartition("/")[2], {"instances": []})["instances"].append(body)
-        lost = sorted(self._faults.unreachable)
-        for zone in ZONES:
-            scope = f"zones/{zone}"
-            if zone in lost:
-                items[scope] = {"warning": _warning("UNREACHABLE", f"The scope '{scope}' cannot be reached.", scope)}
-            elif scope not in items:
-                message = f"There are no results for scope '{scope}' on this page."
-                items[scope] = {"warning": _warning("NO_RESULTS_ON_PAGE", message, scope)}
-        answer: JSON = {"kind": "compute#instanceAggregatedList", "id": "instances", "items": items}
-        if token:
-            answer["nextPageToken"] = token
-        if lost:
-            answer["unreachables"] = [self._state.at(f"zones/{zone}") for zone in lost]
-        return answer
+        bodies = [one.body for one in self._state.instances.values()]
+        return aggregated("instance", bodies, call.query, sorted(self._faults.unreachable), self._state)
 
     def serial(self, call: Call) -> JSON:
         """What the serial port said, from `start` on; the provider keeps the last MiB."""
@@ -243,7 +227,3 @@ class Instances:
                 self._operations.spawn(self._machines.maintain(vm))
 
         return self._begin(call, "simulateMaintenanceEvent", vm, work)
-
-
-def _warning(code: str, message: str, scope: str) -> JSON:
-    return {"code": code, "message": message, "data": [{"key": "scope", "value": scope}]}

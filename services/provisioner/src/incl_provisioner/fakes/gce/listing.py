@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from incl_provisioner.fakes.gce.catalog import ZONES
+from incl_provisioner.fakes.gce.model import State, last
 from incl_provisioner.fakes.gce.problems import JSON, invalid
 
 _TERM = re.compile(
@@ -103,3 +105,33 @@ def listed(kind: str, items: list[JSON], query: Mapping[str, str]) -> JSON:
     if token:
         answer["nextPageToken"] = token
     return answer
+
+
+def aggregated(kind: str, bodies: list[JSON], query: Mapping[str, str], lost: list[str], state: State) -> JSON:
+    """An aggregatedList. A zone that cannot be reached (`lost`) is said to be so, and is not empty.
+
+    Args:
+        kind: instance or disk.
+        bodies: of all zones.
+    """
+    shown, token = page([body for body in bodies if last(body["zone"]) not in lost], query)
+    items: dict[str, Any] = {}
+    for body in shown:
+        items.setdefault(f"zones/{last(body['zone'])}", {f"{kind}s": []})[f"{kind}s"].append(body)
+    for zone in ZONES:
+        scope = f"zones/{zone}"
+        if zone in lost:
+            items[scope] = {"warning": _warning("UNREACHABLE", f"The scope '{scope}' cannot be reached.", scope)}
+        elif scope not in items:
+            message = f"There are no results for scope '{scope}' on this page."
+            items[scope] = {"warning": _warning("NO_RESULTS_ON_PAGE", message, scope)}
+    answer: JSON = {"kind": f"compute#{kind}AggregatedList", "id": f"{kind}s", "items": items}
+    if token:
+        answer["nextPageToken"] = token
+    if lost:
+        answer["unreachables"] = [state.at(f"zones/{zone}") for zone in lost]
+    return answer
+
+
+def _warning(code: str, message: str, scope: str) -> JSON:
+    return {"code": code, "message": message, "data": [{"key": "scope", "value": scope}]}

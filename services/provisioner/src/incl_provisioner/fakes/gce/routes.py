@@ -42,6 +42,7 @@ POST   zones/{place}/instances/{name}/setMetadata            instances.setMetada
 GET    zones/{place}/instances/{name}/serialPort             instances.getSerialPortOutput
 GET    zones/{place}/instances/{name}/getGuestAttributes     instances.getGuestAttributes
 POST   zones/{place}/instances/{name}/simulateMaintenanceEvent instances.simulateMaintenanceEvent
+GET    aggregated/disks                                        disks.aggregatedList
 GET    zones/{place}/disks                                   disks.list
 POST   zones/{place}/disks                                   disks.insert
 GET    zones/{place}/disks/{name}                            disks.get

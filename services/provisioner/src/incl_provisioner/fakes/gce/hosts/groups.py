@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 from incl_provisioner.fakes.gce.hosts.port import Guest, Running
@@ -35,7 +36,9 @@ class GroupHost:
     async def boot(self, guest: Guest) -> Running:
         """Start a VM."""
         name, *script = prepare(guest)
-        process = Process([*python(), "groups", name, *script], guest)
+        # These VMs share the files of this machine: what a startup script keeps under /var/lib goes into their folder.
+        shared = replace(guest, environment={**guest.environment, "INCL_VM_ROOT": str(guest.folder / "root")})
+        process = Process([*python(), "groups", name, *script], shared)
         self._running.add(process)
         process.ended.add_done_callback(lambda _: self._running.discard(process))
         return process
