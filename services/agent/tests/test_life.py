@@ -102,6 +102,32 @@ async def test_a_job_that_ignores_sigterm_is_killed_after_its_grace(agent: Agent
     assert "killed" in end.message
 
 
+async def test_the_next_attempt_begins_after_the_end_of_the_one_before(agent: Agent, platform: FakePlatform) -> None:
+    slow = "trap 'sleep 1; echo last; exit 0' TERM; echo up; while :; do sleep 0.05; done"
+    first = platform.job("sh", "-c", slow)
+    await platform.want(first)
+    await until(lambda: _said(platform, first, "up"))
+    await platform.unwant(first)
+    second = platform.job("echo", "next", experiment=first.experiment, attempt=2)
+    await platform.want(second)
+    end, began = await platform.ended(first), (await platform.said(second, JobStarted)).times.started
+    assert end.times.ended is not None and began is not None
+    assert began > end.times.ended
+    assert (await platform.ended(second)).reason is EndReason.COMPLETED
+
+
+async def test_an_attempt_before_that_does_not_end_is_killed(agent: Agent, platform: FakePlatform) -> None:
+    first = platform.job("sh", "-c", "trap '' TERM; echo up; sleep 60 & sleep 60")
+    first = first.model_copy(update={"spec": first.spec.model_copy(update={"grace_s": 60.0})})
+    await platform.want(first)
+    await until(lambda: _said(platform, first, "up"))
+    await platform.unwant(first)
+    second = platform.job("echo", "next", experiment=first.experiment, attempt=2)
+    await platform.want(second)
+    assert (await platform.ended(second, timeout=20)).reason is EndReason.COMPLETED
+    assert (await platform.ended(first)).signal == 9
+
+
 async def test_max_duration(agent: Agent, platform: FakePlatform) -> None:
     job = platform.job("sleep", "60", max_duration_s=0.3)
     await platform.want(job)

@@ -297,7 +297,8 @@ class FakePlatform:
         return [
             report.body
             for report in await self.reports()
-            if getattr(report.body, "experiment", None) == job.experiment
+            if (getattr(report.body, "experiment", None), getattr(report.body, "attempt", None))
+            == (job.experiment, job.attempt)
             and getattr(report.body, "rank", 0) == job.rank
         ]
 

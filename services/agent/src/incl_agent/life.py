@@ -175,6 +175,8 @@ class JobLife:
         if self.files.shim() is None:
             preparation = preparation or Preparation(self.node, self)
             launch = await self._unless_stopped(preparation.launch())
+            if self.node.clear_way is not None:
+                await self._unless_stopped(self.node.clear_way(self.wanted))
             self.state.phase = Phase.STARTING
             self.files.save_state(self.state)
             pid, pipe = spawn_shim(self.files.root, launch, self.node.shim)

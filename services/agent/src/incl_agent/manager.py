@@ -27,6 +27,8 @@ _FIRST_RETRY_S = 1.0
 _LAST_RETRY_S = 30.0
 _MOST_BREAKS = 5
 _CLEANING_UP_S = 5.0
+_WAY_S = 5.0
+"""An earlier attempt that is not wanted any more may take so long to end, once the next one is ready to begin."""
 _JOB = re.compile(r"^[0-9a-z]{26}-\d+-\d+$")
 
 
@@ -47,6 +49,7 @@ class JobManager:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        node.clear_way = self.clear_way
         self._held: dict[str, _Held] = {}
         self.generation: Callable[[], int] = lambda: 0
         self.failures = 0
@@ -148,6 +151,22 @@ class JobManager:
         for held in self._held.values():
             if held.life.state.fenced:
                 held.life.kill()
+
+    async def clear_way(self, job: JobWanted) -> None:
+        """Until no process of an earlier attempt of this experiment runs here; what lingers, unwanted, is killed."""
+        while earlier := self._earlier(job):
+            await _either(earlier, earlier.life.over, _WAY_S)
+            if earlier.unwanted is not None and not earlier.life.over.is_set():
+                _log.warning("job %s waits for the end of %s, which is killed", job.job, earlier.life.job)
+                earlier.life.kill()
+
+    def _earlier(self, job: JobWanted) -> _Held | None:
+        for held in self._held.values():
+            other = held.life.wanted
+            mine = other.experiment == job.experiment and other.attempt < job.attempt
+            if mine and not held.life.over.is_set() and not held.task.done():
+                return held
+        return None
 
     async def renew(self) -> None:
         """Open the jobs' connections anew: packets got lost, and theirs may hang."""

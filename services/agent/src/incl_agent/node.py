@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from incl_agent.runtimes import Runtime, RuntimeFailure
 from incl_agent.sampling import Sampler
 from incl_agent.settings import AgentSettings
 from incl_shared.bus.client import BusClient
-from incl_shared.control import JobSpec
+from incl_shared.control import JobSpec, JobWanted
 from incl_shared.states import EndReason
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class Node:
     hidden: tuple[Path, ...] = ()
     children: set[int] = field(default_factory=set)
     """Shims that this process started and has not reaped."""
+    clear_way: Callable[[JobWanted], Awaitable[None]] | None = None
+    """Waits until no earlier attempt of a job's experiment runs here."""
 
     async def runtime_for(self, spec: JobSpec) -> str:
         """The runtime that honours a job.

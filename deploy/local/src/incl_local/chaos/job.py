@@ -22,6 +22,8 @@ EVERY = 5
 """Steps between two checkpoints."""
 MORE = 5
 """Steps once the gate is open."""
+LAST = 15
+"""Steps once it is told to stop: a job that ends in order takes its time, and keeps a checkpoint."""
 CHECKPOINT_BYTES = 300_007
 """The large checkpoint: a size of its own, so that a gate before the artifact store knows it."""
 OUTPUT_BYTES = 500_009
@@ -77,12 +79,11 @@ def main() -> int:
         stopping.append(number)
         ledger.note("stopping")
 
-    if phase == "ending":
-        signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, stop)
     step = resumed()
     ledger.note("began", resumed=step, attempt=int(os.environ["INCL_ATTEMPT"]))
-    began, more = step, MORE
-    while more:
+    began, more, last = step, MORE, LAST
+    while more and last:
         step += 1
         one_step(ledger, step)
         if phase == "checkpointing" and first and step == began + EVERY:
@@ -90,10 +91,14 @@ def main() -> int:
             ledger.note("checkpoint", step=step)
         elif step % EVERY == 0 and not (phase == "checkpointing" and first):
             keep(step, 0)
-        if gate.exists() or phase == "uploading":
+        if stopping and phase != "ending":
+            last -= 1
+        elif gate.exists() or phase == "uploading":
             more -= 1
-        if more:
+        if more and last:
             time.sleep(PACE_S)
+    if not last:
+        keep(step, 0)
     if phase == "uploading":
         Path(os.environ["INCL_OUTPUT_DIR"], "result.bin").write_bytes(os.urandom(OUTPUT_BYTES))
     ledger.note("ended")
