@@ -10,7 +10,7 @@ PYPROJECTS := $(addsuffix /pyproject.toml,$(DISTRIBUTIONS))
 unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPATH
 
-.PHONY: help demo install up test check format contracts docs lock bench clean
+.PHONY: help demo install up test chaos check format contracts docs lock bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -27,6 +27,9 @@ up: .venv/runtime.stamp ## the platform on this machine, in the foreground
 
 test: .venv/dev.stamp check ## all checks and all tests
 	@$(PY) -m pytest -q -n 3 --dist loadfile
+
+chaos: .venv/dev.stamp ## every victim, fault and phase on a real platform (about half an hour)
+	@INCL_CHAOS=all $(PY) -m pytest -q -s tests/chaos
 
 check: .venv/dev.stamp ## ruff, mypy --strict, import-linter, house rules, contracts
 	@$(PY) -m ruff check .
@@ -50,7 +53,7 @@ docs: contracts ## every generated page
 lock: .venv/dev.stamp ## resolve the requirements anew
 	@$(PY) tools/lock.py
 
-bench: .venv/dev.stamp ## NAME=submit|queue|fleet|start|pack|log|ingest|list|chart|fair|output: one benchmark; its last line is JSON
+bench: .venv/dev.stamp ## NAME=submit|queue|fleet|start|pack|log|ingest|list|chart|fair|output|chaos: one benchmark; its last line is JSON
 	@$(PY) benchmarks/run.py $(NAME)
 
 clean: ## remove what make made (not your data)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from incl_local.aftermath import assert_right
+from incl_local.layout import Layout
 from incl_local.testing import Home
 
 
@@ -18,9 +20,20 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     assert started.code == 0, started.err
     try:
         yield place
+        end_all(place)
+        assert_right(Layout(place.data))
     finally:
         stopped = place.incl("down", timeout=60)
         assert stopped.code == 0, stopped.err
+
+
+def end_all(place: Home) -> None:
+    """Stop what tests left running: they looked at it long enough."""
+    listed = place.incl("ls", "status in (queued, starting, running, stopping)", "-n", "200", "--json")
+    assert listed.code == 0, listed.err
+    rows = listed.json["rows"] if isinstance(listed.json, dict) else listed.json
+    for row in rows:
+        place.incl("stop", row["id"], "--wait")
 
 
 @pytest.fixture

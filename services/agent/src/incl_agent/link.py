@@ -18,7 +18,9 @@ from incl_shared.tasks import end_all
 
 _log = logging.getLogger("incl.agent")
 _FIRST_RETRY_S = 0.1
-_LAST_RETRY_S = 5.0
+_LAST_RETRY_S = 1.0
+"""While the signer is away; its answer is what a job waits for before it can begin."""
+_DENIED_RETRY_S = 5.0
 _REFRESH_AT = 0.6
 """A credential is replaced after this part of its life."""
 
@@ -91,7 +93,7 @@ class JobLink:
                 level = logging.WARNING if isinstance(error, DeniedError) else logging.DEBUG
                 _log.log(level, "job %s has no credential yet: %s", self._job.job, error)
                 await asyncio.sleep(delay)
-                delay = min(delay * 2, _LAST_RETRY_S)
+                delay = min(delay * 2, _DENIED_RETRY_S if isinstance(error, DeniedError) else _LAST_RETRY_S)
                 continue
             await asyncio.sleep(self._fresh_for())
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from incl_agent.blobs import BlobCache
 from incl_agent.metrics import AgentMetrics
@@ -48,7 +48,7 @@ class Node:
     hidden: tuple[Path, ...] = ()
     children: set[int] = field(default_factory=set)
     """Shims that this process started and has not reaped."""
-    clear_way: Callable[[JobWanted], Awaitable[None]] | None = None
+    clear_way: Callable[[JobWanted], Coroutine[Any, Any, None]] | None = None
     """Waits until no earlier attempt of a job's experiment runs here."""
 
     async def runtime_for(self, spec: JobSpec) -> str:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _NEVER = (InvalidInput, NotFoundError, DeniedError, IntegrityError)
 _FIRST_RETRY_S = 0.2
-_LAST_RETRY_S = 10.0
+_LAST_RETRY_S = 3.0
+"""However long an outage was: work goes on within seconds after it."""
 
 
 class Preparation:

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("incl.agent")
 _FIRST_RETRY_S = 0.5
-_LAST_RETRY_S = 15.0
+_LAST_RETRY_S = 3.0
+"""However long an outage was: work goes on within seconds after it."""
 _AT_ONCE = 4
 _MEDIA_AT_ONCE = 32
 _PATIENCE_S = 5.0

@@ -28,6 +28,8 @@ class Hold:
     seen: threading.Event = field(default_factory=threading.Event)
     """Set once a request is held."""
     opened: asyncio.Event = field(default_factory=asyncio.Event)
+    answered: threading.Event = field(default_factory=threading.Event)
+    """Set once a request that was held has its answer."""
 
 
 class Gate:
@@ -36,6 +38,7 @@ class Gate:
     def __init__(self, port: int = 0) -> None:
         self._store = 0
         self._holds: list[Hold] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(port,), name="gate", daemon=True)
@@ -59,6 +62,11 @@ class Gate:
     def url(self) -> str:
         """What others take for the store."""
         return f"http://{LOOPBACK}:{self.port}"
+
+    @property
+    def busy(self) -> int:
+        """Requests that are held or under way."""
+        return len(self._tasks)
 
     def hold(self, matches: Callable[[str], bool]) -> Hold:
         """Hold requests from now on."""
@@ -98,23 +106,30 @@ class Gate:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One request a connection: the answer closes it."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)  # asyncio itself holds tasks and readers weakly
         upstream: asyncio.StreamWriter | None = None
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             line = head.split(b"\r\n", 1)[0].decode("latin-1")
-            for hold in [hold for hold in self._holds if hold.matches(line)]:
+            holds = [hold for hold in self._holds if hold.matches(line)]
+            for hold in holds:
                 hold.seen.set()
                 if not await _opened(hold, reader):
                     return
             answer, upstream = await asyncio.open_connection(LOOPBACK, self._store)
             upstream.write(_once(head))
             await asyncio.gather(_pipe(reader, upstream, _length(head)), _pipe(answer, writer, None))
+            for hold in holds:
+                hold.answered.set()
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # either side went away: the other one sees it
         finally:
             for end in (writer, upstream):
                 if end is not None:
                     end.close()
+            self._tasks.discard(task)
 
 
 async def _opened(hold: Hold, client: asyncio.StreamReader) -> bool:

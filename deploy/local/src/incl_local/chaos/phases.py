@@ -2,7 +2,7 @@
 
 | phase | what holds it |
 |---|---|
-| packing | the upload of its code waits at the gate; nothing is submitted yet |
+| packing | its command line stands (SIGSTOP) where it asks to upload its code; nothing is submitted yet |
 | queued | another experiment fills the node |
 | unpacking | the fetch of its code waits at the gate |
 | running | it goes on until a file is there |
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from typing import Any
 from incl_local.chaos import job, ledger
 from incl_local.chaos.gates import Gate, Hold
 from incl_local.chaos.victims import Chaos
+from incl_local.processes import Identity
 from incl_local.testing import wait
 from incl_shared.archive.pack import pack
 from incl_shared.ids import new_id
@@ -39,6 +41,7 @@ CORES = 16.0
 """What the node offers, whatever it has: INCL_AGENT_CPU."""
 _HALF = 10.0
 SEEN_S = 60.0
+_ANSWERED_S = 20.0
 
 
 @dataclass
@@ -57,6 +60,12 @@ class Held:
     def right(self) -> frozenset[ExperimentState]:
         """The final state that is right for it."""
         return frozenset({ExperimentState.STOPPED if self.phase == "ending" else ExperimentState.FINISHED})
+
+    def freeze(self, number: signal.Signals) -> None:
+        """Signal its command line, while it runs."""
+        identity = None if self.client is None or self.client.poll() is not None else Identity.of(self.client.pid)
+        if identity is not None:
+            identity.send(number)
 
     def books(self) -> list[ledger.Book]:
         """What its processes wrote, the oldest attempt first."""
@@ -100,16 +109,22 @@ class Stage:
         assert made.client.returncode == 0, f"{made.phase}: {out}{err}"
 
     def let_go(self) -> None:
-        """Everything may go on."""
+        """Everything may go on. Whoever packs goes on once its question is answered, as after a long sleep."""
         self.go.touch()
         self.gate.release()
+        packing = self.held.get("packing")
+        if packing is not None and packing.hold is not None and packing.client is not None:
+            if packing.client.poll() is None:
+                packing.hold.answered.wait(_ANSWERED_S)
+            packing.freeze(signal.SIGCONT)
 
     def close(self) -> None:
         """End what the test itself started."""
         self.let_go()
         for made in self.held.values():
-            if made.client is not None and made.client.poll() is None:
-                made.client.kill()
+            if made.client is not None and made.client.stdout is not None and not made.client.stdout.closed:
+                if made.client.poll() is None:
+                    made.client.kill()
                 made.client.communicate()
 
     def _make(self, phase: str) -> Held:
@@ -153,6 +168,8 @@ def begin(stage: Stage, phases: tuple[str, ...] = PHASES) -> None:
             stage.submitted(made)
         if made.hold is not None:
             assert made.hold.seen.wait(SEEN_S), f"{phase} was not seen"
+            if phase == "packing":
+                made.freeze(signal.SIGSTOP)
         elif phase == "queued":
             _waits(stage, made)
         elif phase == "running":

@@ -9,18 +9,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from incl_local.aftermath import gather
 from incl_local.chaos import job
 from incl_local.chaos.gates import Gate
 from incl_local.chaos.ledger import read
 from incl_local.chaos.phases import PHASES, WITH_PROCESS, Held, Stage, begin
 from incl_local.chaos.victims import Chaos, Fault, freeze_for
-from incl_local.layout import DATABASE_OWNERS
 from incl_local.place import PROJECT, local_user
 from incl_shared.bus.client import BusClient
 from incl_shared.errors import InclError
 from incl_shared.queries.tracker import ExperimentView, GetExperiment, GetPoints
 from incl_shared.states import FINAL_STATES, ExperimentState
-from incl_shared.testing.invariants import Evidence, Leftover, Submitted, collect
+from incl_shared.testing.invariants import Evidence, Submitted, collect
 
 RECOVERED_S = 60.0
 """The longest that is waited for the work to go on; what is right is less."""
@@ -30,12 +30,14 @@ _LOOK_S = 0.15
 
 @dataclass(frozen=True)
 class Blow:
-    """One fault. seconds: how long a victim stands; phases: at which experiments are held."""
+    """One fault. seconds: how long a victim stands; phases: at which experiments are held; moment: seconds after all of
+    them are seen to be there."""
 
     victim: str
     fault: Fault
     seconds: float = 0.0
     phases: tuple[str, ...] = PHASES
+    moment: float = 0.0
 
     def __str__(self) -> str:
         """Like `freeze tracker 60 s`."""
@@ -82,6 +84,7 @@ class Round:
         if blow.victim in ("shim", "job"):
             held = [self.stage.held[phase] for phase in blow.phases if phase in WITH_PROCESS]
             targets = [each.experiment for each in held]
+        freeze_for(blow.moment)
         since = time.monotonic()
         if blow.fault is Fault.FREEZE:
             with contextlib.ExitStack() as frozen:
@@ -129,41 +132,20 @@ class Round:
             await asyncio.to_thread(self.stage.submitted, self.stage.held["packing"])
 
     async def _gather(self, person: collect.Person, blow: Blow) -> Evidence:
-        layout, place = self.chaos.layout, self.chaos.place
+        held = list(self.stage.held.values())
         books = read(self.stage.folder / "ledger")
-        mine = {held.experiment for held in self.stage.held.values()}
-        async with await BusClient.connect(place.bus("admin")) as admin:
-
-            async def look() -> list[Leftover]:
-                return await self._leftovers(admin)
-
-            left = await collect.when_quiet(look)
-            facts = tuple(f for f in await collect.facts(admin) if getattr(f.event, "experiment", "") in mine)
-            dead = await collect.dead_letters(admin)
-        told = [await collect.told(person, experiment) for experiment in sorted(mine)]
         stored = [
             each
-            for held in self.stage.held.values()
-            for each in await collect.stored(person, held.experiment, {book.attempt for book in held.books()})
+            for one in held
+            for each in await collect.stored(person, one.experiment, {book.attempt for book in one.books()})
         ]
-        return Evidence(
-            submitted=tuple(_submitted(held, blow) for held in self.stage.held.values()),
-            facts=facts,
+        return replace(
+            await gather(self.chaos.place, {one.experiment for one in held}),
+            submitted=tuple(_submitted(one, blow) for one in held),
             ran=tuple(book.ran() for book in books),
             logged=tuple(logged for book in books for logged in book.logged()),
             stored=tuple(stored),
-            told=tuple(each for each in told if each is not None),
-            leftovers=(*left, *collect.credential_leftovers(layout.root, layout.creds)),
-            dead=dead,
         )
-
-    async def _leftovers(self, admin: BusClient) -> list[Leftover]:
-        layout = self.chaos.layout
-        jobs = layout.agent / "jobs"
-        left = await collect.waiting_messages(admin)
-        for name in DATABASE_OWNERS:
-            left += await asyncio.to_thread(collect.database_leftovers, name, layout.database(name))
-        return [*left, *collect.folder_leftovers(jobs), *await asyncio.to_thread(collect.process_leftovers, jobs)]
 
 
 def _submitted(held: Held, blow: Blow) -> Submitted:
