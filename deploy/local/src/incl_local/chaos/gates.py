@@ -29,7 +29,7 @@ class Hold:
     """Set once a request is held."""
     opened: asyncio.Event = field(default_factory=asyncio.Event)
     answered: threading.Event = field(default_factory=threading.Event)
-    """Set once a request that was held has its answer."""
+    """Set once a request that was held has its answer, or its connection is cut."""
 
 
 class Gate:
@@ -110,6 +110,7 @@ class Gate:
         assert task is not None
         self._tasks.add(task)  # asyncio itself holds tasks and readers weakly
         upstream: asyncio.StreamWriter | None = None
+        holds: list[Hold] = []
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             line = head.split(b"\r\n", 1)[0].decode("latin-1")
@@ -121,8 +122,6 @@ class Gate:
             answer, upstream = await asyncio.open_connection(LOOPBACK, self._store)
             upstream.write(_once(head))
             await asyncio.gather(_pipe(reader, upstream, _length(head)), _pipe(answer, writer, None))
-            for hold in holds:
-                hold.answered.set()
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # either side went away: the other one sees it
         finally:
@@ -130,6 +129,9 @@ class Gate:
                 if end is not None:
                     end.close()
             self._tasks.discard(task)
+            for hold in holds:
+                if hold.opened.is_set():
+                    hold.answered.set()
 
 
 async def _opened(hold: Hold, client: asyncio.StreamReader) -> bool:
