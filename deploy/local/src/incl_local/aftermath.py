@@ -15,17 +15,18 @@ from incl_shared.testing.invariants import Evidence, Fact, Leftover, Submitted, 
 QUIET_S = 30.0
 
 
-async def gather(place: Place, experiments: Collection[str] | None = None) -> Evidence:
+async def gather(place: Place, experiments: Collection[str] | None = None, *, quiet_s: float = QUIET_S) -> Evidence:
     """Events, answers, leftovers and dead letters of a platform that runs.
 
     experiments: those that it is about; none: every one that was ever queued here, any final state being right.
+    quiet_s: how long to wait for what is on its way.
     """
     async with await BusClient.connect(place.bus("admin")) as admin:
 
         async def look() -> list[Leftover]:
             return await _leftovers(admin, place)
 
-        left = await collect.when_quiet(look, QUIET_S)
+        left = await collect.when_quiet(look, quiet_s)
         facts = await collect.facts(admin)
         dead = await collect.dead_letters(admin)
     about = queued(facts) if experiments is None else experiments
