@@ -169,3 +169,14 @@ def test_the_zonal_form(cloud: Cloud) -> None:
     )
     operation = cloud.done(cloud.instances.bulk_insert_unary(request, timeout=10, retry=None))
     assert counts(operation) == {"zones/us-central1-b": (2, 2, 0, 0)}
+
+
+def test_only_so_many_operations_at_once(serve: Serve) -> None:
+    cloud = serve(pace=Pace(create=0.3))
+    cloud.switch("bulk_limit", 2)
+    first, _ = bulk(cloud, name_pattern="a-##"), bulk(cloud, name_pattern="b-##")
+    with pytest.raises(exceptions.Forbidden) as error:
+        bulk(cloud, name_pattern="c-##")
+    assert error.value.errors[0]["reason"] == "rateLimitExceeded"
+    cloud.done(first)
+    assert not cloud.done(bulk(cloud, name_pattern="c-##")).error.errors

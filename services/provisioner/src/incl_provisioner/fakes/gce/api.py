@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import json
 import logging
+from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
@@ -13,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from incl_provisioner.fakes.gce import routes
 from incl_provisioner.fakes.gce.call import Call, Handler
 from incl_provisioner.fakes.gce.catalog import IMAGES
-from incl_provisioner.fakes.gce.faults import Fault, Faults
+from incl_provisioner.fakes.gce.faults import Faults
 from incl_provisioner.fakes.gce.model import State
 from incl_provisioner.fakes.gce.operations import Operation, Operations
 from incl_provisioner.fakes.gce.problems import JSON, ApiError, not_found
@@ -21,6 +22,15 @@ from incl_provisioner.fakes.gce.wire import closed, cut, half, read, respond, re
 
 log = logging.getLogger(__name__)
 GARBAGE = b"<!DOCTYPE html><title>Error 502 (Server Error)!!1</title><p>The server encountered a temporary error."
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a caller gets. `kind`: answer, cut, hang, garbage or partial."""
+
+    kind: str
+    status: int
+    body: JSON
 
 
 class Api:
@@ -47,36 +57,33 @@ class Api:
             await respond_json(send, 400, ApiError(400, "parseError", "Parse Error").body())
             return
         call = Call(method, project, place, name, dict(parse_qsl(scope["query_string"].decode())), body)
-        fault = self._faults.of_call(method, place, name or str(body.get("name", "")))
-        if fault is None:
-            await respond_json(send, *await self.answer(call))
-        else:
-            await self._faulty(call, fault, scope, receive, send)
-
-    async def _faulty(self, call: Call, fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
-        if fault.kind == "slow":
-            await asyncio.sleep(fault.seconds)
-        status = 0
-        body: JSON = {}
-        if fault.effect or fault.kind in ("slow", "partial"):
-            status, body = await self.answer(call)
-        if fault.kind == "slow":
-            await respond_json(send, status, body)
-        elif fault.kind == "cut":
-            cut(scope)
-            await closed(receive)
-        elif fault.kind == "hang":
-            await closed(receive)
-        elif fault.kind == "partial":
-            half(scope, json.dumps(body).encode())
-            await closed(receive)
-        elif fault.kind == "garbage":
+        outcome = await self.outcome(call)
+        if outcome.kind == "answer":
+            await respond_json(send, outcome.status, outcome.body)
+        elif outcome.kind == "garbage":
             await respond(send, 200, GARBAGE, "text/html; charset=UTF-8")
         else:
-            await respond_json(send, fault.status, fault.error().body())
+            if outcome.kind == "cut":
+                cut(scope)
+            elif outcome.kind == "partial":
+                half(scope, json.dumps(outcome.body).encode())
+            await closed(receive)
+
+    async def outcome(self, call: Call) -> Outcome:
+        """What becomes of a call, with what goes wrong on purpose; without HTTP."""
+        fault = self._faults.of_call(call.method, call.place, call.name or str(call.body.get("name", "")))
+        if fault is None:
+            return Outcome("answer", *await self.answer(call))
+        if fault.kind == "slow":
+            await asyncio.sleep(fault.seconds)
+        told = (fault.status, fault.error().body())
+        if fault.effect or fault.kind in ("slow", "partial"):
+            answered = await self.answer(call)
+            told = told if fault.kind == "error" else answered
+        return Outcome("answer" if fault.kind in ("slow", "error") else fault.kind, *told)
 
     async def answer(self, call: Call) -> tuple[int, JSON]:
-        """(HTTP status, body) of one call, without HTTP: what a simulation in one process uses."""
+        """(HTTP status, body) of one call, without HTTP."""
         try:
             return 200, await self._handle(call)
         except ApiError as error:

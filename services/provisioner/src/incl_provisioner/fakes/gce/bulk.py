@@ -24,6 +24,7 @@ from incl_provisioner.fakes.gce.problems import (
     insufficient_capacity,
     invalid,
     quota_of_request,
+    rate_limited,
 )  # fmt: skip
 from incl_provisioner.fakes.gce.specs import check_name, new_instance
 
@@ -62,6 +63,9 @@ class Bulk:
         self._capacity, self._instances, self._pace = capacity, instances, pace
         self.preferred: list[str] = []
         """Zones that ANY_SINGLE_ZONE looks at first."""
+        self.at_once: int | None = None
+        """How many operations may run at once; the provider's limit is 10."""
+        self._running: list[Operation] = []
 
     def methods(self) -> dict[str, Handler]:
         """method -> what answers."""
@@ -69,6 +73,9 @@ class Bulk:
 
     def insert(self, call: Call) -> Operation:
         """Begin to make them all."""
+        self._running = [one for one in self._running if not one.done.is_set()]
+        if self.at_once is not None and len(self._running) >= self.at_once:
+            raise rate_limited("BulkInsert operations")
         regional = call.method.startswith("region")
         batch = self._batch(call, regional)
         planned = self._plan(batch)
@@ -88,6 +95,7 @@ class Bulk:
         async def work(operation: Operation) -> None:
             await self._make(operation, batch, made, group)
 
+        self._running.append(operation)
         return self._operations.begin(operation, work, call.method)
 
     def _batch(self, call: Call, regional: bool) -> Batch:

@@ -51,6 +51,7 @@ class CloudSettings:
         disk: how much a VM in namespaces can write.
         token: of the control API; None: a new one.
         clock: epoch seconds.
+        monotonic: of rate limits.
     """
 
     project: str = "fake-project"
@@ -64,6 +65,7 @@ class CloudSettings:
     token: str | None = None
     seed: int = 0
     clock: Callable[[], float] = field(default=time.time)
+    monotonic: Callable[[], float] = field(default=time.monotonic)
 
 
 class FakeCloud:
@@ -84,7 +86,7 @@ class FakeCloud:
         self.folder = settings.folder or Path(tempfile.mkdtemp(prefix="incl-fake-cloud-"))
         pace = settings.pace
         self.state = State(settings.project, settings.clock, self.host.new_address, settings.seed)
-        self.faults = Faults()
+        self.faults = Faults(settings.monotonic)
         self.capacity = Capacity(self.state)
         self.operations = Operations(self.state, pace, self.faults)
         self.machines = Machines(self.state, self.operations, self.capacity, self.host, pace, self.folder)

@@ -180,6 +180,7 @@ class Operations:
     def remember(self, request_id: str, request: JSON, operation: Operation) -> None:
         """What a repeat of this request gets."""
         self._requests[request_id] = (_frozen(request), operation)
+        operation.body["clientOperationId"] = request_id
 
     async def stop(self) -> None:
         """Nothing goes on."""

@@ -35,7 +35,7 @@ class Switches:
             "restock": self.restock, "stockout-form": self.stockout_form, "quota": self.quota, "deny": self.deny,
             "expire": self.expire, "unreachable": self.unreachable, "limit": self.limit, "preempt": self.preempt,
             "host-error": self.host_error, "guest": self.guest, "snapshot": self.snapshot, "advice": self.advice,
-            "prefer": self.prefer, "forget": self.forget,
+            "prefer": self.prefer, "forget": self.forget, "bulk-limit": self.bulk_limit,
         }  # fmt: skip
 
     def fault(self, **rule: Any) -> Fault:
@@ -120,6 +120,10 @@ class Switches:
     def prefer(self, *zones: str) -> None:
         """ANY_SINGLE_ZONE looks at these first."""
         self._bulk.preferred = list(zones)
+
+    def bulk_limit(self, at_once: int | None = 10) -> None:
+        """So many bulkInsert operations run at once; one more is refused (rateLimitExceeded)."""
+        self._bulk.at_once = at_once
 
     def forget(self, scope: str, operation: str) -> None:
         """An operation is past its retention: 404."""

@@ -1,0 +1,1 @@
+"""Machines on Compute Engine. Only `library.py` imports google-cloud-compute, and only when a cloud is opened."""
