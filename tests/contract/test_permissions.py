@@ -55,21 +55,25 @@ def _durable_api(stream: str, service: str) -> set[str]:
 
 MAY_PUBLISH: dict[str, set[str]] = {
     "provisioner": {
+        "_INBOX.admin.admin.x",
         f"incl.event.default.experiment.{E1}", "incl.event._system.node.n1", "incl.control.n1", "incl.control.n2",
         "$JS.API.DIRECT.GET.CONTROL.incl.control.n1", "$JS.API.DIRECT.GET.CONTROL.incl.control.n2", "_R_.a.b",
         "_INBOX.gateway.gateway.x",
     },
     "tracker": {
+        "_INBOX.admin.admin.x",
         f"incl.event.default.settlement.{E1}", f"incl.event.default.alert.{E1}", f"incl.live.default.{E1}",
         f"incl.live.other.{E1}", f"incl.stored.default.{E1}.2.1", f"incl.stored.default.{E1}.2.0", "_R_.a.b",
         f"incl.stored.default.{E1}.1.0", "_INBOX.gateway.gateway.x",
     },
-    "registry": {f"incl.event.default.artifact.{E1}", "_R_.a.b", "_INBOX.gateway.gateway.x"},
+    "registry": {"_INBOX.admin.admin.x", f"incl.event.default.artifact.{E1}", "_R_.a.b", "_INBOX.gateway.gateway.x"},
     "gateway": {
+        "_INBOX.admin.admin.x",
         "incl.query.default.gateway.tracker.experiment", "_R_.a.b",
         "$JS.API.DIRECT.GET.CONTROL.incl.control.n1", "$JS.API.DIRECT.GET.CONTROL.incl.control.n2",
     },
     "admin": {
+        *(f"incl.query._system.admin.{name}.stuck" for name in ("provisioner", "tracker", "registry", "gateway")),
         "$JS.API.STREAM.INFO.EVENTS", "$JS.API.STREAM.DELETE.NOPE", "$JS.API.STREAM.MSG.GET.EVENTS",
         "$JS.API.DIRECT.GET.EVENTS.incl.event.default.experiment.x",
         "$JS.API.DIRECT.GET.CONTROL.incl.control.n1", "$JS.API.DIRECT.GET.CONTROL.incl.control.n2",
@@ -128,6 +132,8 @@ MAY_HEAR: dict[str, set[str]] = {
 }  # fmt: skip
 
 NOBODY_PUBLISHES = {
+    "incl.query._system.Ann-B.tracker.stuck", "incl.query._system.admin.tracker.experiments",
+    "incl.query.default.admin.tracker.stuck",
     "incl.query._nodes.n1.gateway.read_secrets",
     "incl.anything", "$SYS.REQ.SERVER.PING", "$SYS.REQ.CLAIMS.UPDATE", "incl.query._nodes.n2.signer.attempt",
     "incl.query.default.bob.tracker.experiment", "incl.query.other.Ann-B.tracker.experiment",

@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 
 from incl_shared import subjects
 from incl_shared.auth.names import Role
-from incl_shared.bus import envelope
+from incl_shared.bus import envelope, topology
 from incl_shared.bus.client import BusClient
 from incl_shared.errors import InvalidInput, NotFoundError
 from incl_shared.events import (
@@ -31,6 +32,7 @@ from incl_shared.events import (
     WriterCount,
 )
 from incl_shared.ids import new_id
+from incl_shared.queries.stuck import Finding, TrackerStuck
 from incl_shared.queries.tracker import (
     GetChart,
     GetExperiment,
@@ -44,11 +46,14 @@ from incl_shared.queries.tracker import (
 from incl_shared.settings import BusSettings
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import EndReason, ExperimentState
+from incl_shared.subjects import SYSTEM_PROJECT
 from incl_shared.telemetry.wire import LogBatch, MetricBatch, message_id
 from incl_shared.testing.nats import NatsServer
 from incl_shared.testing.wait import until
 from incl_tracker.app import App, create_app
 from incl_tracker.settings import TrackerSettings
+from incl_tracker.tables import attempts, experiments
+from incl_tracker.upkeep import Chore, Upkeep
 
 Start = Callable[..., Awaitable[App]]
 
@@ -345,3 +350,73 @@ async def test_lag_and_what_waits_for_its_last_records(start: Start, bus_client:
     await until(lambda: value("unsettled") == 1)
     await ship(bus_client, experiment, make.metric_batch("w", 6, [(6, 1.0, {"acc": 0.6})]))
     await until(lambda: value("unsettled") == 0)
+
+
+async def test_what_is_stuck(start: Start, bus_client: BusClient, make: Any) -> None:
+    app = await start(settle_after_s=2.0)
+
+    async def found(kind: str, after_s: float | None = 0.0) -> Finding:
+        async def look() -> Finding | None:
+            answer = await bus_client.ask(TrackerStuck(after_s=after_s), project=SYSTEM_PROJECT, user="admin")
+            return next((one for one in answer.findings if one.kind == kind), None)
+
+        one = await until(look, 20, what=kind)
+        assert one is not None and one.reason and one.hint
+        return one
+
+    experiment = new_id()
+    provisioner = Provisioner(bus_client, experiment)
+    await provisioner.begin()
+    await ship(bus_client, experiment, make.metric_batch("w", 2, [(n, 1.0, {"acc": n / 10}) for n in range(2, 5)]))
+    await provisioner.end(w=6)
+    one = await found("settlement.waiting")
+    assert one.subject == f"{experiment[-8:]} attempt 1"
+    assert "3 of 6 records of telemetry writer w of rank 0 (1…6)" in one.reason
+    assert one.severity == "note"
+    await app.upkeep.stop()
+    other = Provisioner(bus_client, new_id())
+    await other.begin()
+    await other.end(w=1)
+    await app.database.write(lambda tx: tx.connection.execute(sa.update(attempts).values(settle_due=1.0)))
+    assert (await found("settlement.overdue")).severity == "error"
+    app.upkeep._troubles["pack"].note("OSError: no room")
+    assert (await found("upkeep.failing")).reason == "OSError: no room"
+    app.upkeep._troubles["pack"].over()
+    await app.database.write(lambda tx: tx.connection.execute(sa.update(experiments).values(compact_at=1.0)))
+    assert (await found("upkeep.backlog", None)).subject == "tracker compact"
+
+
+async def test_a_chore_that_fails_says_why(lite_url: str) -> None:
+    broken = True
+
+    async def work() -> bool:
+        if broken:
+            raise OSError("no room")
+        return False
+
+    upkeep = Upkeep([Chore("pack", work, 0.01)])
+    upkeep.start()
+    try:
+        await until(lambda: list(upkeep.failing()))
+        ((name, seconds, why),) = upkeep.failing()
+        assert (name, why) == ("pack", "OSError: no room")
+        await until(lambda: next(upkeep.failing())[1] > seconds, what="since the first failure")
+        broken = False
+        await until(lambda: not list(upkeep.failing()))
+    finally:
+        await upkeep.stop()
+
+
+async def test_a_partition_that_is_owned_and_not_consumed(start: Start, bus_client: BusClient) -> None:
+    app = await start()
+    await until(lambda: len(app.partitions.consumed) == topology.PARTITIONS)
+    assert list(app.partitions.waiting()) == []
+    partition = app.partitions._all[3]
+    await app.partitions.stop()
+    await partition.end()
+    partition.look()
+    partition.trouble = "the durable cannot be made"
+    answer = await bus_client.ask(TrackerStuck(after_s=0.0), project=SYSTEM_PROJECT, user="admin")
+    (one,) = [one for one in answer.findings if one.kind == "partition.not-consumed"]
+    assert one.subject == "tracker.partition.3"
+    assert "cannot be made" in one.reason

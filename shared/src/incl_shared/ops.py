@@ -1,4 +1,4 @@
-"""Health and metrics over HTTP: /healthz, /readyz, /metrics. One server for one service or for all in a process.
+"""Health and metrics over HTTP: /healthz, /readyz, /metrics, /stuck. One server for one service or all of a process.
 
     ops = OpsServer(port=0)
     ops.add("tracker", registry=bus.metrics.registry, live=lambda: bus.health().live, ready=lambda: bus.health().ready)
@@ -14,8 +14,9 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from incl_shared.errors import ConflictError
 
 if TYPE_CHECKING:
     from incl_shared.bus.runtime import Bus
+    from incl_shared.queries.stuck import Finding
     from incl_shared.service_settings import ServiceSettings
 
 _log = logging.getLogger("incl.ops")
@@ -34,6 +36,7 @@ _REQUEST_BYTES = 8192
 
 Check = Callable[[], bool]
 Detail = Callable[[], Mapping[str, object]]
+Stuck = Callable[[float | None], Iterable["Finding"]]
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class _Service:
     live: Check
     ready: Check
     detail: Detail
+    stuck: Stuck
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,20 @@ class OpsServer:
     _server: asyncio.Server | None = None
 
     def add(
-        self, service: str, *, registry: CollectorRegistry, live: Check, ready: Check, detail: Detail = dict
+        self,
+        service: str,
+        *,
+        registry: CollectorRegistry,
+        live: Check,
+        ready: Check,
+        detail: Detail = dict,
+        stuck: Stuck = lambda _: (),
     ) -> None:
-        """Serve one service. live: false asks for a restart. ready: it does its work now. detail: shown by /readyz."""
-        self._services[service] = _Service(registry, live, ready, detail)
+        """Serve one service. live: false asks for a restart. ready: it does its work now. detail: shown by /readyz.
+
+        stuck: what stands still for longer than so many seconds (none: than is usual), shown by /stuck.
+        """
+        self._services[service] = _Service(registry, live, ready, detail, stuck)
 
     async def start(self) -> None:
         """Listen.
@@ -106,7 +120,8 @@ class OpsServer:
 
     def _answer(self, line: bytes) -> _Response:
         method, _, rest = line.decode("latin-1").partition(" ")
-        parts = rest.split(" ")[0].partition("?")[0].strip("/").split("/")
+        path, _, asked = rest.split(" ")[0].partition("?")
+        parts = path.strip("/").split("/")
         if method not in ("GET", "HEAD"):
             return _said(HTTPStatus.METHOD_NOT_ALLOWED, {"error": "GET only"})
         chosen = self._services
@@ -121,7 +136,18 @@ class OpsServer:
             case "readyz" if chosen:
                 found = {name: {"ok": service.ready(), **service.detail()} for name, service in chosen.items()}
                 return _checked(found)
-        return _said(HTTPStatus.NOT_FOUND, {"error": "see /healthz, /readyz, /metrics"})
+            case "stuck" if chosen:
+                after = _seconds(asked)
+                stuck = [one.model_dump() for service in chosen.values() for one in service.stuck(after)]
+                return _said(HTTPStatus.OK, {"findings": stuck})
+        return _said(HTTPStatus.NOT_FOUND, {"error": "see /healthz, /readyz, /metrics, /stuck"})
+
+
+def stuck_of_bus(bus: Bus, after_s: float | None) -> Iterator[Finding]:
+    """What a service's bus runtime holds up: told here too, for when the bus is away and no question reaches it."""
+    from incl_shared.bus.findings import of_bus
+
+    return of_bus(bus, lambda usual: usual if after_s is None else after_s)
 
 
 async def serving(settings: ServiceSettings, service: str, bus: Bus, ready: Check | None = None) -> OpsServer | None:
@@ -134,9 +160,18 @@ async def serving(settings: ServiceSettings, service: str, bus: Bus, ready: Chec
         return None
     server = OpsServer(port=settings.ops_port, host=settings.ops_host)
     ready = ready or (lambda: bus.health().ready)
-    server.add(service, registry=bus.metrics.registry, live=lambda: bus.health().live, ready=ready)
+    stuck = partial(stuck_of_bus, bus)
+    server.add(service, registry=bus.metrics.registry, live=lambda: bus.health().live, ready=ready, stuck=stuck)
     await server.start()
     return server
+
+
+def _seconds(asked: str) -> float | None:
+    name, _, text = asked.partition("=")
+    try:
+        return float(text) if name == "after" else None
+    except ValueError:
+        return None
 
 
 class _Merged(CollectorRegistry):

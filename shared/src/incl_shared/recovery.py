@@ -15,13 +15,14 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from incl_shared.leases import Lease
 
 What = Literal["bus", "database", "lease", "attempt"]
 BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
 
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, of no use here
 MetricT = TypeVar("MetricT", Counter, Gauge, Histogram)
 _families: WeakKeyDictionary[CollectorRegistry, dict[str, Any]] = WeakKeyDictionary()
 
@@ -50,6 +51,11 @@ class Outage:
     def parts(self) -> frozenset[str]:
         """Those that stand still."""
         return frozenset(self._parts)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it lasts so far; none while there is none."""
+        return self._monotonic() - self._since if self._parts else None
 
     def begin(self, part: str) -> None:
         """This part stands still. Said again, nothing changes."""

@@ -34,12 +34,27 @@ class NodeHello(_Report):
     jobs: tuple[str, ...] = ()
 
 
+class NodeVitals(_Report):
+    """How a node is: bytes, seconds. draining: ended jobs whose telemetry is not stored; draining_s: the first since.
+
+    unsent: reports of its journal that the bus has not taken.
+    """
+
+    disk_free: int = 0
+    disk_total: int = 0
+    draining: int = 0
+    draining_bytes: int = 0
+    draining_s: float = 0.0
+    unsent: int = 0
+
+
 class NodeHeartbeat(_Report):
     """The node lives. Never journaled: an old one is worth nothing."""
 
     kind: Literal["node_heartbeat"] = "node_heartbeat"
     jobs: tuple[str, ...] = ()
     generation: int = 0
+    vitals: NodeVitals | None = None
 
 
 class _JobReport(_Report):

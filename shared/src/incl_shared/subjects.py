@@ -13,7 +13,7 @@ from incl_shared.errors import InvalidInput
 from incl_shared.ids import TOKEN_PATTERN
 
 SYSTEM_PROJECT = "_system"
-"""The project token of facts that belong to no project (nodes)."""
+"""The project token of facts that belong to no project (nodes), and of what only an operator asks."""
 NODES_PROJECT = "_nodes"
 """The project token of queries that nodes ask."""
 

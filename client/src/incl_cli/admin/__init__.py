@@ -4,5 +4,5 @@ A module has SUMMARY (one line), EXAMPLES, `arguments(parser)`, and `async run(a
 is heavy only when it runs. Its name is the topic's, with underscores for dashes.
 """
 
-TOPICS: tuple[str, ...] = ("dead-letters",)
+TOPICS: tuple[str, ...] = ("stuck", "dead-letters")
 """In the order in which help shows them."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Any
 
 from incl_local.services import App
-from incl_shared.ops import OpsServer
+from incl_shared.ops import OpsServer, stuck_of_bus
 
 
 @contextlib.asynccontextmanager
@@ -38,4 +39,5 @@ def _add(server: OpsServer, name: str, app: Any) -> None:
         registry=app.bus.metrics.registry,
         live=lambda: app.bus.health().live,
         ready=lambda: app.bus.health().ready,
+        stuck=partial(stuck_of_bus, app.bus),
     )

@@ -8,9 +8,12 @@ import json
 import shutil
 import sys
 import urllib.request
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Any
 
+from incl_cli.stuck import look
 from incl_local.layout import Layout, default_data
 from incl_local.place import PROJECT, SERVICE_NAMES, Place, is_ready, local_user
 from incl_local.running import Running, find, size_of
@@ -48,6 +51,7 @@ def gather(running: Running) -> dict[str, Any]:
         for name in SERVICE_NAMES
     ]
     cluster, problem = _cluster(place)
+    stuck = _stuck(place)
     return {
         "version": running.version,
         "data": str(running.layout.root),
@@ -58,9 +62,24 @@ def gather(running: Running) -> dict[str, Any]:
         "services": services,
         "cluster": cluster.model_dump(mode="json") if cluster else None,
         "problem": problem,
+        "stuck": stuck,
         "waiting": _waiting(f"{place.ops_url('agent')}/metrics"),
         "disk": {"used": size_of(running.layout.root), "free": shutil.disk_usage(running.layout.root).free},
     }
+
+
+def _stuck(place: Place) -> int | None:
+    """How many things `incl admin stuck` would name; none where that cannot be said."""
+    try:
+        return asyncio.run(look(lambda: _administrator(place), place.layout.root)).stuck
+    except InclError:
+        return None
+
+
+@asynccontextmanager
+async def _administrator(place: Place) -> AsyncIterator[BusClient]:
+    async with await BusClient.connect(place.bus("admin")) as client:
+        yield client
 
 
 def _waiting(url: str) -> dict[str, int]:
@@ -113,6 +132,8 @@ def render(state: dict[str, Any]) -> str:
         lines.append(f"  {count(waiting['jobs'], 'ended job')} to be stored yet, {size(waiting['bytes'])}")
     if waiting["dropped"]:
         lines.append(f"  {count(waiting['dropped'], 'job')} lost telemetry that could not be kept; see the agent's log")
+    if state["stuck"]:
+        lines.append(f"  {count(state['stuck'], 'thing')} stuck; see: incl admin stuck")
     disk = state["disk"]
     lines.append(f"  {size(disk['used'])} used, {size(disk['free'])} free on the disk")
     return "\n".join(lines) + "\n"

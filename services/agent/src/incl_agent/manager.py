@@ -18,7 +18,7 @@ from incl_agent.node import Node
 from incl_shared.control import JobWanted, NodeWanted, Wanted
 from incl_shared.events.experiments import RankTimes
 from incl_shared.ids import parse_job_id
-from incl_shared.reports import JobEnded, NodeHeartbeat
+from incl_shared.reports import JobEnded, NodeHeartbeat, NodeVitals
 from incl_shared.states import EndReason
 from incl_shared.tasks import end_all
 
@@ -104,7 +104,19 @@ class JobManager:
     def heartbeat(self) -> NodeHeartbeat:
         """What the node says of itself every few seconds."""
         self._node.reap()
-        return NodeHeartbeat(jobs=self.jobs, generation=max(0, self.generation()))
+        return NodeHeartbeat(jobs=self.jobs, generation=max(0, self.generation()), vitals=self._vitals())
+
+    def _vitals(self) -> NodeVitals:
+        disk = shutil.disk_usage(self._node.settings.data_dir)
+        ended = [held.life.state.ended for held in self._held.values() if held.draining]
+        return NodeVitals(
+            disk_free=disk.free,
+            disk_total=disk.total,
+            draining=len(ended),
+            draining_bytes=self.draining_bytes,
+            draining_s=max((time.time() - moment for moment in ended if moment), default=0.0),
+            unsent=self._node.reporter.unsent,
+        )
 
     async def recover(self) -> None:
         """Take up what an earlier agent of this folder had."""

@@ -32,6 +32,11 @@ class Reporter:
         """Journal a report, once for each key; it is sent as soon as the bus is there. Done when it is on disk."""
         return self._journal.append(key, body)
 
+    @property
+    def unsent(self) -> int:
+        """Reports that the bus has not taken yet."""
+        return self._journal.waiting
+
     def forget(self, job: str) -> None:
         """The job's folder is gone: what was said of it need not be remembered."""
         self._journal.forget(job)

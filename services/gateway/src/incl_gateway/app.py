@@ -17,6 +17,7 @@ from incl_shared.auth.mint import Minter
 from incl_shared.auth.names import Role
 from incl_shared.bus import topology
 from incl_shared.bus.client import BusClient
+from incl_shared.bus.findings import of_bus, serve_stuck
 from incl_shared.bus.runtime import Bus
 from incl_shared.clock import Clock, SystemClock
 from incl_shared.control import NodeWanted
@@ -35,6 +36,7 @@ from incl_shared.queries.gateway import (
     SetSecret,
     WhoAmI,
 )
+from incl_shared.queries.stuck import Finding, GatewayStuck
 from incl_shared.queries.tracker import ExperimentView, GetExperiment
 from incl_shared.subjects import control
 
@@ -143,6 +145,10 @@ class App:
         self.bus.serve(ReadSecrets, handlers.read_secrets)
         self.signer_bus.serve(AttemptCredential, signer.attempt)
         self.signer_bus.serve(RunCredential, signer.run)
+        serve_stuck(self.bus, GatewayStuck, self._stuck)
+
+    async def _stuck(self, query: GatewayStuck) -> list[Finding]:
+        return list(of_bus(self.signer_bus, query.patience))
 
 
 def create_app(settings: GatewaySettings, *, clock: Clock | None = None) -> App:

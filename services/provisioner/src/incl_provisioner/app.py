@@ -14,6 +14,9 @@ from incl_provisioner.loop import Reconciler
 from incl_provisioner.metrics import ProvisionerMetrics
 from incl_provisioner.queries import Queries
 from incl_provisioner.settings import ProvisionerSettings
+from incl_provisioner.stuck import Stuck
+from incl_provisioner.vitals import Vitals
+from incl_shared.bus.findings import serve_stuck
 from incl_shared.bus.pull import SILENCE_S
 from incl_shared.bus.runtime import Bus
 from incl_shared.bus.topology import PROVISIONER_EVENTS, PROVISIONER_REPORTS, PROVISIONER_REQUESTS
@@ -22,6 +25,7 @@ from incl_shared.db import Database, migrate
 from incl_shared.ids import new_id
 from incl_shared.ops import OpsServer, serving
 from incl_shared.queries.provisioner import CheckFeasible, GetCluster, GetExecution
+from incl_shared.queries.stuck import ProvisionerStuck
 
 PACKAGE = "incl_provisioner"
 
@@ -47,7 +51,8 @@ class App:
             settings, self.database, self.bus.client, backend, self.metrics, clock=clock, healthy=self._hears,
             holder=settings.holder or f"{socket.gethostname()}-{os.getpid()}-{new_id()}", quotas=quotas,
         )  # fmt: skip
-        handlers = Handlers(settings, backend, self.metrics, self.reconciler.wake)
+        vitals = Vitals(clock)
+        handlers = Handlers(settings, backend, self.metrics, self.reconciler.wake, vitals)
         self.bus.consume(PROVISIONER_REQUESTS, handlers.requests)
         self.bus.consume(PROVISIONER_REPORTS, handlers.reports)
         self.bus.consume(PROVISIONER_EVENTS, handlers.events)
@@ -55,6 +60,7 @@ class App:
         self.bus.serve(GetCluster, queries.cluster)
         self.bus.serve(GetExecution, queries.execution)
         self.bus.serve(CheckFeasible, queries.feasible)
+        serve_stuck(self.bus, ProvisionerStuck, Stuck(settings, self.database, clock, self.reconciler, vitals).find)
 
     async def start(self) -> None:
         """Migrate, open, connect, schedule.

@@ -14,6 +14,7 @@ from incl_provisioner.backends import Backend
 from incl_provisioner.domain.attempt import RankFact
 from incl_provisioner.metrics import ProvisionerMetrics
 from incl_provisioner.settings import ProvisionerSettings
+from incl_provisioner.vitals import Vitals
 from incl_provisioner.work import Finish, Machines, Work
 from incl_shared.bus.errors import Early, Poison
 from incl_shared.errors import InvalidInput
@@ -43,8 +44,14 @@ class Handlers:
     """The consumers of the provisioner. `wake` is called once what they did is committed."""
 
     def __init__(
-        self, settings: ProvisionerSettings, backend: Backend, metrics: ProvisionerMetrics, wake: Callable[[], None]
+        self,
+        settings: ProvisionerSettings,
+        backend: Backend,
+        metrics: ProvisionerMetrics,
+        wake: Callable[[], None],
+        vitals: Vitals,
     ) -> None:
+        self._vitals = vitals
         self._settings = settings
         self._metrics = metrics
         self._backend = backend
@@ -108,6 +115,8 @@ class Handlers:
             case NodeHello() as body:
                 machines.hello(work, node, body)
             case NodeHeartbeat() as body:
+                if body.vitals is not None:
+                    self._vitals.note(node, body.vitals)
                 machines.heartbeat(work, node, body)
             case JobPreparing() as body:
                 self._rank(work, node, body, RankFact.PREPARING)

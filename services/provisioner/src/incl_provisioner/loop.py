@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from incl_provisioner import passes, store
 from incl_provisioner.backends import Backend
@@ -73,6 +73,11 @@ class Reconciler:
         self._ahead: float | None = None
         """Of the wall clock before the monotonic one, when last looked at."""
         self._due: float | None = None
+        self.assigned: Mapping[str, float] = {}
+        """When each experiment that has room got it (epoch s), as far as this process was the owner then."""
+        self.trouble = ""
+        """Why the last pass failed; empty once one has succeeded."""
+        self._passed = clock.monotonic()
         self.count_every = _COUNT_EVERY
         """Seconds between two counts of what is shown to the operator."""
         self._counted = 0.0
@@ -104,6 +109,11 @@ class Reconciler:
         return self._lease is not None
 
     @property
+    def idle_s(self) -> float:
+        """Seconds since a pass succeeded, or since another one was seen to schedule."""
+        return self._clock.monotonic() - self._passed
+
+    @property
     def idle(self) -> bool:
         """Whether nothing waits to be looked at or written."""
         return not self._woken.is_set() and (self._publisher is None or self._publisher.idle)
@@ -113,6 +123,7 @@ class Reconciler:
             again = False
             try:
                 again = await self.step()
+                self._passed, self.trouble = self._clock.monotonic(), ""
                 self._metrics.passes.labels("done").inc()
                 self._metrics.recovery.database.end(LEASE)
             except LeaseLost:
@@ -125,9 +136,11 @@ class Reconciler:
                 self._metrics.passes.labels("outage").inc()
                 self._metrics.recovery.database.begin(LEASE)
                 _log.warning("the scheduler waits for the database: %s", error)
+                self.trouble = error.cause or error.message
                 self._model = None
-            except Exception:  # noqa: BLE001 - the edge of the loop
+            except Exception as error:  # noqa: BLE001 - the edge of the loop
                 self._metrics.passes.labels("error").inc()
+                self.trouble = f"{type(error).__name__}: {error}"
                 _log.exception("a pass of the scheduler failed")
                 self._model = None
                 await asyncio.sleep(self._settings.tick_s)
@@ -233,6 +246,9 @@ class Reconciler:
             self._metrics.running.set(len(scheduler.running))
             return
         self._counted = work.now
+        for running in scheduler.running.values():
+            running.since = running.since or work.now
+        self.assigned = {each.experiment: each.since for each in scheduler.running.values()}
         oldest = min((each.since for each in scheduler.waiting.values()), default=None)
         self._metrics.queue(len(scheduler.waiting), len(scheduler.running), oldest)
         late = work.now - self._settings.node_lease_s / _SILENT_PART

@@ -13,12 +13,15 @@ from incl_registry.metrics import RegistryMetrics
 from incl_registry.purge import purge
 from incl_registry.settings import RegistrySettings
 from incl_registry.sweep import sweep
+from incl_shared.bus.findings import serve_stuck
 from incl_shared.bus.runtime import Bus
 from incl_shared.bus.topology import REGISTRY_EVENTS
 from incl_shared.clock import Clock, SystemClock
 from incl_shared.db import Database, migrate
+from incl_shared.disk import disk
 from incl_shared.http_server import HttpServer
 from incl_shared.ops import OpsServer, serving
+from incl_shared.queries.stuck import Finding, RegistryStuck
 from incl_shared.tasks import end_all
 
 _log = logging.getLogger("incl.registry")
@@ -36,6 +39,8 @@ class RegistryApp:
         self._http: HttpServer | None = None
         self._sweepers: list[asyncio.Task[None]] = []
         self.ops: OpsServer | None = None
+        self._troubles: dict[str, tuple[float, str]] = {}
+        """Why the rounds of sweep and purge fail, and since when (monotonic)."""
 
     @property
     def url(self) -> str:
@@ -71,6 +76,7 @@ class RegistryApp:
         await self._http.start()
         handlers.register(self.bus)
         self.bus.consume(REGISTRY_EVENTS, handlers.event)
+        serve_stuck(self.bus, RegistryStuck, self._stuck)
         await self.bus.start()
         self._sweepers = [
             asyncio.create_task(self._sweep(blobs), name="registry-sweep"),
@@ -89,15 +95,34 @@ class RegistryApp:
             await self._http.stop()
         await self.database.stop()
 
+    async def _stuck(self, query: RegistryStuck) -> list[Finding]:
+        found = [*disk(str(self.settings.data))]
+        for name, (since, text) in self._troubles.items():
+            seconds = self.clock.monotonic() - since
+            if seconds > query.patience(0.0):
+                found.append(
+                    Finding(
+                        kind="upkeep.failing", severity="warning", subject=f"registry {name}", since_s=seconds,
+                        reason=text, hint="it is tried again and again; see the log of the registry",
+                    )
+                )  # fmt: skip
+        return found
+
+    def _failed(self, name: str, error: Exception) -> None:
+        since, _ = self._troubles.get(name, (self.clock.monotonic(), ""))
+        self._troubles[name] = (since, f"{type(error).__name__}: {error}")
+
     async def _sweep(self, blobs: BlobStore) -> None:
         while True:
             await asyncio.sleep(self.settings.sweep_every_s)
             try:
                 done = await sweep(self.database, blobs, self.clock, grace_s=self.settings.sweep_grace_s, dry_run=False)
+                self._troubles.pop("sweep", None)
                 self.metrics.swept_blobs.inc(done.blobs)
                 self.metrics.swept_bytes.inc(done.bytes)
                 _log.info("swept %d blobs, %d bytes, %d partial uploads", done.blobs, done.bytes, done.partials)
-            except Exception:  # noqa: BLE001 - the edge of the loop
+            except Exception as error:  # noqa: BLE001 - the edge of the loop
+                self._failed("sweep", error)
                 self.metrics.sweep_failures.inc()
                 _log.exception("the sweep failed; it is tried again later")
 
@@ -106,11 +131,13 @@ class RegistryApp:
         while True:
             try:
                 done = await purge(self.database, blobs, self.clock, grace_s=grace, used_grace_s=used)
+                self._troubles.pop("purge", None)
                 self.metrics.purged_blobs.inc(done.blobs)
                 self.metrics.purged_bytes.inc(done.bytes)
                 if done.blobs:
                     _log.info("purged %d blobs, %d bytes", done.blobs, done.bytes)
-            except Exception:  # noqa: BLE001 - the edge of the loop
+            except Exception as error:  # noqa: BLE001 - the edge of the loop
+                self._failed("purge", error)
                 self.metrics.purge_failures.inc()
                 _log.exception("a purge failed; it is tried again later")
             await asyncio.sleep(self.settings.purge_every_s)

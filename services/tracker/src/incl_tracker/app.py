@@ -7,10 +7,12 @@ import logging
 from typing import TYPE_CHECKING
 
 from incl_shared.bus import topology
+from incl_shared.bus.findings import serve_stuck
 from incl_shared.bus.runtime import Bus
 from incl_shared.clock import Clock, SystemClock
 from incl_shared.db import Database, DatabaseUnavailable, migrate
 from incl_shared.ops import OpsServer, serving
+from incl_shared.queries.stuck import TrackerStuck
 from incl_shared.queries.tracker import ExperimentView
 from incl_tracker import counters, store_views
 from incl_tracker.answers import Answers
@@ -21,6 +23,7 @@ from incl_tracker.live import LiveHub
 from incl_tracker.ownership import Ownership
 from incl_tracker.partitions import Partitions
 from incl_tracker.settings import TrackerSettings
+from incl_tracker.stuck import Stuck
 from incl_tracker.upkeep import Chore, Upkeep
 
 if TYPE_CHECKING:
@@ -58,6 +61,7 @@ class App:
         lapse = Chore("lapse", self._lapse, settings.run_check_s)
         alone = [chore.by(sole) for chore in chores(sole.database, settings, self.live.changed, bus.ask)]
         self.upkeep = Upkeep([*alone, lapse])
+        serve_stuck(bus, TrackerStuck, Stuck(database, clock, self.partitions, self.upkeep).find)
         self.ops: OpsServer | None = None
 
     async def start(self) -> None:

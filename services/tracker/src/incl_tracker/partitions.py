@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 import nats.errors
 
@@ -57,6 +58,12 @@ class Partitions:
         """The partitions that are consumed now."""
         return [number for number, partition in enumerate(self._all) if partition.consumed]
 
+    def waiting(self) -> Iterator[tuple[str, float, str]]:
+        """(name, seconds, trouble) of those that this tracker owns and does not consume."""
+        for partition in self._all:
+            if partition.wrong_since is not None:
+                yield partition.name, time.monotonic() - partition.wrong_since, partition.trouble
+
     async def stop(self) -> None:
         """Consume nothing any more; the claims stay until the ownership stops."""
         self._stopped = True
@@ -66,6 +73,7 @@ class Partitions:
 
     def _changed(self) -> None:
         for number, partition in enumerate(self._all):
+            partition.look()
             running = self._tasks.get(number)
             if self._stopped or partition.right or (running is not None and not running.done()):
                 continue
@@ -81,7 +89,9 @@ class Partitions:
         try:
             await partition.mend()
         except (nats.errors.Error, OSError, DatabaseUnavailable) as error:
-            _log.warning("%s: %s", partition.name, error or type(error).__name__)
+            partition.trouble = str(error) or type(error).__name__
+            _log.warning("%s: %s", partition.name, partition.trouble)
+        partition.look()
         counters.PARTITIONS.set(len(self.consumed))
 
 
@@ -102,6 +112,9 @@ class _Partition:
         self._forget = forget
         self._consuming: list[Consuming] = []
         self._fence = 0
+        self.wrong_since: float | None = None
+        """Since when (monotonic) it is to be consumed and is not; none while all is as it should be."""
+        self.trouble = ""
 
     @property
     def consumed(self) -> bool:
@@ -115,6 +128,13 @@ class _Partition:
         if claim.held and not claim.surplus:
             return self.consumed and lease is not None and lease.fence == self._fence
         return not self._consuming and not claim.surplus
+
+    def look(self) -> None:
+        """Note whether it is as it should be."""
+        if not self._claim.held or self.right:
+            self.wrong_since, self.trouble = None, ""
+        elif self.wrong_since is None:
+            self.wrong_since = time.monotonic()
 
     def begin_anew(self) -> None:
         """Make the durables anew, if they are consumed."""

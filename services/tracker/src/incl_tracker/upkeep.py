@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
@@ -38,17 +39,44 @@ class Chore:
         return replace(self, mine=lambda: sole.held)
 
 
+@dataclass(slots=True)
+class Trouble:
+    """Why the rounds of a chore fail. since: the first of them (monotonic); none: the last one succeeded."""
+
+    since: float | None = None
+    text: str = ""
+
+    def note(self, text: str) -> None:
+        """A round failed."""
+        self.since = time.monotonic() if self.since is None else self.since
+        self.text = " ".join(text.split())[:300]
+
+    def over(self) -> None:
+        """A round succeeded."""
+        self.since, self.text = None, ""
+
+
 class Upkeep:
     """Runs chores, each in a task of its own. A round that fails is logged, counted, and tried again."""
 
     def __init__(self, chores: Sequence[Chore]) -> None:
         self._chores = chores
+        self._troubles = {chore.name: Trouble() for chore in chores}
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin."""
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(_run(chore), name=f"tracker-{chore.name}") for chore in self._chores]
+        self._tasks = [
+            loop.create_task(_run(chore, self._troubles[chore.name]), name=f"tracker-{chore.name}")
+            for chore in self._chores
+        ]
+
+    def failing(self) -> Iterator[tuple[str, float, str]]:
+        """(name, seconds, why) of those whose last round failed."""
+        for name, trouble in self._troubles.items():
+            if trouble.since is not None:
+                yield name, time.monotonic() - trouble.since, trouble.text
 
     async def stop(self) -> None:
         """End; a round under way is undone or done."""
@@ -56,20 +84,24 @@ class Upkeep:
         self._tasks = []
 
 
-async def _run(chore: Chore) -> None:
+async def _run(chore: Chore, trouble: Trouble) -> None:
     while True:
-        more = await _round(chore)
+        more = await _round(chore, trouble)
         await asyncio.sleep(PAUSE_S if more else chore.every_s)
 
 
-async def _round(chore: Chore) -> bool:
+async def _round(chore: Chore, trouble: Trouble) -> bool:
     try:
-        return chore.mine() and await chore.work()
+        more = chore.mine() and await chore.work()
+        trouble.over()
+        return more
     except LeaseLost as error:
         _log.info("%s is another tracker's now: %s", chore.name, error.message)
     except DatabaseUnavailable as error:
         _log.warning("%s waits for the database: %s", chore.name, error.cause or error.message)
-    except (InclError, OSError, ValueError, sa.exc.SQLAlchemyError):
+        trouble.note(error.cause or error.message)
+    except (InclError, OSError, ValueError, sa.exc.SQLAlchemyError) as error:
+        trouble.note(f"{type(error).__name__}: {error}")
         counters.UPKEEP_FAILED.labels(chore.name).inc()
         _log.exception("%s failed; it is tried again", chore.name)
     return False

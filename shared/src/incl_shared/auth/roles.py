@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from incl_shared.auth.names import INBOXES, Role
 from incl_shared.bus import topology
 from incl_shared.events import REGISTER
+from incl_shared.subjects import SYSTEM_PROJECT
 
 NAME = "{{name()}}"
 PROJECT = "{{tag(project)}}"
@@ -41,7 +42,8 @@ def _inbox(role: Role) -> str:
 
 
 def _service(role: Role, about: str, *, serves: Iterable[str], publish: tuple[str, ...]) -> Scope:
-    answers = (_EDGE_REPLIES,) if role is Role.GATEWAY else (_EDGE_REPLIES, f"{INBOXES}.{Role.GATEWAY}.>")
+    askers = [Role.ADMIN] if role is Role.GATEWAY else [Role.ADMIN, Role.GATEWAY]
+    answers = (_EDGE_REPLIES, *(f"{INBOXES}.{asker}.>" for asker in askers))
     return Scope(
         role,
         about,
@@ -132,7 +134,8 @@ _SCOPES = (
     ),
     Scope(
         Role.ADMIN,
-        "Declares streams and durables; looks at dead letters and sends them again. The platform's operator only.",
+        "Declares streams and durables; looks at dead letters and sends them again; asks what is stuck. The platform's "
+        "operator only.",
         publish=(
             "$JS.API.>",
             "$JS.ACK.>",
@@ -141,6 +144,7 @@ _SCOPES = (
             "incl.report.*",
             "incl.metrics.>",
             "incl.logs.>",
+            f"incl.query.{SYSTEM_PROJECT}.{Role.ADMIN}.*.stuck",
         ),
         subscribe=(_inbox(Role.ADMIN),),
     ),

@@ -92,6 +92,11 @@ class Consumer:
         self._seconds = metrics.handler_seconds.labels(*labels)
         self._pause = Pause(metrics, labels, "database", metrics.recovery.database)
 
+    @property
+    def paused_s(self) -> float:
+        """Seconds that it has waited for the database."""
+        return self._pause.seconds
+
     def stop(self) -> None:
         """Give up waiting for an outage to end; what is held is given back."""
         self._stopping.set()

@@ -87,6 +87,11 @@ class Pause:
         self._monotonic = monotonic
         self._since: float | None = None
 
+    @property
+    def seconds(self) -> float:
+        """How long it has waited; 0 while it does not."""
+        return 0.0 if self._since is None else self._monotonic() - self._since
+
     def begin(self) -> None:
         """It waits. Said again, nothing changes."""
         if self._since is None:

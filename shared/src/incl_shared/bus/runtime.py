@@ -43,7 +43,11 @@ _SWEEP_ROWS = 5000
 
 @dataclass(frozen=True)
 class ConsumerHealth:
-    """One durable. fetch_age: seconds since the server's last word. trouble: why it does not run, else empty."""
+    """One durable. fetch_age: seconds since the server's last word. trouble: why it does not run, else empty.
+
+    paused_s: seconds that it has waited for the database; lag: seconds since the oldest message at hand was stored;
+    pending: messages that it has not fetched.
+    """
 
     stream: str
     durable: str
@@ -51,6 +55,9 @@ class ConsumerHealth:
     fetch_age: float
     paused: str
     trouble: str
+    paused_s: float = 0.0
+    lag: float = 0.0
+    pending: int = 0
 
     @property
     def ok(self) -> bool:
@@ -127,7 +134,7 @@ class Bus:
         self.options = options or BusOptions()
         self.metrics = BusMetrics(service, registry)
         self.client = BusClient(settings)
-        self._database = database
+        self.database = database
         self._broker = HardenedBroker(
             settings, self.client.callbacks(), connect_timeout=self.options.connect_timeout, credentials=credentials
         )
@@ -168,10 +175,10 @@ class Bus:
         self._consumers.append(self._consumer(durable, **handlers))
 
     def _consumer(self, durable: Durable, **handlers: Any) -> tuple[Consumer, HardenedPull]:
-        if "async_handler" not in handlers and self._database is None:
+        if "async_handler" not in handlers and self.database is None:
             raise ValueError("a transactional consumer needs a database")
         consumer = Consumer(
-            durable, client=self.client, metrics=self.metrics, retry=self.options.retry, database=self._database,
+            durable, client=self.client, metrics=self.metrics, retry=self.options.retry, database=self.database,
             **handlers,
         )  # fmt: skip
         pull = self._broker.pull(
@@ -196,9 +203,11 @@ class Bus:
         state.changed = changed
         metrics.fetch_age.labels(*where).set_function(lambda: time.monotonic() - state.alive)
         metrics.pending.labels(*where).set_function(lambda: state.pending)
-        metrics.lag.labels(*where).set_function(
-            lambda: 0.0 if state.oldest is None else max(0.0, self.clock.now() - state.oldest)
-        )
+        metrics.lag.labels(*where).set_function(lambda: self._lag(pull))
+
+    def _lag(self, pull: HardenedPull) -> float:
+        oldest = pull.state.oldest
+        return 0.0 if oldest is None else max(0.0, self.clock.now() - oldest)
 
     def serve(self, kind: type[Query[AnswerT]], handler: QueryHandler) -> None:
         """Answer a question: `await handler(asker, query)` gives its Answer, or raises an InclError."""
@@ -268,13 +277,18 @@ class Bus:
             for metric in (metrics.fetch_age, metrics.pending, metrics.lag):
                 metric.remove(durable.stream, durable.name)
 
+    @property
+    def outbox_depth(self) -> int:
+        """Events that are not sent yet, at most."""
+        return self._relay.depth if self._relay else 0
+
     def health(self) -> Health:
         """How it is now."""
         now = time.monotonic()
         consumers = tuple(
             ConsumerHealth(
                 pull.state.durable.stream, pull.state.durable.name, pull.state.bound, now - pull.state.alive,
-                consumer.paused, pull.state.trouble,
+                consumer.paused, pull.state.trouble, consumer.paused_s, self._lag(pull), pull.state.pending,
             )
             for consumer, pull in self._consumers
         )  # fmt: skip
@@ -338,10 +352,10 @@ class Bus:
 
     async def _sweep(self) -> None:
         """Forget ids in the inbox that no stream keeps any more."""
-        assert self._database is not None
+        assert self.database is not None
         while True:
             try:
-                swept = await self._database.write(sweep_inbox)
+                swept = await self.database.write(sweep_inbox)
             except (DatabaseUnavailable, sa.exc.SQLAlchemyError) as error:
                 _log.warning("the inbox could not be swept: %s", error)
                 swept = 0

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from incl_shared.bus import envelope as wire
 from incl_shared.bus.calls import MORE, PART
 from incl_shared.bus.client import ERROR_HEADER
-from incl_shared.errors import InclError, InternalError, InvalidInput, NotFoundError, UnavailableError
-from incl_shared.subjects import Asker, parse_query
+from incl_shared.errors import DeniedError, InclError, InternalError, InvalidInput, NotFoundError, UnavailableError
+from incl_shared.subjects import SYSTEM_PROJECT, Asker, parse_query
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -104,6 +104,8 @@ class QueryServer:
         self, found: tuple[type[Query[Any]], QueryHandler], asker: Asker, payload: bytes, limit: float
     ) -> Answer:
         kind, handler = found
+        if kind.operators and asker.project != SYSTEM_PROJECT:
+            raise DeniedError(f"only the platform's operator may ask {kind.name}", hint="incl admin, as its owner")
         try:
             query = kind.model_validate_json(payload)
         except ValidationError as error:

@@ -31,6 +31,8 @@ class Query(BaseModel, Generic[AnswerT]):
     service: ClassVar[str]
     name: ClassVar[str]
     answer: ClassVar[type[Answer]]
+    operators: ClassVar[bool] = False
+    """Whether only the platform's operator may ask; see `subjects.SYSTEM_PROJECT`."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

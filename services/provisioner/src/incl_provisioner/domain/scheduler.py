@@ -70,6 +70,8 @@ class Running:
     demand: Demand
     slots: dict[int, Slot] = field(default_factory=dict)
     """The ranks that still hold their room."""
+    since: float = 0.0
+    """When it got it, or was found to have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +186,7 @@ class Scheduler:
                 blocked.append((len(made), head))
                 self._bound(head, now, len(made), bounds, rooms, len(blocked))
                 continue
+            self.running[head.experiment].since = now
             made.append(assignment)
             following = self._head(line)
             if following is not None:
