@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from incl_shared.queries.registry import Grant
 
 _TRANSFERS = 4
+_OF_A_SUBMISSION = ("upload_grant", "commit")
+_PATIENCE_S = 5.0
+"""So long a submission waits for a service that is being started again, before what it packed is thrown away."""
 
 
 class BusPlatform:
@@ -44,8 +47,11 @@ class BusPlatform:
     async def ask(self, query: Query[AnswerT], *, timeout: float = 10.0) -> AnswerT:  # noqa: ASYNC109
         """The answer of a service."""
         context = self._context
+        patience = _PATIENCE_S if type(query).name in _OF_A_SUBMISSION else 0.0
         try:
-            return await self._client.ask(query, project=context.project, user=context.user, timeout=timeout)
+            return await self._client.ask(
+                query, project=context.project, user=context.user, timeout=timeout, patience=patience
+            )
         except DeniedError as error:
             raise self._foreign(error) from error
 

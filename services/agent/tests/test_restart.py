@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -227,6 +230,24 @@ async def test_a_stop_that_came_while_there_was_no_agent(
     await platform.stop_job(job)
     process.start()
     assert (await platform.ended(job)).reason is EndReason.STOPPED
+
+
+async def test_a_store_that_hangs_does_not_keep_the_agent_from_ending(
+    process: AgentProcess, platform: FakePlatform
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        platform.door = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        job = platform.job("true", code=platform.code({"a": "b"}))
+        process.start()
+        await platform.want(job)
+        held, _ = await asyncio.to_thread(silent.accept)
+        began = time.monotonic()
+        await asyncio.to_thread(process.kill, signal.SIGTERM)
+        assert time.monotonic() - began < 10
+        held.close()
+    platform.door = None
+    process.start()
+    assert (await platform.ended(job)).reason is EndReason.COMPLETED
 
 
 async def test_the_shim_is_killed(process: AgentProcess, platform: FakePlatform, agent_settings: AgentSettings) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import socket
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -177,6 +178,20 @@ async def test_a_store_that_comes_back(sqlite_url: str, tmp_path: Path, experime
             assert (await waiting).sha256 == sha(b"patience")
         finally:
             await close_store(second)
+
+
+async def test_closing_ends_what_hangs(experiment: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        grant = Grant(url=f"http://127.0.0.1:{silent.getsockname()[1]}", token="t", expires=2e9)
+        client = ArtifactClient(grant)
+        fetch = asyncio.create_task(asyncio.to_thread(client.get, "0" * 64, tmp_path / "x"))
+        held, _ = await asyncio.to_thread(silent.accept)
+        client.close()
+        with pytest.raises(UnavailableError):
+            await asyncio.wait_for(fetch, 5)
+        with pytest.raises(UnavailableError):
+            await asyncio.wait_for(asyncio.to_thread(client.get, "0" * 64, tmp_path / "x"), 5)
+        held.close()
 
 
 async def test_expired_grants(store: Store, experiment: str) -> None:

@@ -86,7 +86,7 @@ class ArtifactClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections. What other threads are doing ends at once, with an error."""
         self._door.close()
 
     def put_file(self, path: Path, *, sha256: str | None = None) -> Blob:
@@ -264,9 +264,8 @@ class ArtifactClient:
                 error = self._as_error(caught)
             pause = min(5.0, 0.05 * 2**tries) * random.uniform(0.5, 1.0) if tries else 0.0  # noqa: S311
             tries += 1
-            if time.monotonic() + pause > deadline:
+            if time.monotonic() + pause > deadline or self._door.closed.wait(pause):
                 raise error
-            time.sleep(pause)
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._grant.token}"}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -44,6 +45,8 @@ class Door:
         self._prefix = parts.path.rstrip("/")
         self._timeout = timeout_s
         self._idle: list[http.client.HTTPConnection] = []
+        self._busy: set[http.client.HTTPConnection] = set()
+        self.closed = threading.Event()
         self._lock = threading.Lock()
 
     @contextmanager
@@ -58,6 +61,7 @@ class Door:
         connection = self._take()
         done = False
         try:
+            self._open(connection)
             response = _send(connection, method, self._prefix + path, headers, body)
             yield response
             done = response.isclosed() and not response.will_close
@@ -65,25 +69,45 @@ class Door:
             self._give(connection, done)
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close what is open. An exchange that is under way in another thread is cut, and raises there."""
         with self._lock:
+            self.closed.set()
             idle, self._idle = self._idle, []
+            for connection in self._busy:
+                if connection.sock is not None:
+                    with suppress(OSError):
+                        connection.sock.shutdown(socket.SHUT_RDWR)
         for connection in idle:
             connection.close()
 
     def _take(self) -> http.client.HTTPConnection:
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
         kind = http.client.HTTPSConnection if self._https else http.client.HTTPConnection
-        return kind(self._host, self._port, timeout=self._timeout, blocksize=BLOCK)
+        with self._lock:
+            if self.closed.is_set():
+                raise ConnectionAbortedError("the door is closed")
+            if self._idle:
+                connection = self._idle.pop()
+            else:
+                connection = kind(self._host, self._port, timeout=self._timeout, blocksize=BLOCK)
+            self._busy.add(connection)
+        return connection
+
+    def _open(self, connection: http.client.HTTPConnection) -> None:
+        """Connected from here on, or closed: whichever came first, nothing hangs that `close` does not see."""
+        if connection.sock is None:
+            connection.connect()
+        with self._lock:
+            if self.closed.is_set():
+                raise ConnectionAbortedError("the door is closed")
 
     def _give(self, connection: http.client.HTTPConnection, usable: bool) -> None:
-        if not usable:
-            connection.close()
-            return
         with self._lock:
-            self._idle.append(connection)
+            self._busy.discard(connection)
+            keep = usable and not self.closed.is_set()
+            if keep:
+                self._idle.append(connection)
+        if not keep:
+            connection.close()
 
 
 def _send(

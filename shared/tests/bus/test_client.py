@@ -159,6 +159,38 @@ async def test_a_service_that_does_not_run_is_told_at_once(bus_client: BusClient
     assert loop.time() - start < 2
 
 
+async def serve_echo(settings: BusSettings) -> BusClient:
+    service = await BusClient.connect(settings)
+
+    async def serve(message: object) -> None:
+        await service.connection.publish(message.reply, Echo(text="here").model_dump_json().encode())  # type: ignore[attr-defined]
+
+    await service.connection.subscribe("incl.query.default.ada.echo.ask", cb=serve)
+    await service.connection.flush()
+    return service
+
+
+async def test_a_service_that_is_started_again_is_waited_for_by_the_patient(
+    bus_client: BusClient, bus_settings: BusSettings
+) -> None:
+    asked = asyncio.create_task(bus_client.ask(Ask(), project="default", user="ada", timeout=10, patience=10))
+    async with await serve_echo(bus_settings):
+        assert (await asked).text == "here"
+
+
+async def test_after_a_restart_of_the_server_services_may_come_back_later_than_who_asks(
+    nats_server: NatsServer,
+) -> None:
+    async with await BusClient.connect(nats_server.settings()) as client:
+        nats_server.kill()
+        await until(lambda: not client.connected)
+        nats_server.start()
+        await until(lambda: client.connected)
+        asked = asyncio.create_task(client.ask(Ask(), project="default", user="ada", timeout=10))
+        async with await serve_echo(nats_server.settings()):
+            assert (await asked).text == "here"
+
+
 async def test_a_restart_of_the_server_loses_and_doubles_nothing(nats_server: NatsServer) -> None:
     received: list[bytes] = []
 

@@ -137,6 +137,8 @@ class FakePlatform:
         self.stored: dict[str, int] | None = {}
         """What the tracker says is stored, besides what `tracks` takes from the streams; None: it is away."""
         self.tracks = True
+        self.door: str | None = None
+        """Where grants lead to; none: to the store."""
         self.generation = 0
         self.lease_s: float | None = None
         self.credential_ttl_s: float | None = None
@@ -209,7 +211,7 @@ class FakePlatform:
         if isinstance(query, ReadSecrets):
             return SecretValues(values={name: self.secrets[name] for name in query.names})
         if isinstance(query, UploadGrant | DownloadGrant):
-            return Grant(url=self.store.url, token="token", expires=time.time() + 600)
+            return Grant(url=self.door or self.store.url, token="token", expires=time.time() + 600)
         if isinstance(query, CommitArtifacts):
             new = [entry for entry in query.entries if entry not in self.entries]
             self.entries.extend(new)

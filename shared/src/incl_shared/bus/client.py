@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -40,7 +41,10 @@ _log = logging.getLogger("incl.bus")
 
 ERROR_HEADER = "Incl-Error"
 EXPECTED_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
+SETTLING_S = 5.0
+"""So long after a reconnect a service that does not listen may be about to come back as well."""
 _ATTEMPT_S = 5.0
+_NOBODY_S = 0.1
 _WRONG_SEQUENCE = {10_071, 10_164}
 _FULL = ("maximum messages", "maximum bytes", "insufficient resources", "insufficient storage", "no space left")
 
@@ -72,6 +76,7 @@ class BusClient:
         self._calls = Calls()
         self._up = asyncio.Event()
         self.reconnects = 0
+        self._back_since = -math.inf
         self._reconnect_listeners: list[Callable[[], None]] = []
         self._disconnect_listeners: list[Callable[[], None]] = []
 
@@ -179,6 +184,7 @@ class BusClient:
 
     async def _on_reconnected(self) -> None:
         self.reconnects += 1
+        self._back_since = time.monotonic()
         self._up.set()
         for listener in self._reconnect_listeners:
             listener()
@@ -262,8 +268,12 @@ class BusClient:
         project: str,
         user: str,
         timeout: float = 5.0,  # noqa: ASYNC109
+        patience: float = 0.0,
     ) -> AnswerT:
         """Ask a service and wait for its whole answer, `timeout` seconds at most.
+
+        patience: how long nobody may listen (the service is being started again) before that is an error. Right after
+        a reconnect it is SETTLING_S at least: services come back a moment after the bus does, as we did.
 
         Raises:
             InclError: the error that the service answered with.
@@ -277,13 +287,16 @@ class BusClient:
         self._check_size(subject, payload, headers)
         cause = "no answer"
         deadline = time.monotonic() + timeout
+        patient_until = time.monotonic() + patience
         while (left := deadline - time.monotonic()) > 0:
             try:
                 reply = await self._call(subject, payload, headers, left)
             except _TryAgain as again:
                 cause = str(again)
-                if again.nobody:
+                if again.nobody and time.monotonic() > max(patient_until, self._back_since + SETTLING_S):
                     break
+                if again.nobody:
+                    await asyncio.sleep(_NOBODY_S)
                 continue
             return _answer(kind, reply)
         raise UnavailableError(
