@@ -39,6 +39,7 @@ CALLS = {
     "mlflow": (200, 100),
 }
 """Calls in a tight loop, and with a pause."""
+LIVE_ROUNDS = 3
 IMPORTS, PEER_IMPORTS = 31, 5
 TARGETS = {
     "median over bare, tight": 1.3,
@@ -128,16 +129,16 @@ def _side(side: str, interpreter: Path | str, place: Path, env: dict[str, str]) 
 
 
 def _with_platform(place: Path) -> Side:
-    """incl with a platform running: init() starts the shipper, which sends while the script logs."""
+    """incl with a platform running: init() starts the shipper, which sends while the script logs. Medians of runs."""
     home = Home(place / "home")
     started = home.incl("up", "--detach", timeout=90)
     assert started.code == 0, started.err
     try:
         env = {name: value for name, value in home.environment.items() if name.startswith(("INCL_", "HOME"))}
-        side = _side("incl", sys.executable, place, {**env, "INCL_MODE": "auto"})
+        sides = [_side("incl", sys.executable, place, {**env, "INCL_MODE": "auto"}) for _ in range(LIVE_ROUNDS)]
     finally:
         home.incl("down")
-    return side
+    return {name: statistics.median(side[name] for side in sides) for name in sides[0]}
 
 
 def _import_ms(module: str, interpreter: str, runs: int) -> float:
