@@ -214,8 +214,8 @@ class Database:
         """
         if self._writer is not None:
             return
-        self._write_engine = make_engine(self.url, write=True, size=1, busy_ms=self._busy_ms)
-        self._read_engine = make_engine(self.url, write=False, size=self._readers)
+        self._write_engine = make_engine(self.url, write=True, size=1, busy_ms=self._busy_ms, binary=True)
+        self._read_engine = make_engine(self.url, write=False, size=self._readers, binary=True)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="incl-db-write")
         self._pool = ThreadPoolExecutor(self._readers, thread_name_prefix="incl-db-read")
         try:
@@ -332,14 +332,18 @@ def _call_all(callbacks: list[Callable[[], None]]) -> None:
             _log.exception("a callback after a commit failed")
 
 
-def make_engine(url: str, *, write: bool, size: int, busy_ms: int = BUSY_MS) -> sa.Engine:
-    """An engine as `Database` uses it (also for migrations and tests)."""
+def make_engine(url: str, *, write: bool, size: int, busy_ms: int = BUSY_MS, binary: bool = False) -> sa.Engine:
+    """An engine as `Database` uses it (also for migrations and tests).
+
+    binary: PostgreSQL sends results in binary, blobs as they are; SQLAlchemy's reflection cannot read those.
+    """
     parsed = sa.make_url(url)
     if parsed.get_backend_name() != "sqlite":
         options = {} if write else {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
+        hanging = f"-c idle_in_transaction_session_timeout={HANGING_MS}"
         return sa.create_engine(
             parsed, pool_size=size, max_overflow=0, pool_pre_ping=True, execution_options=options,
-            connect_args={"connect_timeout": 5, "options": f"-c idle_in_transaction_session_timeout={HANGING_MS}"},
+            connect_args={"connect_timeout": 5, "options": hanging, "cursor_factory": _cursor(binary)},
         )  # fmt: skip
     engine = sa.create_engine(
         parsed, poolclass=sa.QueuePool, pool_size=size, max_overflow=0,
@@ -361,6 +365,12 @@ def make_engine(url: str, *, write: bool, size: int, busy_ms: int = BUSY_MS) -> 
     sa.event.listen(engine, "connect", on_connect)
     sa.event.listen(engine, "begin", on_begin)
     return engine
+
+
+def _cursor(binary: bool) -> Any:
+    from incl_shared.postgres import BinaryCursor
+
+    return BinaryCursor if binary else None
 
 
 @contextmanager
