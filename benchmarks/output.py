@@ -18,13 +18,13 @@ from typing import Any
 
 from incl_local.testing import Home
 
-LINES = int(os.environ.get("INCL_BENCH_LINES", "300000"))
+LINES = int(os.environ.get("INCL_BENCH_LINES", "500000"))
 ROUNDS, TARGET = 3, 1.1
 SCRIPT = f"""
 import sys, time
 began, x = time.perf_counter(), 1.0
 for i in range({LINES}):
-    for _ in range(1500):
+    for _ in range(600):
         x = x * 1.0000001 + 0.5
     print(f"{{i:9d}} loss={{x % 1:.12f}} " + "x" * 68)
 sys.stdout.flush()

@@ -175,3 +175,14 @@ async def test_a_list_shows_what_is_asked_about_and_otherwise_something(base: Ba
     assert await shown("acc > 0") == {"acc"}
     assert await shown("") <= set(METRICS)
     assert await shown("")
+
+
+@pytest.mark.parametrize("packing", ["hot", "mixed", "packed"])
+async def test_values_are_those_of_the_rows_wherever_they_are_read(base: Base) -> None:
+    """Columns give most of them; what they cannot tell (a NaN from nothing) the rows say."""
+    query = ListExperiments(sort="-acc,'a b'", limit=1000)
+    page = await base.database.read(lambda c: search(c, "default", query, NOW, 5.0))
+    named = {row.id: {n: v for n, v in row.metrics.items() if n in ("acc", "a b")} for row in ROWS}
+    assert {row.id: repr(sorted(row.metrics.items())) for row in page.rows} == {
+        identifier: repr(sorted(metrics.items())) for identifier, metrics in named.items()
+    }

@@ -42,7 +42,7 @@ from incl_tracker import (
     store_views,
 )
 from incl_tracker.domain.ranges import watermark
-from incl_tracker.store_columns import CACHE_BYTES, Cache
+from incl_tracker.store_columns import Cache
 from incl_tracker.store_settlement import stored_of
 
 if TYPE_CHECKING:
@@ -53,7 +53,10 @@ if TYPE_CHECKING:
 
 
 class Answers:
-    """One method a query. heard: told of each experiment whose own shipper asks, which is its sign of life."""
+    """One method a query. heard: told of each experiment whose own shipper asks, which is its sign of life.
+
+    columns: of lists, which are kept in memory.
+    """
 
     def __init__(
         self,
@@ -61,13 +64,13 @@ class Answers:
         clock: Clock,
         list_limit_s: float,
         heard: Callable[[str], None] = lambda _: None,
-        cache_bytes: int = CACHE_BYTES,
+        columns: Cache | None = None,
     ) -> None:
         self._database = database
         self._clock = clock
         self._list_limit_s = list_limit_s
         self._heard = heard
-        self._columns = Cache(cache_bytes)
+        self._columns = columns or Cache()
 
     def register(self, bus: Bus) -> None:
         """Serve them all."""

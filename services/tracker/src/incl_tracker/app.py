@@ -23,8 +23,10 @@ from incl_tracker.live import LiveHub
 from incl_tracker.ownership import Ownership
 from incl_tracker.partitions import Partitions
 from incl_tracker.settings import TrackerSettings
+from incl_tracker.store_columns import Cache
 from incl_tracker.stuck import Stuck
 from incl_tracker.upkeep import Chore, Upkeep
+from incl_tracker.warming import Warmer
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -56,11 +58,13 @@ class App:
             every_s=settings.run_check_s,
             healthy=lambda: bus.health().live,
         )
-        Answers(database, clock, settings.list_limit_s, self._lapsing.hear, settings.list_cache_mb << 20).register(bus)
+        columns = Cache(settings.list_cache_mb << 20)
+        Answers(database, clock, settings.list_limit_s, self._lapsing.hear, columns).register(bus)
         counters.register(bus.metrics.registry)
         lapse = Chore("lapse", self._lapse, settings.run_check_s)
         alone = [chore.by(sole) for chore in chores(sole.database, settings, self.live.changed, bus.ask)]
-        self.upkeep = Upkeep([*alone, lapse])
+        warm = Chore("warm", Warmer(database, columns).step, settings.warm_check_s)
+        self.upkeep = Upkeep([*alone, lapse, warm])
         serve_stuck(bus, TrackerStuck, Stuck(database, clock, self.partitions, self.upkeep).find)
         self.ops: OpsServer | None = None
 

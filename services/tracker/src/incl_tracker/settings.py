@@ -35,6 +35,7 @@ class TrackerSettings(ServiceSettings):
         10.0, gt=0, description="After so long without word of a tracker the others take its partitions over."
     )
     list_limit_s: float = Field(5.0, gt=0, description="The longest that a list may take.")
-    list_cache_mb: int = Field(256, ge=1, description="Megabytes of columns that are kept in memory for lists.")
+    list_cache_mb: int = Field(512, ge=1, description="Megabytes of columns that are kept in memory for lists.")
+    warm_check_s: float = Field(600.0, gt=0, description="How often a round of reading columns ahead is tried again.")
     pack_check_s: float = Field(5.0, gt=0, description="How often experiments that changed are put into columns.")
     pack_quiet_s: float = Field(30.0, ge=0, description="How long a running experiment must not change for that.")

@@ -84,7 +84,7 @@ class Cache:
     """Columns that were read, those used last. For all reader threads."""
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
-        self._limit = limit
+        self.limit = limit
         self._lock = threading.Lock()
         self._columns: OrderedDict[tuple[str, Key, int], Kept] = OrderedDict()
         self._heads: OrderedDict[tuple[str, Key], Heads] = OrderedDict()
@@ -122,7 +122,7 @@ class Cache:
             before = self._columns.pop(place, None)
             self._columns[place] = kept
             self.size += kept.column.size - (0 if before is None else before.column.size)
-            while self.size > self._limit and len(self._columns) > 1:
+            while self.size > self.limit and len(self._columns) > 1:
                 _, old = self._columns.popitem(last=False)
                 self.size -= old.column.size
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -29,11 +29,13 @@ _STATES = {state.value: state for state in ExperimentState}
 _REASONS: dict[str | None, EndReason | None] = {None: None, "": None, **{reason.value: reason for reason in EndReason}}
 
 
-def shown(connection: sa.Connection, ids: Sequence[str], named: set[str]) -> tuple[ExperimentRow, ...]:
+def shown(
+    connection: sa.Connection, ids: Sequence[str], named: set[str], known: Mapping[str, Mapping[str, float]]
+) -> tuple[ExperimentRow, ...]:
     """The lines of these experiments, in their order.
 
     With the values of the metrics that the question names (`named`) and that any line declares; else of a few that
-    exist.
+    exist. known: values that need not be read, by experiment and metric.
     """
     if not ids:
         return ()
@@ -45,8 +47,13 @@ def shown(connection: sa.Connection, ids: Sequence[str], named: set[str]) -> tup
         text = _SOME.format(_marks(sample)).replace("%", "%" if _is_lite(connection) else "%%")
         names = {row[0] for row in _read(connection, text, sample)} if sample else set()
     values: dict[str, dict[str, float]] = {}
+    unknown = [identifier for identifier in ids if not known.get(identifier, {}).keys() >= names]
     if names:
-        found = _read(connection, _LAST.format(_marks(ids), _marks(names)), (*ids, *names))
+        values = {identifier: {name: its[name] for name in sorted(its)} for identifier, its in known.items()}
+    if names and unknown:
+        found = _read(connection, _LAST.format(_marks(unknown), _marks(names)), (*unknown, *names))
+        for identifier in unknown:
+            values.pop(identifier, None)
         for experiment, metric, last in sorted(found, key=itemgetter(1)):
             values.setdefault(experiment, {})[metric] = float("nan") if last is None else last
     return tuple([_line(rows[identifier][:-2], values.get(identifier)) for identifier in ids])

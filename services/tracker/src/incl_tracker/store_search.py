@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -87,14 +88,16 @@ def search(
     with time_limit(connection, limit_s):
         fields = [*fields_of(node), *(key.field for key in order)]
         check_metrics(connection, project, fields)
+        named = {field.name for field in fields if field.kind is Kind.METRIC}
+        known: dict[str, dict[str, float]] = {}
         if node == EVERYTHING and order == _NEWEST and not query.trash:
             found = _newest(connection, project, last, limit)
         else:
             walk = _Walk(connection, project, node, order, moment, cache or Cache())
             found = walk.first(last, limit, query.trash, deadline)
+            known = walk.values(found, named)
         page, more = found[: query.limit], len(found) > query.limit
-        named = {field.name for field in fields if field.kind is Kind.METRIC}
-        rows = shown(connection, [candidate.id for candidate in page], named)
+        rows = shown(connection, [candidate.id for candidate in page], named, known)
     written = None
     if more:
         written = _write_cursor({"now": moment, "keys": page[-1].raws, "id": page[-1].id, "of": mark})
@@ -128,6 +131,7 @@ class _Walk:
         index = Index(connection, project, cache)
         steps: list[Block] | list[Span] = [*map(index.rows, index.walk)] if by_blocks(order) else index.spans()
         self._key = _number_key(order[0].field) if order else None
+        self._from: dict[str, Made | Block | Span] = {}
         self._steps: list[tuple[float | None, Block | Span]] = [(self._best(rows), rows) for rows in steps]
         if self._key is not None:
             down = order[0].descending
@@ -151,6 +155,17 @@ class _Walk:
                 break
             found = self._join(found, rows, last, limit, trash)
         return found
+
+    def values(self, found: Sequence[Candidate], names: set[str]) -> dict[str, dict[str, float]]:
+        """What the columns say of metrics of those found. A value that is none, or not a number, is left out."""
+        result: dict[str, dict[str, float]] = {candidate.id: {} for candidate in found}
+        for candidate in found:
+            for name in names:
+                column = self._from[candidate.id].numbers(("metric", name))
+                value = math.nan if column is None else float(column.values[candidate.place])
+                if not math.isnan(value):
+                    result[candidate.id][name] = value
+        return result
 
     def _is_beyond(self, best: float | None, worst: Candidate) -> bool:
         """Whether experiments with this best value, and so all that follow, cannot come before the last one found."""
@@ -190,7 +205,9 @@ class _Walk:
         places = np.arange(rows.count) if mask is True else np.flatnonzero(mask)
         if not len(places):
             return found
-        joined = found + first_of(parts, places, ids, limit)
+        new = first_of(parts, places, ids, limit)
+        self._from.update({candidate.id: rows for candidate in new})
+        joined = found + new
         joined.sort(key=lambda candidate: candidate.key)
         return joined[:limit]
 

@@ -134,11 +134,12 @@ def _values(rows: Rows, key: Key) -> Array | None:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An experiment that may be on the page. key: compares as the order does."""
+    """An experiment that may be on the page. key: compares as the order does. place: in the block that it is from."""
 
     key: tuple[Any, ...]
     raws: tuple[Raw, ...]
     id: str
+    place: int = 0
 
 
 def after(parts: Sequence[Part], raws: Sequence[Raw], last: str, ids: Callable[[], Words], count: int) -> Bools:
@@ -176,7 +177,7 @@ def first_of(parts: Sequence[Part], places: Array, ids: Callable[[], Words], lim
     for place in np.concatenate(sure).tolist():
         raws = tuple([part.raw(place) for part in parts])
         identifier = texts.at(place)
-        result.append(Candidate(_key(parts, raws, identifier), raws, identifier.decode()))
+        result.append(Candidate(_key(parts, raws, identifier), raws, identifier.decode(), place))
     return result
 
 
