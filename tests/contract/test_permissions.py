@@ -110,7 +110,12 @@ MAY_PUBLISH: dict[str, set[str]] = {
     },
 }  # fmt: skip
 
+for service in ("provisioner", "tracker", "registry", "admin"):
+    MAY_PUBLISH[service].add("$JS.API.DIRECT.GET.EVENTS")
 for durable in topology.DURABLES:
+    if durable.stream == topology.EVENTS:
+        for service in ("provisioner", "tracker", "registry"):
+            MAY_PUBLISH[service].add(f"$JS.API.CONSUMER.INFO.EVENTS.{durable.name}")
     MAY_PUBLISH[durable.service] |= _own_durable(durable.stream, durable.name)
     MAY_PUBLISH["admin"] |= _durable_api(durable.stream, durable.name)
     if durable.owner:

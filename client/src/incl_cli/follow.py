@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -28,6 +28,8 @@ DETACHED = 130
 _UNSEEN_S, _ENDING_S, _STEADY_S = 0.2, 0.4, 3.0
 _SILENT_S = 5.0
 """After so long without a word of the tracker, ask the provisioner whether the submission arrived."""
+_AGAIN_S = 10.0
+"""Between two submissions of an experiment that nobody knows: the bus may have lost it before it was taken."""
 _SETTLE_S = 60.0
 _BACKLOG = 2000
 _PAGE = 5000
@@ -96,7 +98,17 @@ class Wanted:
 class Follower:
     """One experiment, followed until it is over and all it said is stored."""
 
-    def __init__(self, platform: Platform, experiment: str, screen: Screen, wanted: Wanted | None = None) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        experiment: str,
+        screen: Screen,
+        wanted: Wanted | None = None,
+        again: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """again: submits it once more, with the same id."""
+        self._again = again
+        self._next_again = time.monotonic() + _SILENT_S
         self._platform = platform
         self._experiment = experiment
         self._screen = screen
@@ -105,7 +117,6 @@ class Follower:
         self.cursor = 0
         self.current: ExperimentView | None = None
         self._away = False
-        self._began = time.monotonic()
         self._over_since: float | None = None
         self._told_silence = False
 
@@ -189,18 +200,21 @@ class Follower:
         try:
             self._take(await self._platform.ask(GetExperiment(ref=self._experiment)))
         except NotFoundError:
-            if self.current is None and not self._told_silence and time.monotonic() - self._began > _SILENT_S:
-                self._told_silence = True
+            if self.current is None and time.monotonic() > self._next_again:
+                self._next_again = time.monotonic() + _AGAIN_S
                 await self._where_is_it()
 
     async def _where_is_it(self) -> None:
         from incl_shared.queries.provisioner import GetExecution
 
         execution = await self._platform.ask(GetExecution(experiment=self._experiment))
-        if execution.known:
+        told, self._told_silence = self._told_silence, True
+        if execution.known and not told:
             self._screen.note("the provisioner has it; the tracker does not answer for it yet")
-        else:
+        elif not execution.known and not told:
             self._screen.note("submitted and stored in the bus; the provisioner has not taken it yet (incl doctor)")
+        if not execution.known and self._again is not None:
+            await self._again()
 
     def _take(self, view: ExperimentView) -> None:
         if self.current is None or view.version > self.current.version or (view.settled and not self.current.settled):
@@ -268,15 +282,22 @@ async def _tick(screen: Screen) -> None:
         screen.tick()
 
 
-async def follow_to_end(platform: Platform, experiment: str, out: Output, *, events: bool = False) -> int:
-    """What `incl run` shows after submitting; the exit code."""
+async def follow_to_end(
+    platform: Platform,
+    experiment: str,
+    out: Output,
+    *,
+    events: bool = False,
+    again: Callable[[], Awaitable[None]] | None = None,
+) -> int:
+    """What `incl run` shows after submitting; the exit code. again: see `Follower`."""
     from incl_cli.look import outcome
     from incl_cli.screens import EventScreen, QuietScreen, make_screen
     from incl_cli.summary import as_json, print_summary
     from incl_shared.ids import short
 
     screen = EventScreen(out) if events else QuietScreen(out) if out.as_json else make_screen(out)
-    view = await watch(Follower(platform, experiment, screen), screen)
+    view = await watch(Follower(platform, experiment, screen, again=again), screen)
     if view is None:
         out.note(f"\ndetached; the experiment goes on. Come back: incl logs -f {short(experiment)}")
         out.note(f"stop it: incl stop {short(experiment)}", "dim")

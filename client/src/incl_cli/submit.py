@@ -81,6 +81,8 @@ class Plan:
     """(kind, path, bytes) to store."""
     times: tuple[float, float, float] = (0.0, 0.0, 0.0)
     provenance: dict[str, Any] = field(default_factory=dict)
+    event: ExperimentSubmitted | None = None
+    """What was published, to be published again should the bus lose it."""
 
 
 async def prepare(plan: Plan, preparation: Preparation, out: Output) -> None:
@@ -167,6 +169,7 @@ async def send(platform: Platform, plan: Plan, out: Output) -> None:
         times=ClientTimes(started=started or began, packed=packed or began, uploaded=time.time()),
     )
     _check_size(event)
+    plan.event = event
     out.note(f"submitting {plan.experiment}", "dim")
     await _publish(platform, event, short(plan.experiment))
 

@@ -89,6 +89,21 @@ async def test_lines_said_before_and_after_are_shown_once(fake: FakePlatform) ->
     assert screen.texts == ["a", "b", "c"]
 
 
+async def test_a_submission_that_the_bus_lost_is_submitted_again(
+    fake: FakePlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("incl_cli.follow._SILENT_S", 0.1)
+    screen = Recorder()
+    lost = fake.add(state=ExperimentState.FINISHED, settled=True)
+    fake.views.clear()
+
+    async def again() -> None:
+        fake.views[lost.row.id] = lost
+
+    assert (await Follower(fake, lost.row.id, screen, again=again).run()).row.id == lost.row.id
+    assert screen.notes == ["submitted and stored in the bus; the provisioner has not taken it yet (incl doctor)"]
+
+
 async def test_a_lost_message_is_asked_for(fake: FakePlatform) -> None:
     screen = Recorder()
     identifier, task = begin(fake, screen)

@@ -71,6 +71,26 @@ async def test_what_was_not_confirmed_is_sent_again(tmp_path: Path) -> None:
     await journal.close()
 
 
+async def test_what_was_said_of_the_jobs_at_hand_can_be_said_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db", "n1")
+    await journal.open()
+    for key in ("node:hello", "old:ended", "new:started"):
+        await journal.append(key, NodeHeartbeat())
+    first = await journal.unsent()
+    await journal.confirm([entry.seq for entry in first])
+    journal.forget("old")
+    await journal.append("new:ended", NodeHeartbeat())
+    assert [entry.seq for entry in await journal.unsent()] == [4]
+    await journal.say_again()
+    again = await journal.unsent()
+    assert [entry.seq for entry in again] == [3, 4]
+    assert again[0] == first[2], "the same message under the same id"
+    journal.forget("new")
+    await journal.confirm([4])
+    assert await journal.unsent() == [], "nobody needs it any more"
+    await journal.close()
+
+
 async def test_only_newer_wanted_states_for_this_node_count(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.db", "n1")
     await journal.open()

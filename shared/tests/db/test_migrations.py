@@ -40,13 +40,14 @@ run_env(metadata)
 FIRST = """
 import sqlalchemy as sa
 from alembic import op
-from incl_shared.bus.tables import create_common_tables, drop_common_tables
+from incl_shared.bus.tables import create_common_tables, create_sent_table, drop_common_tables, drop_sent_table
 
 revision: str = "0001"
 down_revision: str | None = None
 
 def upgrade():
     create_common_tables(op)
+    create_sent_table(op)
     op.create_table(
         "things", sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.String(40), nullable=False)
     )
@@ -55,6 +56,7 @@ def upgrade():
 def downgrade():
     op.drop_table("things")
     drop_common_tables(op)
+    drop_sent_table(op)
 """
 SECOND = """
 import sqlalchemy as sa

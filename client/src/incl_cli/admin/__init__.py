@@ -1,8 +1,8 @@
 """The topics of `incl admin`, one module each.
 
-A module has SUMMARY (one line), EXAMPLES, `arguments(parser)`, and `async run(args, session) -> int`; it imports what
-is heavy only when it runs. Its name is the topic's, with underscores for dashes.
+A module has SUMMARY (one line), EXAMPLES, `arguments(parser)`, and `run(args, session) -> int`, async or not; it
+imports what is heavy only when it runs. Its name is the topic's, with underscores for dashes.
 """
 
-TOPICS: tuple[str, ...] = ("stuck", "dead-letters")
+TOPICS: tuple[str, ...] = ("stuck", "backup", "restore", "restore-bus", "rebuild", "dead-letters")
 """In the order in which help shows them."""

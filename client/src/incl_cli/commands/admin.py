@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
-async def run(args: argparse.Namespace, session: Session) -> int:
+def run(args: argparse.Namespace, session: Session) -> int:
     """Do it."""
-    return int(await _topic(args.topic).run(args, session))
+    topic = _topic(args.topic)
+    work = topic.run(args, session)
+    return session.run(work) if inspect.iscoroutine(work) else int(work)

@@ -210,4 +210,8 @@ async def end(args: argparse.Namespace, session: Session, platform: Any, plan: A
         return 0
     from incl_cli.follow import follow_to_end
 
-    return await follow_to_end(platform, plan.experiment, out, events=args.follow and args.json)
+    async def again() -> None:
+        if plan.event is not None:
+            await platform.publish(plan.event, identifier=plan.experiment)
+
+    return await follow_to_end(platform, plan.experiment, out, events=args.follow and args.json, again=again)

@@ -79,7 +79,11 @@ class Layout:
 
     def database(self, service: str) -> str:
         """The URL of a service's own database: the one that was chosen, else SQLite below the data folder."""
-        return self._databases().get(service) or f"sqlite:///{self.root / 'db' / f'{service}.db'}"
+        return self._databases().get(service) or self.own_database(service)
+
+    def own_database(self, service: str) -> str:
+        """The URL of a service's SQLite database below the data folder."""
+        return f"sqlite:///{self.root / 'db' / f'{service}.db'}"
 
     def choose_databases(self, environment: Mapping[str, str]) -> None:
         """Keep what INCL_<SERVICE>_DATABASE_URL says for this start and all later ones; empty: SQLite again.

@@ -13,11 +13,13 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import structlog
 
 from incl_local import __version__
+from incl_local.backup import swap
 from incl_local.bus import server_binary, wait_until_ready
 from incl_local.credentials import issue, write_context
 from incl_local.layout import Layout
@@ -32,6 +34,7 @@ from incl_shared.bus import topology
 from incl_shared.bus.client import BusClient
 from incl_shared.errors import UnavailableError
 from incl_shared.queries.provisioner import GetCluster
+from incl_shared.tasks import end_all
 
 _log = structlog.get_logger("incl.platform")
 NODE_PATIENCE = 15.0
@@ -66,6 +69,8 @@ class Platform:
         self._apps: dict[str, App] = {}
         self._exit = contextlib.AsyncExitStack()
         self._ready = False
+        self._declare_again: Callable[[], Coroutine[None, None, None]] | None = None
+        self._declaring: asyncio.Task[None] | None = None
         self.place: Place | None = None
 
     async def start(self) -> Place:
@@ -83,12 +88,14 @@ class Platform:
 
     async def stop(self) -> None:
         """Stop services first, the bus last. Jobs go on."""
+        await end_all([self._declaring])
         await self._exit.aclose()
 
     async def _start(self) -> None:
         loading = None if self._options.processes else asyncio.create_task(asyncio.to_thread(preload))
         self._layout.prepare()
         self._exit.enter_context(self._layout.locked())
+        swap.finish(self._layout)
         self._layout.choose_databases(os.environ)
         await asyncio.to_thread(end_leftovers, self._layout)
         self._exit.callback(lambda: self._layout.run_file.unlink(missing_ok=True))
@@ -120,15 +127,29 @@ class Platform:
         async def up() -> None:
             for stale in bus.ports_dir.glob("*.ports"):
                 stale.unlink(missing_ok=True)
-            await self._supervise(child)
+            await self._supervise(child, self._bus_changed)
             await wait_until_ready(bus.ports_dir, lambda: self._supervisors["nats"].identity, log)
             issue(place, bus.minter)
             await declare(place, self._layout.limits())
+            self._declare_again = lambda: self._declared_again(place, bus, log)
 
         await self._timed("bus", bus.url, up())
 
-    async def _supervise(self, child: Child) -> None:
-        supervisor = Supervisor(child, self._write_run_file)
+    def _bus_changed(self) -> None:
+        """The bus was started. When it is not for the first time, it may have lost its streams."""
+        self._write_run_file()
+        if self._declare_again is not None:
+            self._declaring = asyncio.create_task(self._declare_again(), name="declare again")
+
+    async def _declared_again(self, place: Place, bus: BusPaths, log: Path) -> None:
+        try:
+            await wait_until_ready(bus.ports_dir, lambda: self._supervisors["nats"].identity, log)
+            await declare(place, self._layout.limits())
+        except Exception:  # noqa: BLE001 - the edge: the bus is restarted, and asked, again
+            _log.exception("the streams could not be declared again")
+
+    async def _supervise(self, child: Child, changed: Callable[[], None] | None = None) -> None:
+        supervisor = Supervisor(child, changed or self._write_run_file)
         self._supervisors[child.name] = supervisor
         await supervisor.start()
         self._exit.push_async_callback(supervisor.stop)

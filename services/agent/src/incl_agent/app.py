@@ -56,6 +56,7 @@ class Agent:
         self._lock = -1
         self.metrics = AgentMetrics(self.health)
         self.ops: OpsServer | None = None
+        self._back = asyncio.Event()
         self._client: BusClient | None = None
         self._journal: Journal | None = None
         self._reporter: Reporter | None = None
@@ -105,8 +106,11 @@ class Agent:
         self.metrics.adopted.set(len(manager.jobs))
         self._control = ControlWatcher(client, journal, settings.node, settings.poll_s, self._apply)
         manager.generation = lambda: self._control.generation if self._control is not None else 0
+        await reporter.say_again()
         await self._hello()
+        client.on_reconnect(self._back.set)
         self._run(reporter.send_all(), "reports")
+        self._run(self._after_reconnects(), "reconnects")
         self._run(self._control.run(), "control")
         self._run(reporter.heartbeats(settings.heartbeat_s, manager.heartbeat, self.fence.heard), "heartbeats")
         self._run(self.fence.run(), "fence")
@@ -210,6 +214,15 @@ class Agent:
             node.probed.set()
         if len(node.runtimes) > 1:
             await self._hello()
+
+    async def _after_reconnects(self) -> None:
+        """A bus that was away may have lost what it had: say again what is true of this node and its jobs."""
+        while True:
+            await self._back.wait()
+            self._back.clear()
+            if self._reporter is not None:
+                await self._reporter.say_again()
+                await self._hello()
 
     async def _hello(self) -> None:
         node, settings, manager = self.node, self.settings, self.manager

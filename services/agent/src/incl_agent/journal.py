@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS reports (
 );
 CREATE INDEX IF NOT EXISTS unsent ON reports (seq) WHERE sent = 0;
 """
+"""sent: 0 no, 1 yes, 2 yes, and to be sent again."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,11 @@ class Journal:
     async def confirm(self, seqs: list[int]) -> None:
         """These are stored by the bus."""
         await self._run(lambda: self._confirm(seqs))
+
+    async def say_again(self) -> None:
+        """Send once more what was said of the jobs that are here: the bus may have lost it before anybody read it."""
+        await self._run(self._unsend)
+        self.fresh.set()
 
     def forget(self, job: str) -> None:
         """Drop the keys '<job>:…' of a job whose folder is gone, together with the next reports."""
@@ -170,14 +176,18 @@ class Journal:
         self.waiting = self._count_unsent()
 
     def _unsent(self, limit: int) -> list[Entry]:
-        rows = self._db.execute("SELECT seq, payload FROM reports WHERE sent = 0 ORDER BY seq LIMIT ?", (limit,))
+        rows = self._db.execute("SELECT seq, payload FROM reports WHERE sent != 1 ORDER BY seq LIMIT ?", (limit,))
         return [Entry(seq, f"{self._node}:{self.name}:{seq}", payload) for seq, payload in rows]
 
     def _confirm(self, seqs: list[int]) -> None:
         with _Transaction(self._db):
-            self._db.executemany("UPDATE reports SET sent = 1, payload = NULL WHERE seq = ?", [(seq,) for seq in seqs])
+            self._db.executemany("UPDATE reports SET sent = 1 WHERE seq = ?", [(seq,) for seq in seqs])
             self._settle()
         self.waiting = self._count_unsent()
+
+    def _unsend(self) -> None:
+        with _Transaction(self._db):
+            self._db.execute("UPDATE reports SET sent = 2 WHERE sent = 1 AND payload IS NOT NULL")
 
     def _settle(self) -> None:
         """Within a transaction: what was put off until one came."""
@@ -187,7 +197,7 @@ class Journal:
         for job in [*forgotten, "node"]:
             # ';' follows ':', so that this is every key that begins with '<job>:'
             bounds = (f"{job}:", f"{job};")
-            self._db.execute("DELETE FROM reports WHERE key >= ? AND key < ? AND sent = 1", bounds)
+            self._db.execute("DELETE FROM reports WHERE key >= ? AND key < ? AND sent != 0", bounds)
 
     def _get(self, name: str) -> str | None:
         row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()

@@ -37,6 +37,10 @@ class Reporter:
         """Reports that the bus has not taken yet."""
         return self._journal.waiting
 
+    async def say_again(self) -> None:
+        """Say once more what was said of the jobs that are here; who has heard it knows it by its number."""
+        await self._journal.say_again()
+
     def forget(self, job: str) -> None:
         """The job's folder is gone: what was said of it need not be remembered."""
         self._journal.forget(job)

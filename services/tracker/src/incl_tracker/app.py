@@ -14,7 +14,7 @@ from incl_shared.db import Database, DatabaseUnavailable, migrate
 from incl_shared.ops import OpsServer, serving
 from incl_shared.queries.stuck import TrackerStuck
 from incl_shared.queries.tracker import ExperimentView
-from incl_tracker import counters, store_views
+from incl_tracker import counters, history, store_views
 from incl_tracker.answers import Answers
 from incl_tracker.chores import chores
 from incl_tracker.handlers import Handlers
@@ -46,6 +46,7 @@ class App:
         handlers = Handlers(self.live, settings.settle_after_s, settings.trash_kept_s)
         bus.consume(topology.TRACKER_EVENTS, handlers.event)
         bus.consume(topology.TRACKER_REQUESTS, handlers.request)
+        bus.consume(topology.TRACKER_HISTORY, history.note)
         self.ownership = Ownership(database, ttl=settings.lease_s, recovery=bus.metrics.recovery)
         self.partitions = Partitions(
             self.ownership, bus, handlers.metric_batches, handlers.log_batches, forget=handlers.forget

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from incl_shared.db import Database
 from incl_tracker import store_compaction, trash
 from incl_tracker.archiving import Archivist, Ask
+from incl_tracker.history import Historian
 from incl_tracker.packing import Packer
 from incl_tracker.settings import TrackerSettings
 from incl_tracker.settling import settle_due
@@ -31,12 +32,15 @@ def chores(database: Database, settings: TrackerSettings, tell: Tell, ask: Ask) 
 
     compactor = _Compactor(database)
     archivist = Archivist(database, ask, settings.retention, settings.trash_kept_s, tell)
+    historian = Historian(database, ask)
     return [
         Chore("settle", settle, settings.settle_check_s),
         Chore("compact", compactor.step, settings.compact_check_s),
         Chore("fetch", archivist.fetch, settings.fetch_check_s),
         Chore("retention", archivist.look, settings.retention_check_s),
         Chore("trash", empty_trash, settings.trash_check_s),
+        Chore("history", historian.step, settings.history_check_s),
+        Chore("history purge", historian.purge, settings.history_purge_s),
         Chore("pack", Packer(database, settings.pack_quiet_s).step, settings.pack_check_s),
     ]
 

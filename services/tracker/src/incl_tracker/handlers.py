@@ -14,12 +14,13 @@ from incl_shared.events import (
     ArtifactStored,
     Event,
     ExperimentQueued,
+    RankEnd,
     RestoreRequested,
     RunEnded,
     RunStarted,
     TrashRequested,
 )
-from incl_tracker import counters, lapsing, store_artifacts, trash
+from incl_tracker import counters, history, lapsing, store_artifacts, trash
 from incl_tracker import store_experiments as experiments
 from incl_tracker.domain import projection
 from incl_tracker.domain.extras import flatten
@@ -81,6 +82,8 @@ class Handlers:
             self._run_ended(tx, event, asker)
         elif isinstance(event, TrashRequested | RestoreRequested):
             self._deletion(tx, event, asker)
+        if isinstance(event, RunStarted | RunEnded):
+            self.remember(tx, delivery)
 
     def metric_batches(self, tx: Transaction, deliveries: Sequence[Delivery]) -> None:
         """METRICS: as many messages as came together, in one transaction. Repeats show by their records' numbers."""
@@ -95,6 +98,16 @@ class Handlers:
     def forget(self) -> None:
         """Other experiments are this process's own from now on: remember nothing of those before. From any thread."""
         self._ingest.forget()
+
+    def remember(self, tx: Transaction, delivery: Delivery) -> None:
+        """A request that was handled is a part of the history."""
+        history.note(tx, delivery)
+
+    def settlement(
+        self, tx: Transaction, project: str, experiment: str, attempt: int, ranks: Sequence[RankEnd], due: float
+    ) -> None:
+        """An attempt ended; see `begin_settlement`."""
+        begin_settlement(tx, project, experiment, attempt, ranks, due)
 
     def _experiment(self, tx: Transaction, event: Event, project: str, delivery: Delivery) -> None:
         if isinstance(event, ExperimentQueued):
@@ -115,7 +128,7 @@ class Handlers:
             experiments.update_attempt(tx.connection, event.key, change.attempt, change.attempt_values)
         if change.ended is not None:
             due = tx.clock.now() + self._settle_after_s
-            begin_settlement(tx, project, event.key, change.attempt, change.ended, due)
+            self.settlement(tx, project, event.key, change.attempt, change.ended, due)
         self._changed(tx, project, event.key)
 
     def _queued(self, tx: Transaction, event: ExperimentQueued, project: str, delivery: Delivery) -> None:
@@ -201,7 +214,7 @@ class Handlers:
         experiments.update(tx.connection, event.experiment, change.experiment)
         experiments.update_attempt(tx.connection, event.experiment, change.attempt, change.attempt_values)
         due = tx.clock.now() + self._settle_after_s
-        begin_settlement(tx, asker.project, event.experiment, change.attempt, ranks, due)
+        self.settlement(tx, asker.project, event.experiment, change.attempt, ranks, due)
         self._changed(tx, asker.project, event.experiment)
 
     def _own_row(self, tx: Transaction, project: str, experiment: str, time: float) -> sa.RowMapping:

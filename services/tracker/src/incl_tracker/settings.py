@@ -27,6 +27,12 @@ class TrackerSettings(ServiceSettings):
     retention_check_s: float = Field(600.0, gt=0, description="How often what ended long ago is looked through.")
     fetch_check_s: float = Field(1.0, gt=0, description="How often experiments asked back from the archive are sought.")
     trash_check_s: float = Field(2.0, gt=0, description="How often the trash is looked through.")
+    history_check_s: float = Field(
+        30.0, gt=0, description="How often it is looked whether a segment of the history is due."
+    )
+    history_purge_s: float = Field(
+        86_400.0, gt=0, description="How often what is purged is taken out of the segments of the history."
+    )
     run_grace_s: float = Field(
         900.0, gt=0, description="A run outside the platform is lost after so long without word."
     )

@@ -363,3 +363,23 @@ dropped_artifacts = Table(
     Column("path_key", String(64), primary_key=True, comment="as in artifacts"),
     Column("version", Integer, nullable=False, comment="what was stored before it stays away, however late it comes"),
 )
+
+history = Table(
+    "history",
+    metadata,
+    Column("id", BIG_KEY, primary_key=True, autoincrement=True),
+    Column("event", String(128), nullable=False, unique=True, comment="its id"),
+    Column("subject", Text, nullable=False),
+    Column("headers", Text, nullable=False, comment="JSON"),
+    Column("payload", LargeBinary, nullable=False),
+    Column("at", Double, nullable=False, comment="when it was handled"),
+    sqlite_autoincrement=True,
+    comment="events, and requests that the tracker handled, until they lie in the artifact store",
+)
+
+history_purges = Table(
+    "history_purges",
+    metadata,
+    Column("experiment", ID, primary_key=True),
+    comment="purged experiments whose events may still lie in segments of the history",
+)

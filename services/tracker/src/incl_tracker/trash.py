@@ -18,7 +18,7 @@ from incl_shared.events import (
     RestoreRequested,
     TrashRequested,
 )
-from incl_tracker import counters, store_retention, store_trash
+from incl_tracker import counters, history, store_retention, store_trash
 from incl_tracker import store_experiments as experiments
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def restore_requested(tx: Transaction, event: RestoreRequested, asker: Asker) ->
 def purge(tx: Transaction, project: str, experiment: str, by: str = "") -> None:
     """Keep nothing of it but that it was purged."""
     version = store_trash.set_purged(tx.connection, experiment, tx.clock.now())
+    history.forget(tx, experiment)
     tx.emit(ExperimentPurged(experiment=experiment, purged_by=by), project=project, version=version)
     tx.after_commit(counters.PURGED.inc)
 

@@ -77,6 +77,13 @@ def _durables(role: Role) -> tuple[str, ...]:
     return tuple(subjects)
 
 
+def _own_events() -> tuple[str, ...]:
+    """What a service that says events needs to find out that the bus has lost some, and what all have handled."""
+    durables = [durable.name for durable in topology.DURABLES if durable.stream == topology.EVENTS]
+    infos = (f"$JS.API.CONSUMER.INFO.{topology.EVENTS}.{name}" for name in durables)
+    return (f"$JS.API.DIRECT.GET.{topology.EVENTS}", *infos)
+
+
 def _job_queries(user: str) -> tuple[str, ...]:
     base = f"incl.query.{PROJECT}.{user}"
     return (f"{base}.tracker.watermarks", f"{base}.registry.>", f"{base}.gateway.read_secrets")
@@ -102,6 +109,7 @@ _SCOPES = (
             "incl.event.*.node.*",
             "incl.control.*",
             "$JS.API.DIRECT.GET.CONTROL.incl.control.*",
+            *_own_events(),
         ),
     ),
     _service(
@@ -115,13 +123,14 @@ _SCOPES = (
             "incl.live.*.*",
             "incl.stored.*.*.*.*",
             f"incl.query.*.{Role.TRACKER}.registry.*",
+            *_own_events(),
         ),
     ),
     _service(
         Role.REGISTRY,
         "Keeps artifacts.",
         serves=("registry",),
-        publish=("incl.event.*.artifact.*", f"{INBOXES}.{Role.TRACKER}.>"),
+        publish=("incl.event.*.artifact.*", f"{INBOXES}.{Role.TRACKER}.>", *_own_events()),
     ),
     _service(
         Role.GATEWAY,

@@ -310,10 +310,22 @@ class BusClient:
             UnavailableError: the stream cannot be asked.
             DeniedError: the credential does not allow it.
         """
-        cause, deadline = "no answer", time.monotonic() + timeout
+        return await self._direct(stream, f".{subject}", b"", timeout)
+
+    async def at(self, stream: str, sequence: int, *, timeout: float = 5.0) -> Stored | None:  # noqa: ASYNC109
+        """The message with this sequence by direct get, or none where there is none.
+
+        Raises:
+            UnavailableError: the stream cannot be asked.
+            DeniedError: the credential does not allow it.
+        """
+        return await self._direct(stream, "", json.dumps({"seq": sequence}).encode(), timeout)
+
+    async def _direct(self, stream: str, subject: str, request: bytes, patience: float) -> Stored | None:
+        cause, deadline = "no answer", time.monotonic() + patience
         while (left := deadline - time.monotonic()) > 0:
             try:
-                reply = await self._call(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"", {}, min(left, _ATTEMPT_S))
+                reply = await self._call(f"$JS.API.DIRECT.GET.{stream}{subject}", request, {}, min(left, _ATTEMPT_S))
             except _TryAgain as again:
                 cause = str(again)
                 await asyncio.sleep(0.05)
@@ -322,7 +334,7 @@ class BusClient:
             if status == "404":
                 return None
             if status is not None:
-                raise InternalError(f"direct get of {subject}: status {status}", cause=str(reply.headers))
+                raise InternalError(f"direct get of {stream}{subject}: status {status}", cause=str(reply.headers))
             return Stored(int(reply.headers["Nats-Sequence"]), reply.payload, reply.headers)
         raise UnavailableError(f"the stream {stream} cannot be read", cause=cause, hint="see: incl doctor")
 

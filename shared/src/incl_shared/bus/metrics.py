@@ -64,6 +64,7 @@ class BusMetrics:
         self.outbox_age = of(Gauge, "outbox_age_seconds", "Of the oldest unsent event.").labels()
         self.outbox_depth = of(Gauge, "outbox_depth", "Unsent events, at most.").labels()
         self.published = of(Counter, "published_total", "Events of the outbox that are stored on the bus.").labels()
+        self.resent = of(Counter, "resent_total", "Events sent again to a bus that had lost them.").labels()
         self.publish_failed = of(
             Counter, "publish_failed_total", "Events of the outbox that could not be sent."
         ).labels()

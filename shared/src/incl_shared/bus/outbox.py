@@ -1,8 +1,11 @@
 """The relay: what is committed in the outbox goes to the bus, in its order, until it is stored there.
 
+What was sent is kept for a while (`incl_shared.bus.kept`). After every connect the relay asks whether the bus still has
+the newest of it; a bus that was lost, or is an older copy, is sent all of it again before anything new.
+
 One relay a service. Events of one aggregate are never in flight together, so that the stream has them in the
 outbox's order whatever fails between; events of different aggregates are sent at once. A repeat (a crash between the
-bus's confirmation and the deletion here) carries the same message id, and consumers have their inbox.
+bus's confirmation and the note of it here) carries the same message id, and consumers have their inbox.
 
 On PostgreSQL a session's advisory lock keeps the relays of several replicas apart: it is free the moment its holder's
 connection ends. Two relays at once, should it ever come to it, send what the message ids make one again.
@@ -15,18 +18,18 @@ import contextlib
 import json
 import logging
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from incl_shared.bus import kept
 from incl_shared.bus.tables import outbox
-from incl_shared.db import Database, DatabaseUnavailable, Transaction, outage_named
+from incl_shared.db import Database, DatabaseUnavailable, outage_named
 from incl_shared.errors import InclError, UnavailableError
 
 if TYPE_CHECKING:
-    from incl_shared.bus.client import BusClient
+    from incl_shared.bus.client import Ack, BusClient
     from incl_shared.bus.metrics import BusMetrics
 
 _log = logging.getLogger("incl.bus")
@@ -61,6 +64,7 @@ class Relay:
         self._metrics = metrics
         self._wake = asyncio.Event()
         self._blocked: set[str] = set()
+        self._looked: int | None = None
         self._lock = _SessionLock(database.url) if database.dialect == "postgresql" else None
         self.oldest: float | None = None
         """When the oldest event that is not sent yet was committed (epoch s)."""
@@ -68,6 +72,7 @@ class Relay:
         self.first = True
         """Whether this relay sends; another replica's does otherwise."""
         database.on_emit(self._wake.set)
+        client.on_reconnect(self._wake.set)
         self.depth = 0
         """How many events are not sent yet, at most: numbers that were never committed count with them."""
         metrics.outbox_age.set_function(self.age)
@@ -111,28 +116,45 @@ class Relay:
         if not self.first:
             self.oldest, self.depth = None, 0
             return 0
+        await self._look()
         rows, self.depth = await self._database.read(self._waiting)
         self.oldest = rows[0].created if rows else (self.oldest if self._blocked else None)
         if not rows:
             return 0
         window = _window(rows)
         results = await asyncio.gather(*(self._send(row) for row in window), return_exceptions=True)
-        stored = [row.sequence for row, error in zip(window, results, strict=True) if error is None]
+        stored = [
+            kept.Sent(row.sequence, row.event_id, row.subject, row.payload, row.headers, row.created, result)
+            for row, result in zip(window, results, strict=True)
+            if not isinstance(result, BaseException)
+        ]
         if stored:
-            await self._database.write(lambda tx: self._delete(tx, stored))
+            await self._database.write(lambda tx: kept.keep(tx, stored))
             self.depth -= len(stored)
             self._metrics.published.inc(len(stored))
-        for row, error in zip(window, results, strict=True):
-            if error is not None:
-                self._failed(row, error)
+        for row, result in zip(window, results, strict=True):
+            if isinstance(result, BaseException):
+                self._failed(row, result)
         if len(stored) == len(window) and not self._blocked:
             self.trouble = ""
         return len(stored)
 
-    async def _send(self, row: _Row) -> None:
+    async def _look(self) -> None:
+        """Once a connection: a bus that has lost what it had is sent all that is kept, before anything new."""
+        connection = self._client.reconnects
+        if self._looked == connection:
+            return
+        newest = await self._database.read(kept.newest)
+        if newest is not None and not await kept.is_there(self._client, newest):
+            count = await self._database.write(kept.send_again)
+            self._metrics.resent.inc(count)
+            _log.warning("the bus has lost events of this service: %d are sent again", count)
+        self._looked = connection
+
+    async def _send(self, row: _Row) -> Ack:
         headers = json.loads(row.headers)
         headers["ce-source"] = self._source
-        await self._client.publish_confirmed(row.subject, row.payload, message_id=row.event_id, headers=headers)
+        return await self._client.publish_confirmed(row.subject, row.payload, message_id=row.event_id, headers=headers)
 
     def _failed(self, row: _Row, error: BaseException) -> None:
         self._metrics.publish_failed.inc()
@@ -163,9 +185,6 @@ class Relay:
             return rows, len(rows)
         first, last = connection.execute(_ENDS).one()
         return rows, 0 if first is None else int(last) - int(first) + 1
-
-    def _delete(self, tx: Transaction, sequences: Sequence[int]) -> None:
-        tx.connection.execute(sa.delete(outbox).where(outbox.c.sequence.in_(sequences)))
 
     async def stop(self) -> None:
         """Let another replica go on at once."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import sqlalchemy as sa
 
+from incl_shared.bus import kept
 from incl_shared.bus.client import Ack, BusClient, MessageCallback
 from incl_shared.bus.consumer import AsyncHandler, BatchHandler, Consumer, Handler
 from incl_shared.bus.hardening import HardenedBroker, HardenedPull
@@ -23,6 +24,7 @@ from incl_shared.bus.tables import inbox
 from incl_shared.bus.topology import INBOX_KEPT_S, Durable
 from incl_shared.clock import Clock, SystemClock
 from incl_shared.db import Database, DatabaseUnavailable, Transaction
+from incl_shared.errors import UnavailableError
 from incl_shared.tasks import end_all
 
 if TYPE_CHECKING:
@@ -351,7 +353,7 @@ class Bus:
         await self._server.answer(self.client.connection, message)
 
     async def _sweep(self) -> None:
-        """Forget ids in the inbox that no stream keeps any more."""
+        """Forget ids in the inbox that no stream keeps any more, and sent events that nobody needs any more."""
         assert self.database is not None
         while True:
             try:
@@ -359,7 +361,20 @@ class Bus:
             except (DatabaseUnavailable, sa.exc.SQLAlchemyError) as error:
                 _log.warning("the inbox could not be swept: %s", error)
                 swept = 0
+            swept = max(swept, await self._sweep_sent())
             await asyncio.sleep(SWEEP_S if swept < _SWEEP_ROWS else 1.0)
+
+    async def _sweep_sent(self) -> int:
+        """Forget events that were sent a while ago and that everybody has handled."""
+        assert self.database is not None
+        try:
+            if not await self.database.read(kept.any_kept):
+                return 0
+            floor = await kept.handled(self.client.jetstream())
+            return await self.database.write(lambda tx: kept.sweep(tx, floor))
+        except (UnavailableError, sa.exc.SQLAlchemyError) as error:
+            _log.warning("what was sent could not be swept: %s", error)
+            return 0
 
 
 def sweep_inbox(tx: Transaction, kept_s: float = INBOX_KEPT_S, limit: int = _SWEEP_ROWS) -> int:

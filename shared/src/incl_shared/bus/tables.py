@@ -1,7 +1,8 @@
-"""The tables that every service has: outbox, inbox and leases.
+"""The tables that every service has: outbox, inbox, leases, and the events that were sent.
 
 A service takes them into its own metadata with `common_tables(metadata)`, and makes them in its first migration with
-`create_common_tables(op)`. They never change in place: a change is a new helper beside the old.
+`create_common_tables(op)`; `sent` came later, by `create_sent_table(op)` in a migration of its own. They never change
+in place: a change is a new helper beside the old.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ outbox = sa.Table(
     sa.Column("created", sa.Float, nullable=False),
     sqlite_autoincrement=True,
 )
-"""Events that are committed and not yet on the bus, in their order. The relay deletes what is stored there."""
+"""Events that are committed and not yet on the bus, in their order. The relay moves what is stored there to `sent`."""
 
 inbox = sa.Table(
     "inbox",
@@ -50,7 +51,25 @@ leases = sa.Table(
 )
 """Who holds what alone. The fence number grows with every change of the holder."""
 
-TABLES = (outbox, inbox, leases)
+sent_metadata = sa.MetaData()
+
+sent = sa.Table(
+    "sent",
+    sent_metadata,
+    sa.Column("sequence", BigId, primary_key=True, autoincrement=False),
+    sa.Column("event_id", sa.String(64), nullable=False, unique=True),
+    sa.Column("subject", sa.String(512), nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("headers", sa.Text, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("stream", sa.String(16), nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("sent", sa.Float, nullable=False),
+    sa.Index("sent_at", "stream", "at"),
+)
+"""Rows of the outbox that the bus has stored, and where; see `incl_shared.bus.kept`."""
+
+TABLES = (outbox, inbox, leases, sent)
 
 
 def common_tables(target: sa.MetaData) -> None:
@@ -62,6 +81,16 @@ def common_tables(target: sa.MetaData) -> None:
 def create_common_tables(op: Operations) -> None:
     """Create them, within a migration."""
     metadata.create_all(op.get_bind(), checkfirst=False)
+
+
+def create_sent_table(op: Operations) -> None:
+    """Create `sent`, within a migration."""
+    sent_metadata.create_all(op.get_bind(), checkfirst=False)
+
+
+def drop_sent_table(op: Operations) -> None:
+    """Drop `sent`, within a migration."""
+    sent_metadata.drop_all(op.get_bind(), checkfirst=False)
 
 
 def drop_common_tables(op: Operations) -> None:

@@ -126,6 +126,8 @@ TRACKER_REQUESTS = Durable(
     REQUESTS, "tracker", tuple(f"incl.request.*.*.{kind}.*" for kind in ("run", "runend", "trash", "restore"))
 )
 TRACKER_EVENTS = Durable(EVENTS, "tracker", ("incl.event.*.experiment.*", "incl.event.*.artifact.*"))
+TRACKER_HISTORY = Durable(EVENTS, "tracker-history", ("incl.event.>",), owner="tracker")
+"""Every event, for the history that outlives the stream."""
 
 
 def _telemetry(stream: str, kind: str) -> tuple[Durable, ...]:
@@ -150,6 +152,7 @@ DURABLES = (
     PROVISIONER_EVENTS,
     TRACKER_REQUESTS,
     TRACKER_EVENTS,
+    TRACKER_HISTORY,
     *TRACKER_METRICS,
     *TRACKER_LOGS,
     REGISTRY_EVENTS,

@@ -22,7 +22,7 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from incl_shared.bus.tables import metadata
+from incl_shared.bus.tables import metadata, sent_metadata
 from incl_shared.db import Database, make_engine
 from incl_shared.testing.clock import FakeClock
 from incl_shared.testing.nats import free_port
@@ -211,7 +211,7 @@ def create_tables(url: str, *more: sa.MetaData) -> None:
     engine = make_engine(url, write=True, size=1)
     try:
         with engine.begin() as connection:
-            for tables in (metadata, *more):
+            for tables in (metadata, sent_metadata, *more):
                 tables.create_all(connection)
     finally:
         engine.dispose()
