@@ -111,6 +111,9 @@ def test_a_restored_platform_is_as_it_was(fresh: Home, project: Path, tmp_path: 
     other = Home(tmp_path / "another home")
     try:
         restored(other, str(place))
+        rebuilt = other.incl("admin", "rebuild", "tracker", "--json", timeout=90).json
+        assert (rebuilt["changed"], rebuilt["made"], rebuilt["kept"]) == ([], [], {})
+        assert rebuilt["same"] == 2
         up(other)
         assert answers(other, done) == before
         attempts = ended(other, running)["attempts"]

@@ -21,7 +21,14 @@ from incl_shared.events import (
     TrashRequested,
 )
 from incl_shared.ids import new_id
-from incl_shared.queries.tracker import GetExperiment, ListExperiments
+from incl_shared.queries.tracker import (
+    GetExperiment,
+    GetLogs,
+    GetPoints,
+    ListArtifacts,
+    ListExperiments,
+    ListMetrics,
+)
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import EndReason, ExperimentState
 from incl_shared.subjects import Origin
@@ -102,8 +109,15 @@ async def test_what_lay_in_the_trash_for_its_time_is_purged(bench: Any, make: An
     bench.clock.advance(2)
     assert await bench.database.write(trash.purge_due) == [("default", experiment)]
     assert [event.purged_by for event in await bench.emitted(ExperimentPurged)] == [""]
-    with pytest.raises(NotFoundError):
-        await bench.ask(GetExperiment(ref=experiment))
+    for query in (
+        GetExperiment(ref=experiment),
+        GetLogs(experiment=experiment),
+        GetPoints(experiment=experiment, metric="m0"),
+        ListArtifacts(experiment=experiment),
+        ListMetrics(experiment=experiment),
+    ):
+        with pytest.raises(NotFoundError):
+            await bench.ask(query)
     await sweep_all(bench)
     assert not {name for name in await rows_left(bench, experiment) if name not in ("chunks", "chunk_blobs")}
     assert await rows_left(bench, other) == before

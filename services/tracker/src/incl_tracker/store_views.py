@@ -39,10 +39,10 @@ def row_in(connection: sa.Connection, project: str, experiment: str) -> sa.RowMa
     """The row of an experiment of this project.
 
     Raises:
-        NotFoundError: when the project has none of this id.
+        NotFoundError: when the project has none of this id, or it is purged.
     """
     row = shell_in(connection, project, experiment)
-    if row is None:
+    if row is None or row["purged"] is not None:
         raise _none(experiment, project)
     return row
 
