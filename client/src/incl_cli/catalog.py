@@ -45,7 +45,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("down", "Platform", "Stop the platform; jobs go on", LOCAL),
     Command("status", "Platform", "What runs, and how it is", LOCAL),
     Command("doctor", "Platform", "What is wrong, and the command that mends it", LOCAL),
-    Command("admin", "Platform", "Back up, restore, rebuild, dead letters", _HERE + "admin"),
+    Command("admin", "Platform", "What is stuck; back up, restore, rebuild; dead letters", _HERE + "admin"),
     Command("schema", "Tools", "The JSON Schema of the experiment file", _HERE + "schema"),
     Command("completion", "Tools", "Completion for bash, zsh or fish", _HERE + "completion"),
 )
