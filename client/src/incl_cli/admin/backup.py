@@ -49,7 +49,7 @@ def _create(args: argparse.Namespace, session: Session) -> int:
     else:
         out.line(str(made.place))
     blobs = f", {plural(said.blobs, 'artifact')} of {size(said.blob_bytes)}" if said.artifacts else ""
-    out.note(f"{plural(len(said.members), 'file')}{blobs}, in {duration(made.seconds)}; nothing was stopped")
+    out.note(f"{plural(len(said.members), 'file')}{blobs}, in {duration(made.seconds)}")
     if said.secrets:
         out.note("it has the platform's keys: whoever can read it is everybody", "yellow")
     if said.missing:
