@@ -25,8 +25,8 @@ from incl_shared.events.experiments import (
     NodeLost,
     NodeReady,
 )
-from incl_shared.ids import job_id
-from incl_shared.reports import NodeHeartbeat
+from incl_shared.ids import job_id, new_id
+from incl_shared.reports import NodeHeartbeat, NodeHello, Report
 from incl_shared.states import EndReason, ExperimentState
 from incl_shared.testing.nats import NatsServer
 from incl_shared.testing.wait import until
@@ -94,6 +94,35 @@ async def test_a_job_that_had_not_started_is_still_wanted_after_a_hello_without_
     agent.held.clear()
     agent.script = lambda _: Script()
     await agent.hello(jobs=())
+    assert (await platform.finished(experiment)).attempts == 1
+
+
+async def test_on_another_disk_nothing_begins_that_was_meant_for_the_old_one(platform: Platform) -> None:
+    agent = await platform.agent(script=lambda job: Script(ready=job.attempt > 1))
+    experiment = await platform.submit()
+    await platform.event(experiment, AttemptAssigned)
+    await until(lambda: agent.held)
+    agent.held.clear()
+    agent._journal = new_id()
+    await agent.hello(jobs=())
+    ended = await platform.event(experiment, AttemptEnded)
+    assert (ended.reason, ended.retry) == (EndReason.LOST, True)
+    assert (await platform.finished(experiment)).attempts == 2
+
+
+async def test_a_hello_that_comes_late_says_nothing_of_what_has_begun_since(platform: Platform) -> None:
+    agent = await platform.agent(script=lambda _: FOREVER)
+    experiment = await platform.submit()
+    await platform.event(experiment, AttemptStarted)
+    await platform.client.publish_confirmed(
+        subjects.report(agent.node),
+        Report(
+            node=agent.node, journal=agent._journal, seq=1, time=0.0,
+            body=NodeHello(cpu=2.0, memory=8 << 30, gpus=0, address="127.0.0.1", runtimes=("host",)),
+        ).model_dump_json().encode(),
+        message_id="late",
+    )  # fmt: skip
+    await agent.end(job_id(experiment, 1, 0), EndReason.COMPLETED, 0)
     assert (await platform.finished(experiment)).attempts == 1
 
 

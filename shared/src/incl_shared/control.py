@@ -101,4 +101,7 @@ class NodeWanted(Wire):
     lease_s: float | None = Field(
         None, gt=0, description="Silent for so long, the node's work is given to others; a node ends it before."
     )
+    life: str = Field(
+        "", description="The agent's life whose hello this list knows of; jobs begin in that one only. Empty: in any."
+    )
     jobs: tuple[JobWanted, ...] = ()

@@ -84,7 +84,10 @@ def _agent(place: Place) -> App:
     from incl_agent.settings import AgentSettings
 
     hidden = (place.layout.creds, place.layout.nats, place.layout.keys, place.layout.root / "db")
-    return create_app(AgentSettings(node=NODE, data_dir=place.layout.agent, bus=place.bus("agent"), hidden=hidden))
+    settings = AgentSettings(
+        node=NODE, data_dir=place.layout.agent, bus=place.bus("agent"), hidden=hidden, guarded=False
+    )  # jobs outlive `incl up`, however long it is down
+    return create_app(settings)
 
 
 _BUILDERS: dict[str, Callable[[Place], App]] = {

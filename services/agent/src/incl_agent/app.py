@@ -19,6 +19,7 @@ from incl_agent.environment import base_environment
 from incl_agent.fencing import Fence, probe
 from incl_agent.gpus import Gpus
 from incl_agent.journal import Journal
+from incl_agent.lease import LeaseFile
 from incl_agent.manager import JobManager
 from incl_agent.metrics import AgentMetrics
 from incl_agent.node import Node
@@ -61,10 +62,12 @@ class Agent:
         self._journal: Journal | None = None
         self._reporter: Reporter | None = None
         self._control: ControlWatcher | None = None
+        self._life = uuid.uuid4().hex
         self.gpus = Gpus()
         self.sampler = Sampler(settings.sample_s, self.gpus)
         self.manager: JobManager | None = None
         self.node: Node | None = None
+        self.lease = LeaseFile(settings.data_dir / "lease", guarded=settings.guarded)
         self.fence = Fence(
             SystemClock(),
             lambda: probe(settings.bus.urls),
@@ -99,9 +102,10 @@ class Agent:
         client.on_reconnect(self.metrics.reconnected)
         self._journal = journal = Journal(settings.data_dir / "journal.db", settings.node)
         await journal.open()
+        self.fence.renewed = self.lease.heard
         self._reporter = reporter = Reporter(client, journal, settings.node)
         self.node = node = await self._make_node(client, reporter)
-        self.manager = manager = JobManager(node)
+        self.manager = manager = JobManager(node, self._life)
         await manager.recover()
         self.metrics.adopted.set(len(manager.jobs))
         self._control = ControlWatcher(client, journal, settings.node, settings.poll_s, self._apply)
@@ -196,6 +200,7 @@ class Agent:
             shim=shim,
             gpus=gpus,
             base_environment=base_environment(os.environ, settings.pass_env),
+            lease=self.lease,
             hidden=tuple(dict.fromkeys((settings.data_dir, *settings.hidden, *([creds.parent] if creds else ())))),
         )
 
@@ -238,12 +243,14 @@ class Agent:
             runtimes=tuple(sorted(node.runtimes)),
             machine=node.machine,
             agent_version=importlib.metadata.version("incl-agent"),
+            life=self._life,
             jobs=manager.jobs,
         )
         await self._reporter.say(f"node:hello:{uuid.uuid4().hex}", hello)
 
     async def _apply(self, wanted: NodeWanted) -> None:
         self.fence.lease_s = wanted.lease_s
+        self.lease.agreed(wanted.lease_s)
         if self.manager is not None:
             await self.manager.apply(wanted)
 

@@ -42,6 +42,13 @@ def fenced(end: End, why: str) -> End:
     return replace(end, reason=EndReason.LOST, message=why, hint="") if end.reason is EndReason.STOPPED else end
 
 
+def lease_over() -> End:
+    """The node's lease was over, and its agent was not there to say why."""
+    return End(
+        EndReason.LOST, "this machine's agent had no word of the bus for a whole lease; another attempt may have begun"
+    )
+
+
 def no_shim(errors: str) -> End:
     """The supervisor could not be started."""
     last = last_line(errors)
@@ -66,6 +73,8 @@ def not_stored(end: End, error: InclError) -> End:
 
 def not_started(exit_: Exit, command: str) -> End:
     """The kernel refused to run the command."""
+    if exit_.stage == "lease":
+        return lease_over()
     if exit_.stage == "cwd":
         return End(EndReason.INFRA, f"the job's folder cannot be entered: {exit_.error}")
     if exit_.errno == 8:
@@ -105,6 +114,8 @@ def of_exit(exit_: Exit | None, runtime: Runtime | None, files: JobFiles, spec: 
             refusal = outcome.refusal
             return End(refusal.reason, refusal.message, refusal.hint, exit_.exit_code, exit_.signal)
     code, number = exit_.exit_code, exit_.signal
+    if exit_.cause == "lease":
+        return replace(lease_over(), exit_code=code, signal=number)
     if exit_.cause == "max_duration":
         text = f"stopped after max_duration ({spec.max_duration_s:g} s)"
         return End(EndReason.MAX_DURATION, text, "give it more: max_duration in the experiment file", code, number)

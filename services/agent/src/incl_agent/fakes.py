@@ -140,6 +140,7 @@ class FakePlatform:
         self.door: str | None = None
         """Where grants lead to; none: to the store."""
         self.generation = 0
+        self.life = ""
         self.lease_s: float | None = None
         self.credential_ttl_s: float | None = None
         self._jobs: dict[str, JobWanted] = {}
@@ -249,10 +250,14 @@ class FakePlatform:
         self._jobs.update({job.job: job for job in jobs})
         await self.write()
 
-    async def unwant(self, *jobs: JobWanted) -> None:
-        """Want these no more."""
+    def forget(self, *jobs: JobWanted) -> None:
+        """Have these not on the next list."""
         for job in jobs:
             self._jobs.pop(job.job, None)
+
+    async def unwant(self, *jobs: JobWanted) -> None:
+        """Want these no more."""
+        self.forget(*jobs)
         await self.write()
 
     async def stop_job(self, job: JobWanted) -> None:
@@ -267,7 +272,7 @@ class FakePlatform:
         """Publish the wanted state."""
         self.generation = self.generation + 1 if generation is None else generation
         jobs = tuple(self._jobs.values())
-        wanted = NodeWanted(node=self.node, generation=self.generation, lease_s=self.lease_s, jobs=jobs)
+        wanted = NodeWanted(node=self.node, generation=self.generation, life=self.life, lease_s=self.lease_s, jobs=jobs)
         await self.writer.publish_confirmed(
             subjects.control(self.node), wanted.model_dump_json().encode(), message_id=f"control:{new_id()}"
         )

@@ -83,6 +83,8 @@ class Fence:
     ) -> None:
         self.lease_s: float | None = None
         """What the server said; none: it did not say, and nothing is fenced."""
+        self.renewed: Callable[[float], None] = lambda _: None
+        """Told the same as `heard`, and when the bus was seen to be away itself."""
         self.fenced = 0
         """How often jobs were ended."""
         self._clock = clock
@@ -101,8 +103,12 @@ class Fence:
     def heard(self, sent: float) -> None:
         """The bus took what was sent at this monotonic time."""
         if sent > self._last:
-            self._last = sent
-            self._stopped = self._killed = False
+            self.renewed(sent)
+            self._begin_again(sent)
+
+    def _begin_again(self, since: float) -> None:
+        self._last = since
+        self._stopped = self._killed = False
 
     async def run(self) -> None:
         """For ever."""
@@ -123,8 +129,8 @@ class Fence:
         reach = await self._ask()
         if reach is Reach.DUMB:
             self.heard(asked)
-        elif reach is Reach.SPEAKS:
-            self.heard(asked)
+        elif reach is Reach.SPEAKS:  # no word of ours was taken: shims are promised nothing
+            self._begin_again(asked)
             await self._renew()
         elif self.silence_s >= lease * STOP_AT:
             self._act(lease)

@@ -31,6 +31,8 @@ CREATE TABLE IF NOT EXISTS reports (
 CREATE INDEX IF NOT EXISTS unsent ON reports (seq) WHERE sent = 0;
 """
 """sent: 0 no, 1 yes, 2 yes, and to be sent again."""
+_SAID = "SELECT 1 FROM reports WHERE key = ?"
+_LEFT = "SELECT 1 FROM reports WHERE key >= ? AND key < ?"
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,10 @@ class Journal:
     async def unsent(self, limit: int = 100) -> list[Entry]:
         """The oldest reports that were not confirmed yet."""
         return await self._run(lambda: self._unsent(limit))
+
+    async def has(self, key: str) -> bool:
+        """Whether a report with this key was journaled and is not forgotten."""
+        return await self._run(lambda: self._db.execute(_SAID, (key,)).fetchone() is not None)
 
     async def confirm(self, seqs: list[int]) -> None:
         """These are stored by the bus."""
@@ -164,7 +170,7 @@ class Journal:
         with _Transaction(self._db):
             seq = int(self._get("seq") or 0)
             for key, body, moment in items:
-                if self._db.execute("SELECT 1 FROM reports WHERE key = ?", (key,)).fetchone():
+                if self._db.execute(_SAID, (key,)).fetchone():
                     continue
                 seq += 1
                 report = Report(node=self._node, journal=self.name, seq=seq, time=moment, body=body)
@@ -191,13 +197,15 @@ class Journal:
 
     def _settle(self) -> None:
         """Within a transaction: what was put off until one came."""
-        forgotten, self._forgotten = self._forgotten, []
+        forgotten, self._forgotten = dict.fromkeys(self._forgotten), []
         for name, value in list(self._notes.items()):
             self._put(name, value)
         for job in [*forgotten, "node"]:
             # ';' follows ':', so that this is every key that begins with '<job>:'
             bounds = (f"{job}:", f"{job};")
             self._db.execute("DELETE FROM reports WHERE key >= ? AND key < ? AND sent != 0", bounds)
+            if job != "node" and self._db.execute(_LEFT, bounds).fetchone():
+                self._forgotten.append(job)
 
     def _get(self, name: str) -> str | None:
         row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()

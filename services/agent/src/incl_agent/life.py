@@ -45,7 +45,9 @@ class Stopped(Exception):  # noqa: N818
 class JobLife:
     """Drives one job. `run` returns when the job has ended; it can be cancelled, and begun again by another agent."""
 
-    def __init__(self, node: Node, files: JobFiles, wanted: JobWanted) -> None:
+    def __init__(self, node: Node, files: JobFiles, wanted: JobWanted, *, begun: bool = False) -> None:
+        """begun: an earlier agent has said that the command runs."""
+        self._begun = begun
         self.node = node
         self.files = files
         self.wanted = wanted
@@ -112,6 +114,7 @@ class JobLife:
         try:
             if self.state.phase is not Phase.ENDED:
                 await self._phases()
+            self.over.set()
             await self._say_ended()
             self.said.set()
             await self.uploads.stop()
@@ -123,6 +126,9 @@ class JobLife:
 
     async def _phases(self) -> None:
         if self.state.boot not in ("", boot_id()) and self.state.phase is not Phase.UPLOADING:
+            await self._end(endings.rebooted())
+            return
+        if self._begun and self.files.shim() is None:  # the journal is synced to the disk, the folder is not
             await self._end(endings.rebooted())
             return
         if self.state.phase in (Phase.PREPARING, Phase.READY, Phase.STARTING):

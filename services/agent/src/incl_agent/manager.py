@@ -47,9 +47,11 @@ class _Held:
 class JobManager:
     """Starts a task for each job, tells it of newer wishes, and clears away what is not wanted any more."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, life: str = "") -> None:
+        """life: names this process to the provisioner; see `apply`."""
         self._node = node
         node.clear_way = self.clear_way
+        self._life = life
         self._held: dict[str, _Held] = {}
         self.generation: Callable[[], int] = lambda: 0
         self.failures = 0
@@ -122,7 +124,7 @@ class JobManager:
         """Take up what an earlier agent of this folder had."""
         found = await asyncio.to_thread(self._find)
         for files, wanted in found:
-            self._hold(files, wanted)
+            self._hold(files, wanted, begun=await self._node.reporter.said(f"{wanted.job}:started"))
         if found:
             _log.info("took up %d jobs", len(found))
 
@@ -139,7 +141,11 @@ class JobManager:
         return found
 
     async def apply(self, wanted: NodeWanted) -> None:
-        """Bring the jobs to a newer wanted state. The list is complete."""
+        """Bring the jobs to a newer wanted state. The list is complete.
+
+        A list that does not know of this process' hello begins nothing: it may name a job that was begun here by an
+        earlier one, of which nothing is left.
+        """
         listed = {job.job for job in wanted.jobs}
         for job in wanted.jobs:
             held = self._held.get(job.job)
@@ -147,7 +153,7 @@ class JobManager:
                 held.life.want(job)
             elif job.wanted is Wanted.STOP:
                 self._never_started(job)
-            else:
+            elif wanted.life in ("", self._life):
                 self._hold(JobFiles(self._node.settings.jobs_dir / job.job), job)
         for name, held in self._held.items():
             if name not in listed and held.unwanted is None:
@@ -190,8 +196,8 @@ class JobManager:
         tasks = [task for held in self._held.values() for task in (held.task, held.unwanted) if task is not None]
         await end_all(tasks, _CLEANING_UP_S)
 
-    def _hold(self, files: JobFiles, wanted: JobWanted) -> None:
-        life = JobLife(self._node, files, wanted)
+    def _hold(self, files: JobFiles, wanted: JobWanted, *, begun: bool = False) -> None:
+        life = JobLife(self._node, files, wanted, begun=begun)
         self._held[wanted.job] = _Held(life, self._task(life))
 
     def _begin(self, held: _Held, life: JobLife) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from incl_agent.blobs import BlobCache
+from incl_agent.lease import LeaseFile
 from incl_agent.metrics import AgentMetrics
 from incl_agent.reporter import Reporter
 from incl_agent.runtimes import Runtime, RuntimeFailure
@@ -45,6 +46,7 @@ class Node:
     shim: Path
     gpus: int
     base_environment: dict[str, str]
+    lease: LeaseFile
     hidden: tuple[Path, ...] = ()
     children: set[int] = field(default_factory=set)
     """Shims that this process started and has not reaped."""

@@ -7,6 +7,7 @@ import shutil
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -93,7 +94,7 @@ class Preparation:
             grace_s=spec.grace_s,
             max_duration_s=spec.max_duration_s,
         )
-        return runtime.launch(plan, Prepared(state.image, state.digest))
+        return replace(runtime.launch(plan, Prepared(state.image, state.digest)), lease=self._node.lease.path)
 
     def _paths(self) -> Paths:
         files, checkpoint = self._files, None

@@ -39,6 +39,9 @@ class AgentSettings(BaseSettings):
     pass_env: tuple[str, ...] = Field((), description="More names of the agent's environment that jobs inherit.")
     ops_host: str = "127.0.0.1"
     ops_port: int | None = Field(None, ge=0, le=65_535, description="Health and metrics over HTTP; none: not served.")
+    guarded: bool = Field(
+        True, description="Whether shims end their jobs when the agent renews the node's lease no more; see lease.py."
+    )
     hidden: tuple[Path, ...] = Field((), description="Folders that sandboxed jobs must not see (credentials).")
 
     @property

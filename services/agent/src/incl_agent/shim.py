@@ -10,6 +10,7 @@ file, so that secrets never touch a disk):
     reap                whether everything that the job leaves behind is killed at its end
     wrappers            how many levels of processes above the user's own are not sent SIGTERM
     kill, cleanup       commands that kill, and afterwards remove, what a container runtime holds; or None
+    lease               a file with the time (CLOCK_BOOTTIME, seconds) after which the job must not run; or None
 
 Files in the job directory, each written whole: shim.json (who I am; made with link(2), so that of two shims only one
 ever runs the job), child.json (the user's process), exit.json (how it ended). One line goes to descriptor 3 once the
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 STDIN, STDOUT, STDERR, NOTIFY = 0, 1, 2, 3
 LEFTOVERS_GRACE_S = 0.5
 KILL_AGAIN_S = 2.0
+LEASE_LOOK_S = 0.05
 OOM_SCORE = "300"
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -167,6 +169,7 @@ class Job:
         self.ended = 0.0
         self.began = (time.time(), time.monotonic())
         self.kill_at: float | None = None
+        self.lease: str | None = launch.get("lease")
         self.signals = [signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1]
 
     def start(self) -> str | None:
@@ -225,6 +228,8 @@ class Job:
                 break
             now = time.monotonic()
             moments = [at for at in (self.kill_at, deadline if self.cause is None else None) if at is not None]
+            if self.lease is not None and not self.killed:
+                moments.append(now + max(LEASE_LOOK_S, lease_end(self.lease) - boottime()))
             timeout = max(0.0, min(moments) - now) if moments else 86_400.0
             info = signal.sigtimedwait(self.signals, timeout)
             now = time.monotonic()
@@ -234,6 +239,8 @@ class Job:
                 self.cause, self.kill_at = self.cause or "stop", now
             elif self.cause is None and deadline is not None and now >= deadline:
                 self._stop("max_duration")
+            if self.lease is not None and not self.killed and boottime() >= lease_end(self.lease):
+                self.cause, self.kill_at = self.cause or "lease", now
             if self.kill_at is not None and now >= self.kill_at:
                 self._kill()
         _, status, usage = os.wait4(self.pid, 0)
@@ -269,6 +276,20 @@ class Job:
             send_group(self.pid, signal.SIGKILL)
         if self.launch["reap"]:
             send(descendants(), signal.SIGKILL)
+
+
+def lease_end(path: str) -> float:
+    """Until when the job may run, as the agent said last. Without a file it may not."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return float(file.read())
+    except (OSError, ValueError):
+        return 0.0
+
+
+def boottime() -> float:
+    """Seconds since the boot of the machine, also those that it slept."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def reap_all() -> bool:
@@ -315,10 +336,14 @@ def main() -> int:
     if launch["reap"]:
         become_subreaper()
     job = Job(launch)
-    problem = job.start()
+    if job.lease is not None and boottime() >= lease_end(job.lease):
+        problem: str | None = "lease\n0\nthe lease of the machine is over"
+    else:
+        problem = job.start()
     started = job.began[0]
     if problem is not None:
-        os.waitpid(job.pid, 0)
+        if job.pid:
+            os.waitpid(job.pid, 0)
         stage, number, text = problem.split("\n", 2)
         end = {"error": text, "errno": int(number), "stage": stage, "started": started, "ended": started}
         os.rename(write_temporary("exit.json", end, sync=True), "exit.json")

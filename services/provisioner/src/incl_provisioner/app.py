@@ -51,6 +51,7 @@ class App:
             settings, self.database, self.bus.client, backend, self.metrics, clock=clock, healthy=self._hears,
             holder=settings.holder or f"{socket.gethostname()}-{os.getpid()}-{new_id()}", quotas=quotas,
         )  # fmt: skip
+        self.bus.client.on_reconnect(self.reconciler.reconnected)
         vitals = Vitals(clock)
         handlers = Handlers(settings, backend, self.metrics, self.reconciler.wake, vitals)
         self.bus.consume(PROVISIONER_REQUESTS, handlers.requests)

@@ -40,8 +40,12 @@ def rank_reported(
     *,
     finish: Finish | None = None,
     port: int | None = None,
+    seq: int = 0,
 ) -> None:
-    """A node said something about a rank. What is late, of an older attempt or of another's rank changes nothing."""
+    """A node said something about a rank. What is late, of an older attempt or of another's rank changes nothing.
+
+    seq: the number of the report in the node's journal.
+    """
     found = store.load_rank(work.connection, *key)
     if found is None or not found[1].live:
         return
@@ -49,7 +53,7 @@ def rank_reported(
     if row.node != node:
         _log.warning("node %s speaks of %s-%d-%d, which is on %s", node, *key, row.node)
         return
-    row.times = times.model_dump_json()
+    row.times, row.said = times.model_dump_json(), max(row.said, seq)
     if port is not None and row.rank == 0 and row.state in (RankState.ASSIGNED, RankState.PREPARING):
         execution.port = port
     _advance(work, execution, row, fact, finish)

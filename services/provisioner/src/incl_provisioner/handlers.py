@@ -90,7 +90,7 @@ class Handlers:
                 raise Poison(f"not a report: {error}") from error
             if report.node != node:
                 raise Poison(f"{node} reports as {report.node}")
-            self._report(self._work(tx, delivery), node, report)
+            self._report(self._work(tx, delivery), report)
 
     def events(self, tx: Transaction, delivery: Delivery) -> None:
         """ArtifactStored: checkpoints. ExperimentPurged: nothing is kept of it."""
@@ -110,31 +110,32 @@ class Handlers:
         said = min(now, delivery.time or now)
         return Work(tx, self._settings, self._metrics, now, said, wake=self._wake, machines=self._machines)
 
-    def _report(self, work: Work, node: str, report: Report) -> None:
+    def _report(self, work: Work, report: Report) -> None:
+        node = report.node
         match report.body:
             case NodeHello() as body:
-                machines.hello(work, node, body)
+                machines.hello(work, report, body)
             case NodeHeartbeat() as body:
                 if body.vitals is not None:
                     self._vitals.note(node, body.vitals)
                 machines.heartbeat(work, node, body)
             case JobPreparing() as body:
-                self._rank(work, node, body, RankFact.PREPARING)
+                self._rank(work, report, body, RankFact.PREPARING)
             case JobReady() as body:
-                self._rank(work, node, body, RankFact.READY, port=body.port)
+                self._rank(work, report, body, RankFact.READY, port=body.port)
             case JobStarted() as body:
-                self._rank(work, node, body, RankFact.STARTED)
+                self._rank(work, report, body, RankFact.STARTED)
             case JobUploading() as body:
-                self._rank(work, node, body, RankFact.UPLOADING)
+                self._rank(work, report, body, RankFact.UPLOADING)
             case JobEnded() as body:
-                self._rank(work, node, body, RankFact.ENDED, finish=_finish(work, body))
+                self._rank(work, report, body, RankFact.ENDED, finish=_finish(work, body))
             case _:
                 _log.warning("node %s is about to be preempted", node)
 
     def _rank(
         self,
         work: Work,
-        node: str,
+        report: Report,
         body: JobPreparing | JobReady | JobStarted | JobUploading | JobEnded,
         fact: RankFact,
         *,
@@ -142,7 +143,7 @@ class Handlers:
         port: int | None = None,
     ) -> None:
         key = (body.experiment, body.attempt, body.rank)
-        rank_reported(work, node, key, fact, body.times, finish=finish, port=port)
+        rank_reported(work, report.node, key, fact, body.times, finish=finish, port=port, seq=report.seq)
 
 
 def _finish(work: Work, body: JobEnded) -> Finish:

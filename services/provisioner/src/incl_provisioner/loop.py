@@ -67,6 +67,7 @@ class Reconciler:
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._lease: Lease | None = None
+        self._reconnected = False
         self._publisher: Publisher | None = None
         self._model: Model | None = None
         self._nodes_read = 0.0
@@ -101,6 +102,11 @@ class Reconciler:
 
     def wake(self) -> None:
         """Something was committed."""
+        self._woken.set()
+
+    def reconnected(self) -> None:
+        """The bus was away, for however short a time: it may have come back as it was before."""
+        self._reconnected = True
         self._woken.set()
 
     @property
@@ -165,11 +171,19 @@ class Reconciler:
         recovered = self._watch.tick(self._clock.monotonic(), healthy=self._healthy())
         publisher = self._publisher
         assert publisher is not None
-        if recovered:
+        if self._reconnected:
+            self._watch.forgive()
+        republish, self._reconnected = recovered or self._reconnected, False
+        if republish:
             publisher.doubt()
         floors, publisher.floors = publisher.floors, {}
         started = time.perf_counter()
-        outcome = await self._database.write(lambda tx: self._pass(tx, floors, republish=recovered))
+        try:
+            outcome = await self._database.write(lambda tx: self._pass(tx, floors, republish=republish))
+        except BaseException:
+            self._reconnected = self._reconnected or republish
+            publisher.floors = {**floors, **publisher.floors}
+            raise
         self._metrics.pass_seconds.observe(time.perf_counter() - started)
         publisher.order(outcome.orders)
         self._due = outcome.due
@@ -264,7 +278,7 @@ class Reconciler:
         lease, ttl = self._lease, self._settings.lease_ttl_s
         if lease is None:
             raise LeaseLost("no lease is held")
-        if lease.expires - tx.clock.now() < ttl / 2:
+        if not ttl / 2 <= lease.expires - tx.clock.now() <= ttl:
             self._lease = leases.renew(tx, lease, ttl)
         else:
             leases.check(tx, lease)

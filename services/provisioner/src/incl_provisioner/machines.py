@@ -15,7 +15,7 @@ from incl_provisioner.work import Change, Timer, Work
 from incl_shared.control import CheckpointRef
 from incl_shared.events.experiments import ArtifactStored, NodeLost, NodeReady
 from incl_shared.ids import job_id
-from incl_shared.reports import NodeHeartbeat, NodeHello
+from incl_shared.reports import NodeHeartbeat, NodeHello, Report
 from incl_shared.spec import Resources
 from incl_shared.states import EndReason, ExperimentState
 from incl_shared.subjects import SYSTEM_PROJECT
@@ -23,20 +23,27 @@ from incl_shared.subjects import SYSTEM_PROJECT
 _log = logging.getLogger("incl.provisioner")
 
 
-def hello(work: Work, node: str, body: NodeHello) -> None:
-    """An agent (re)started. What it holds goes on; what it should hold and does not is lost, or begins there."""
+def hello(work: Work, report: Report, body: NodeHello) -> None:
+    """An agent (re)started. What it holds goes on; what it should hold and does not is lost, or begins there.
+
+    On a new disk (another journal) nothing begins that was meant for the old one: nobody knows how far it came. A hello
+    that comes late says nothing of what has begun since.
+    """
+    node, journal = report.node, report.journal
     known = store.load_node(work.connection, node)
     row = NodeRow(
         node=node, alive=True, version=known.version if known else 0, address=body.address, cpu=milli(body.cpu),
         memory=body.memory, gpus=body.gpus, runtimes=body.runtimes, seen=work.said,
-        generation=known.generation if known else 0,
+        generation=known.generation if known else 0, life=body.life, journal=journal,
     )  # fmt: skip
     _ready(work, row, new=known is None)
     if known is None or _more(known, row):
         store.hasten(work.connection, Timer.FEASIBLE)
-    held = set(body.jobs)
+    held, other = set(body.jobs), known is not None and known.journal not in ("", journal)
     for rank in store.ranks_on(work.connection, node):
-        if job_id(rank.experiment, rank.attempt, rank.rank) not in held and _begun(work, rank):
+        if job_id(rank.experiment, rank.attempt, rank.rank) in held:
+            continue
+        if other or (rank.said <= report.seq and _begun(work, rank)):
             give_up(work, rank, EndReason.LOST, f"the agent of {node} came back without it", work.now)
 
 

@@ -24,6 +24,8 @@ class Model:
         self.scheduler = Scheduler(policy, quotas)
         self.fleet = Fleet()
         self.generations: dict[str, int] = {}
+        self.lives: dict[str, str] = {}
+        """Of each machine's agent, the life that said hello last."""
         self.seen: dict[str, float] = {}
         """When each living node was heard last, by the database."""
         self.notices: list[tuple[float, str]] = []
@@ -47,6 +49,7 @@ class Model:
         for row in rows:
             self.scheduler.machine(row.room())
             self.generations[row.node] = max(row.generation, self.generations.get(row.node, 0))
+            self.lives[row.node] = row.life
         self.seen = {row.node: row.seen for row in rows if row.alive}
 
     def refresh(self, connection: sa.Connection, touched: Iterable[tuple[str, str]]) -> None:

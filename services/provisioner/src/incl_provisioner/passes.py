@@ -167,6 +167,7 @@ def _orders(work: Work, model: Model, floors: Mapping[str, int]) -> list[Order]:
         generation = max(known, floors.get(node, 0)) + 1
         model.generations[node] = generation
         store.set_generation(work.connection, node, generation)
-        orders.append(Order(node, generation, model.fleet.message(node, generation, work.settings.node_lease_s)))
+        message = model.fleet.message(node, generation, model.lives.get(node, ""), work.settings.node_lease_s)
+        orders.append(Order(node, generation, message))
     model.fleet.dirty.clear()
     return orders

@@ -65,6 +65,7 @@ class RankRow:
     state: RankState
     times: str
     finish: str | None
+    said: int = 0
 
     @property
     def slot(self) -> Slot:
@@ -86,6 +87,8 @@ class NodeRow:
     runtimes: tuple[str, ...]
     seen: float
     generation: int
+    life: str = ""
+    journal: str = ""
 
     def room(self) -> Room:
         """The machine, empty, for the scheduler."""
@@ -158,9 +161,9 @@ _SAVE_RANK = (
         ranks.c.attempt == bindparam("of_attempt"),
         ranks.c.rank == bindparam("of_rank"),
     )
-    .values({name: bindparam(f"new_{name}") for name in ("live", "state", "times", "finish")})
+    .values({name: bindparam(f"new_{name}") for name in ("live", "state", "times", "finish", "said")})
 )
-_RANK_FIELDS = ("experiment", "attempt", "rank", "live", "node", "address", "gpus", "state", "times", "finish")
+_RANK_FIELDS = ("experiment", "attempt", "rank", "live", "node", "address", "gpus", "state", "times", "finish", "said")
 _INSERT_RANKS = sa.insert(ranks)
 _NODE = sa.select(nodes).where(nodes.c.node == bindparam("key")).with_for_update()
 _NODES = sa.select(nodes).order_by(nodes.c.node)
@@ -342,7 +345,7 @@ def save_rank(connection: sa.Connection, row: RankRow) -> None:
         _SAVE_RANK,
         {
             "key": row.experiment, "of_attempt": row.attempt, "of_rank": row.rank, "new_live": int(row.live),
-            "new_state": row.state, "new_times": row.times, "new_finish": row.finish,
+            "new_state": row.state, "new_times": row.times, "new_finish": row.finish, "new_said": row.said,
         },
     )  # fmt: skip
 
@@ -387,6 +390,7 @@ def put_node(connection: sa.Connection, row: NodeRow, *, new: bool) -> None:
     values = {
         "alive": int(row.alive), "version": row.version, "address": row.address, "cpu": row.cpu, "memory": row.memory,
         "gpus": row.gpus, "runtimes": ",".join(row.runtimes), "seen": row.seen, "generation": row.generation,
+        "life": row.life, "journal": row.journal,
     }  # fmt: skip
     if new:
         connection.execute(sa.insert(nodes), {"node": row.node, **values})
@@ -408,6 +412,7 @@ def _node(row: sa.Row[Any]) -> NodeRow:
     return NodeRow(
         row.node, bool(row.alive), row.version, row.address, row.cpu, row.memory, row.gpus,
         tuple(row.runtimes.split(",")) if row.runtimes else (), row.seen, row.generation,
+        row.life, row.journal,
     )  # fmt: skip
 
 

@@ -67,9 +67,11 @@ ranks = sa.Table(
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("times", sa.Text, nullable=False),
     sa.Column("finish", sa.Text),
+    sa.Column("said", sa.BigInteger, nullable=False, server_default="0"),
     sa.Index("ranks_live", "node", sqlite_where=_LIVE, postgresql_where=_LIVE),
 )
-"""One rank of one attempt. `times` is a RankTimes; `finish` (a Finish) says how it ended."""
+"""One rank of one attempt. `times` is a RankTimes; `finish` (a Finish) says how it ended; `said` is the number of the
+last report on it in its node's journal."""
 
 nodes = sa.Table(
     "nodes",
@@ -84,8 +86,11 @@ nodes = sa.Table(
     sa.Column("runtimes", sa.String(256), nullable=False),
     sa.Column("seen", sa.Float, nullable=False),
     sa.Column("generation", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("life", sa.String(64), nullable=False, server_default=""),
+    sa.Column("journal", sa.String(64), nullable=False, server_default=""),
 )
-"""Machines that have said hello. `generation` is the highest that was written for its wanted state."""
+"""Machines that have said hello. `generation` is the highest that was written for its wanted state; `life` names the
+agent's process that said hello last, `journal` its disk."""
 
 changes = sa.Table(
     "changes",

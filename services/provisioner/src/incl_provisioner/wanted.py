@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 
@@ -122,8 +123,8 @@ class Fleet:
         """The jobs of a node's list."""
         return tuple(self._jobs.get(node, ()))
 
-    def message(self, node: str, generation: int, lease_s: float) -> bytes:
+    def message(self, node: str, generation: int, life: str, lease_s: float) -> bytes:
         """The wanted list of a node: a NodeWanted."""
         jobs = b",".join(self._jobs.get(node, {}).values())
-        head = b'{"node":"%s","generation":%d,"lease_s":%g' % (node.encode(), generation, lease_s)
-        return b'%s,"jobs":[%s]}' % (head, jobs)
+        head = json.dumps({"node": node, "generation": generation, "life": life, "lease_s": lease_s}).encode()
+        return b'%s,"jobs":[%s]}' % (head.removesuffix(b"}"), jobs)

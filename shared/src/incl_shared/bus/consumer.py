@@ -50,6 +50,10 @@ T = TypeVar("T")
 DONE, DUPLICATE = "done", "duplicate"
 Outcome = str | Exception
 _PAUSE_MAX_S = 2.0
+_REMEMBER = sa.insert(inbox)
+_SEEN = sa.select(inbox.c.message_id).where(
+    inbox.c.durable == sa.bindparam("of_durable"), inbox.c.message_id.in_(sa.bindparam("ids", expanding=True))
+)
 _NOT_MINE_S = 0.5
 """By then whoever may not handle it has stopped to fetch."""
 
@@ -177,7 +181,7 @@ class Consumer:
         row = {"durable": self._inbox_name, "message_id": _inbox_key(delivery.id), "seen": tx.clock.now()}
         try:
             with tracing(delivery), tx.savepoint():
-                tx.connection.execute(sa.insert(inbox), row)
+                tx.connection.execute(_REMEMBER, row)
                 self._handler(tx, delivery)
         except Exception as error:
             if isinstance(error, NotMine) or is_outage(error):
@@ -191,8 +195,7 @@ class Consumer:
 
     def _seen(self, tx: Transaction, deliveries: list[Delivery]) -> set[str]:
         ids = [_inbox_key(delivery.id) for delivery in deliveries]
-        query = sa.select(inbox.c.message_id).where(inbox.c.durable == self._inbox_name, inbox.c.message_id.in_(ids))
-        return set(tx.connection.execute(query).scalars())
+        return set(tx.connection.execute(_SEEN, {"of_durable": self._inbox_name, "ids": ids}).scalars())
 
     async def _whole(self, deliveries: list[Delivery]) -> list[Outcome]:
         """A batch handler: the whole batch, or halves of it until the one at fault is found."""

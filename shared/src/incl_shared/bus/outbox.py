@@ -42,6 +42,7 @@ _ENDS = sa.select(
     sa.select(sa.func.min(outbox.c.sequence)).scalar_subquery(),
     sa.select(sa.func.max(outbox.c.sequence)).scalar_subquery(),
 )
+_OLDEST = sa.select(outbox).order_by(outbox.c.sequence).limit(_BATCH)
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class Relay:
 
     def _waiting(self, connection: sa.Connection) -> tuple[list[_Row], int]:
         """The oldest, and how many there are at most: told by the first and the last number, not counted."""
-        query = sa.select(outbox).order_by(outbox.c.sequence).limit(_BATCH)
+        query = _OLDEST
         if self._blocked:
             query = query.where(outbox.c.subject.not_in(self._blocked))
         rows = [_Row(*row) for row in connection.execute(query)]

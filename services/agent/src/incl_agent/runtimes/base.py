@@ -62,6 +62,7 @@ class Launch:
     wrappers: int = 0
     kill: tuple[str, ...] | None = None
     cleanup: tuple[str, ...] | None = None
+    lease: Path | None = None
 
     def document(self) -> dict[str, Any]:
         """The dict that crosses to the shim, of plain values only."""
@@ -75,6 +76,7 @@ class Launch:
             "wrappers": self.wrappers,
             "kill": None if self.kill is None else list(self.kill),
             "cleanup": None if self.cleanup is None else list(self.cleanup),
+            "lease": None if self.lease is None else str(self.lease),
         }
 
 

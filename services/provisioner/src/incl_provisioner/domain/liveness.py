@@ -29,8 +29,12 @@ class Watch:
         recovered = healthy
         self._healthy = healthy
         if recovered:
-            self._heard = {node: (said, self._clock) for node, (said, _) in self._heard.items()}
+            self.forgive()
         return recovered
+
+    def forgive(self) -> None:
+        """Every machine has a full lease anew: what it said may have been lost."""
+        self._heard = {node: (said, self._clock) for node, (said, _) in self._heard.items()}
 
     def heard(self, words: Mapping[str, float]) -> None:
         """The time of each living machine's last word, as the database has it; a new one begins its lease."""

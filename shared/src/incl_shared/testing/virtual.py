@@ -1,0 +1,336 @@
+"""Virtual time: an event loop whose clock jumps to the next timer, and hosts that can be stopped between any two steps.
+
+Nothing here waits, opens a socket or starts a thread, so that thousands of seconds pass in some thousandths of one, and
+the same seed gives the same run. Code under it needs no change: `patched()` lends it the clocks, the random numbers
+and the threads of the loop.
+
+A host is what dies at once: a process, or a machine. Each task and callback belongs to the host in whose context it
+was made. A host that is killed runs no further step: no `finally`, no cancellation, as with SIGKILL. One that is paused
+runs what came meanwhile once it goes on, as with SIGSTOP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import heapq
+import importlib
+import itertools
+import os
+import random
+import time
+import traceback
+from asyncio.events import Handle, TimerHandle
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import Future
+from typing import Any, TypeVar, cast
+from unittest import mock
+
+T = TypeVar("T")
+EPOCH = 1_800_000_000.0
+"""The wall clock's time at the beginning, in seconds."""
+BOOT = 10_000.0
+"""The monotonic clock's time at the beginning, in seconds."""
+
+HOST: contextvars.ContextVar[Host | None] = contextvars.ContextVar("incl_virtual_host", default=None)
+
+
+class Stalled(Exception):  # noqa: N818
+    """Nothing is left to do, and no time will bring anything: a deadlock."""
+
+
+class Host:
+    """What runs, pauses and dies together. wall: seconds that its wall clock is wrong by.
+
+    disk_s: gives the seconds that the next piece of work in a thread takes.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.wall = 0.0
+        self.dead = False
+        self.paused = False
+        self.steps = 0
+        self.fuse: int | None = None
+        """The number of the step before which it dies."""
+        self.on_fuse: Callable[[], None] = lambda: None
+        self.disk_s: Callable[[], float] = float
+        self.tasks: list[asyncio.Task[Any]] = []
+        self.context = contextvars.copy_context()
+        self.context.run(HOST.set, self)
+        self._held: list[Handle] = []
+
+    def run(self, work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> asyncio.Task[T]:
+        """Have the host do something."""
+        return loop.create_task(work, context=self.context)
+
+    def kill(self) -> None:
+        """No further step."""
+        self.dead = True
+        self._held.clear()
+
+    def pause(self) -> None:
+        """No further step for now."""
+        self.paused = True
+
+    def hold(self, handle: Handle) -> None:
+        """A step that comes while it is paused."""
+        self._held.append(handle)
+
+    def resume(self, ready: deque[Handle]) -> None:
+        """Go on, with what came meanwhile."""
+        self.paused = False
+        held, self._held = self._held, []
+        ready.extend(held)
+
+
+class _Future(asyncio.Future[Any]):
+    """Sets of futures are iterated in the order of their making, and not of their addresses."""
+
+    def __init__(self, *, loop: VirtualLoop) -> None:
+        super().__init__(loop=loop)
+        self._number = loop.number()
+
+    def __hash__(self) -> int:
+        return self._number
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class _Task(asyncio.Task[Any]):
+    def __init__(self, coroutine: Any, *, loop: VirtualLoop, **options: Any) -> None:
+        self._number = loop.number()
+        super().__init__(coroutine, loop=loop, **options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """An event loop without a selector. `seed`: of what the code under it takes for random."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self._now = 0.0
+        self._numbers = itertools.count(1)
+        self.seed = seed
+        self.errors: list[str] = []
+        """What reached the loop's exception handler: tasks that broke and nobody looked at."""
+        self._all: list[asyncio.Task[Any]] = []
+        self.set_task_factory(_make_task)
+        self.set_exception_handler(_note)
+        self._clock_resolution = 1e-9
+
+    def number(self) -> int:
+        """The next number of a future."""
+        return next(self._numbers)
+
+    def time(self) -> float:
+        """Seconds since the beginning."""
+        return self._now
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """See the base."""
+        return _Future(loop=self)
+
+    def made(self, task: asyncio.Task[Any]) -> None:
+        """A task was made: it is kept, so that one of a dead host is not closed before the end."""
+        self._all.append(task)
+        if len(self._all) > 4096:
+            self._all = [each for each in self._all if not each.done()]
+
+    def go_on(self, host: Host) -> None:
+        """A paused host goes on."""
+        ready: deque[Handle] = self._ready  # type: ignore[attr-defined]
+        host.resume(ready)
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+        """In a thread, as it looks from outside: some time later, in one piece."""
+        future, host = self.create_future(), HOST.get()
+        delay = host.disk_s() if host is not None else 0.0
+
+        def work() -> None:
+            if future.cancelled():
+                return
+            try:
+                result = func(*args)
+            except BaseException as error:  # noqa: BLE001 - as an executor does it: whoever waits gets it
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        self.call_later(delay, work) if delay else self.call_soon(work)
+        return future
+
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Any, *args: Any, context: contextvars.Context | None = None
+    ) -> Handle:
+        """There are no other threads."""
+        return self.call_soon(callback, *args, context=context)
+
+    def close(self) -> None:
+        """End what is left, quietly: coroutines of dead hosts among it."""
+        for task in self._all:
+            if not task.done():
+                cast("Any", task)._log_destroy_pending = False  # noqa: SLF001
+                with contextlib.suppress(BaseException):
+                    cast("Any", task.get_coro()).close()
+        self._all.clear()
+        for queue in (self._ready, self._scheduled):  # type: ignore[attr-defined]
+            queue.clear()
+        super().close()
+
+    # --- what the base leaves to its kinds
+
+    def _process_events(self, event_list: Any) -> None:
+        return
+
+    def _write_to_self(self) -> None:
+        return
+
+    def _run_once(self) -> None:
+        ready: deque[Handle] = self._ready  # type: ignore[attr-defined]
+        scheduled: list[TimerHandle] = self._scheduled  # type: ignore[attr-defined]
+        while scheduled and scheduled[0].cancelled():
+            heapq.heappop(scheduled)
+        if not ready:
+            if not scheduled:
+                raise Stalled
+            self._now = max(self._now, scheduled[0].when())
+        while scheduled and scheduled[0].when() <= self._now:
+            timer = heapq.heappop(scheduled)
+            cast("Any", timer)._scheduled = False  # noqa: SLF001
+            if not timer.cancelled():
+                ready.append(timer)
+        for _ in range(len(ready)):
+            _step(cast("Any", ready.popleft()))
+
+    def _timer_handle_cancelled(self, handle: Any) -> None:
+        return
+
+
+def _step(handle: Any) -> None:
+    if handle._cancelled:  # noqa: SLF001
+        return
+    host: Host | None = handle._context.get(HOST)  # noqa: SLF001
+    if host is not None:
+        if host.dead:
+            return
+        if host.paused:
+            host.hold(handle)
+            return
+        host.steps += 1
+        if host.fuse is not None and host.steps >= host.fuse:
+            host.fuse = None
+            host.on_fuse()
+            _step(handle)
+            return
+    handle._run()  # noqa: SLF001
+
+
+def _make_task(loop: Any, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+    task = _Task(coroutine, loop=loop, **options)
+    loop.made(task)
+    return task
+
+
+def _note(loop: asyncio.AbstractEventLoop, about: dict[str, Any]) -> None:
+    error = about.get("exception")
+    text = "".join(traceback.format_exception(error)) if error is not None else ""
+    cast("VirtualLoop", loop).errors.append(f"{about.get('message')}\n{text}")
+
+
+class InlineExecutor:
+    """Stands in for a ThreadPoolExecutor: work is done in its order, each piece as one step of its host."""
+
+    def __init__(self, max_workers: int = 1, thread_name_prefix: str = "") -> None:
+        self._until = 0.0
+
+    def submit(self, func: Callable[..., T], /, *args: Any) -> Future[T]:
+        """Do it soon."""
+        future: Future[T] = Future()
+        loop, host = asyncio.get_running_loop(), HOST.get()
+        now = loop.time()
+        self._until = max(self._until, now) + (host.disk_s() if host is not None else 0.0)
+
+        def work() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(func(*args))
+            except BaseException as error:  # noqa: BLE001 - as an executor does it: whoever waits gets it
+                future.set_exception(error)
+
+        loop.call_at(self._until, work)
+        return future
+
+    def shutdown(self, wait: bool = True) -> None:
+        """There is nothing to end."""
+
+
+def wall() -> float:
+    """The wall clock of the host whose step this is."""
+    loop, host = _loop(), HOST.get()
+    return EPOCH + (loop.time() if loop is not None else 0.0) + (host.wall if host is not None else 0.0)
+
+
+def monotonic() -> float:
+    """The monotonic clock: one for all hosts, as only differences mean something."""
+    loop = _loop()
+    return BOOT + (loop.time() if loop is not None else 0.0)
+
+
+def _loop() -> VirtualLoop | None:
+    loop = asyncio._get_running_loop()  # noqa: SLF001
+    return loop if isinstance(loop, VirtualLoop) else None
+
+
+@contextlib.contextmanager
+def patched(seed: int, threads: Iterable[str] = ("incl_shared.db",)) -> Iterator[None]:
+    """Clocks and random numbers of everything are the virtual loop's, and the thread pools of the modules named."""
+    numbers, state = random.Random(seed), random.getstate()  # noqa: S311
+    real_gettime = time.clock_gettime
+
+    def gettime(clock: int) -> float:
+        return real_gettime(clock) if _loop() is None else monotonic()
+
+    with contextlib.ExitStack() as stack:
+        for target, name, stand_in in (
+            (time, "time", wall),
+            (time, "monotonic", monotonic),
+            (time, "clock_gettime", gettime),
+            (os, "urandom", numbers.randbytes),
+        ):
+            stack.enter_context(mock.patch.object(target, name, stand_in))
+        for name in threads:
+            stack.enter_context(mock.patch.object(importlib.import_module(name), "ThreadPoolExecutor", InlineExecutor))
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(state)
+
+
+def run(
+    main: Coroutine[Any, Any, T], *, seed: int = 0, most_s: float = 1e6, threads: Iterable[str] = ("incl_shared.db",)
+) -> T:
+    """Run a coroutine in virtual time to its end.
+
+    Raises:
+        Stalled: it waits for what will never come.
+        TimeoutError: it takes more than most_s virtual seconds.
+    """
+    loop = VirtualLoop(seed)
+    try:
+        with patched(seed, threads):
+            asyncio.set_event_loop(loop)
+            return loop.run_until_complete(asyncio.wait_for(main, most_s))
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
