@@ -1,0 +1,150 @@
+"""Faults put into the product on purpose: what the simulation must find."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import incl_agent.control
+import incl_agent.fencing
+import incl_agent.life
+import incl_agent.manager
+import incl_provisioner.attempts
+import incl_provisioner.control
+import incl_provisioner.loop
+import incl_provisioner.machines
+import incl_shared.bus.consumer
+import incl_shared.bus.outbox
+import incl_shared.leases
+from incl_agent.journal import Journal
+from incl_agent.lease import LeaseFile
+from incl_agent.manager import JobManager
+from incl_shared.bus.consumer import Consumer
+from incl_shared.bus.outbox import Relay
+from incl_shared.errors import InclError
+
+Change = tuple[Any, str, Any]
+
+
+def _ack_before_commit() -> list[Change]:
+    handle = Consumer.handle
+
+    async def early(self: Consumer, messages: list[Any]) -> None:
+        for message in messages:
+            await message.ack()
+            message._ackd = False
+        await handle(self, messages)
+
+    return [(Consumer, "handle", early)]
+
+
+def _no_inbox() -> list[Change]:
+    numbers = itertools.count()
+    return [
+        (incl_shared.bus.consumer, "_inbox_key", lambda identifier: f"{identifier[:60]}-{next(numbers)}"),
+    ]
+
+
+def _events_are_sent_once() -> list[Change]:
+    """A failed publication is taken for done: the row goes."""
+    send = Relay._send
+
+    async def once(self: Relay, row: Any) -> None:
+        with contextlib.suppress(InclError):
+            await send(self, row)
+
+    return [(Relay, "_send", once)]
+
+
+def _generation_ignored() -> list[Change]:
+    offer = incl_agent.control.ControlWatcher.offer
+
+    async def any_generation(self: Any, payload: bytes) -> None:
+        self.generation = -1
+        await offer(self, payload)
+
+    return [(incl_agent.control.ControlWatcher, "offer", any_generation)]
+
+
+def _no_fence() -> list[Change]:
+    """A node that is cut off lets its jobs run."""
+    return [(LeaseFile, "path", None), (incl_agent.fencing.Fence, "_act", lambda *_: None)]
+
+
+def _no_guard() -> list[Change]:
+    """A job whose agent is dead runs on."""
+    return [(LeaseFile, "path", None)]
+
+
+def _attempts_do_not_wait() -> list[Change]:
+    return [(JobManager, "_earlier", lambda *_: None)]
+
+
+def _any_life() -> list[Change]:
+    """A list begins jobs though it does not know of this agent's hello."""
+    apply = JobManager.apply
+
+    async def as_known(self: JobManager, wanted: Any) -> None:
+        await apply(self, wanted.model_copy(update={"life": ""}))
+
+    return [(JobManager, "apply", as_known)]
+
+
+def _said_once() -> list[Change]:
+    async def nothing(self: Journal) -> None:
+        return
+
+    return [(Journal, "again", nothing)]
+
+
+def _lease_of_the_wall_clock() -> list[Change]:
+    return [(incl_shared.leases, "cut", lambda *_: None)]
+
+
+def _silence_counts_always() -> list[Change]:
+    """A pause of the bus is taken for the machines' death."""
+    return [(incl_provisioner.loop.Watch, "tick", _tick)]
+
+
+def _tick(self: Any, monotonic: float, *, healthy: bool) -> bool:
+    self._clock = monotonic
+    return False
+
+
+def _lost_is_not_told() -> list[Change]:
+    """A machine that is silent keeps its ranks."""
+    return [(incl_provisioner.machines, "give_up", lambda *_: None)]
+
+
+def _stop_is_forgotten() -> list[Change]:
+    """A stop is written down, and the nodes are not told."""
+    return [(incl_provisioner.attempts, "begin_stop", lambda *_: None)]
+
+
+MUTATIONS: dict[str, Callable[[], list[Change]]] = {
+    "ack before commit": _ack_before_commit,
+    "no inbox": _no_inbox,
+    "events are sent once": _events_are_sent_once,
+    "generation ignored": _generation_ignored,
+    "no fence": _no_fence,
+    "no guard": _no_guard,
+    "attempts do not wait": _attempts_do_not_wait,
+    "any life": _any_life,
+    "said once": _said_once,
+    "lease of the wall clock": _lease_of_the_wall_clock,
+    "silence counts always": _silence_counts_always,
+    "lost is not told": _lost_is_not_told,
+    "stop is forgotten": _stop_is_forgotten,
+}
+
+
+@contextlib.contextmanager
+def mutated(name: str) -> Iterator[None]:
+    """The product with this fault; with none where the name is empty."""
+    with contextlib.ExitStack() as stack:
+        for target, attribute, stand_in in MUTATIONS[name]() if name else ():
+            stack.enter_context(mock.patch.object(target, attribute, stand_in))
+        yield

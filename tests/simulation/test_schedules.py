@@ -1,0 +1,27 @@
+"""Random schedules of faults in virtual time, ended by the invariants. How it works: docs/mechanisms/simulation.md."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from simulation.many import run_many
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+FIXED, FRESH = range(1, 201), 40
+
+
+def test_some_hundred_schedules_end_right() -> None:
+    fresh = [random.SystemRandom().randrange(1_000_000, 1 << 40) for _ in range(FRESH)]
+    outcome = run_many([*FIXED, *fresh])
+    assert not outcome.wrong, outcome.told()
+    assert outcome.schedules == len(FIXED) + FRESH
+    assert outcome.attempts > outcome.schedules, "hardly anything ran"
+
+
+def test_a_seed_means_the_same_in_every_process() -> None:
+    first, again = (run_many(range(40, 60), workers=workers) for workers in (1, 2))
+    assert first.digests == again.digests
+    assert len(set(first.digests.values())) == 20
