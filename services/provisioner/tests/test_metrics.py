@@ -53,7 +53,7 @@ async def test_a_machine_that_falls_silent_and_the_next_attempt(start: Start, sq
     await platform.agent("other", script=lambda _: FOREVER)
     await until(lambda: value(platform, "provisioner_nodes", state="lost") == 1)
     await until(lambda: value(platform, "provisioner_nodes_lost_total") == 1)
-    assert any(isinstance(event, NodeLost) for _, _, event in platform.events)
+    await until(lambda: any(isinstance(event, NodeLost) for _, _, event in platform.events))
     await platform.event(experiment, AttemptEnded)
     await platform.event(experiment, AttemptStarted, 2)
     await until(lambda: shared(platform, "recovery_seconds_count", what="attempt") == 1)
