@@ -22,6 +22,7 @@ import incl_shared.leases
 from incl_agent.journal import Journal
 from incl_agent.lease import LeaseFile
 from incl_agent.manager import JobManager
+from incl_shared.bus.client import Ack
 from incl_shared.bus.consumer import Consumer
 from incl_shared.bus.outbox import Relay
 from incl_shared.errors import InclError
@@ -52,9 +53,11 @@ def _events_are_sent_once() -> list[Change]:
     """A failed publication is taken for done: the row goes."""
     send = Relay._send
 
-    async def once(self: Relay, row: Any) -> None:
-        with contextlib.suppress(InclError):
-            await send(self, row)
+    async def once(self: Relay, row: Any) -> Any:
+        try:
+            return await send(self, row)
+        except InclError:
+            return Ack("EVENTS", 0, False)
 
     return [(Relay, "_send", once)]
 
@@ -97,7 +100,7 @@ def _said_once() -> list[Change]:
     async def nothing(self: Journal) -> None:
         return
 
-    return [(Journal, "again", nothing)]
+    return [(Journal, "say_again", nothing)]
 
 
 def _lease_of_the_wall_clock() -> list[Change]:

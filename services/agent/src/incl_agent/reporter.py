@@ -40,6 +40,7 @@ class Reporter:
     async def say_again(self) -> None:
         """Say once more what was said of the jobs that are here; who has heard it knows it by its number."""
         await self._journal.say_again()
+
     async def said(self, key: str) -> bool:
         """Whether this was journaled before."""
         return await self._journal.has(key)
