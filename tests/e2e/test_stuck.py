@@ -108,8 +108,14 @@ def test_a_tracker_that_hangs(parts: Home) -> None:
         (one,) = until_found(parts, "service.silent")
         assert one["subject"] == "tracker"
         poison(parts)
-        unread = until_found(parts, "durable.unacknowledged", "--after", "0.1s")
-        assert {"EVENTS/tracker"} <= {one["subject"] for one in unread}
+
+        def unread() -> bool:
+            """Not fetched; or, while a request of the hanging process is open, fetched and never acknowledged."""
+            found = findings(parts, "--after", "0.1s")[1]
+            both = found.get("durable.unread", []) + found.get("durable.unacknowledged", [])
+            return "EVENTS/tracker" in {one["subject"] for one in both}
+
+        wait(unread, 60, "the server itself says that nobody reads")
         assert "stuck" in parts.incl("status").out
     replayed = wait(lambda: len(findings(parts)[1].get("message.dead", [])) == 2, 40, "the poison is buried by both")
     assert replayed
@@ -126,7 +132,7 @@ def test_a_database_that_is_locked(parts: Home) -> None:
     try:
         poison(parts)
         found = until_found(parts, "consumer.paused", "--after", "1s", seconds=60)
-        assert any("locked" in one["reason"] and one["subject"] == "tracker EVENTS/tracker" for one in found)
+        assert all("locked" in one["reason"] and one["subject"].startswith("tracker ") for one in found)
         until_found(parts, "lease.free", "--after", "1s", seconds=60)
     finally:
         thief.execute("ROLLBACK")
@@ -149,10 +155,10 @@ def test_a_bus_that_hangs_and_a_platform_that_is_down(parts: Home) -> None:
         result, found = findings(parts)
         assert result.code == STUCK
         assert found["bus.away"][0]["subject"] == "the bus"
-        told = until_found(parts, "bus.away", "--after", "0s", seconds=60)
-        assert told
         wait(
-            lambda: {"tracker", "provisioner"} <= {one["subject"] for one in findings(parts)[1]["bus.away"]},
+            lambda: (
+                "cut off are provisioner, tracker, registry, gateway" in findings(parts)[1]["bus.away"][0]["reason"]
+            ),
             60,
             "the services say so themselves, over their own ports",
         )

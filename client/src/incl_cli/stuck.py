@@ -74,19 +74,19 @@ async def look(connect: Connect, data: Path | None, after_s: float | None = None
         async with connect() as client:
             await _with_bus(client, found, after_s)
     except UnavailableError as error:
-        found.add([_away(error)])
-        if data is not None:
-            found.add(await asyncio.to_thread(_without_bus, data, after_s))
+        told = await asyncio.to_thread(_without_bus, data, after_s) if data is not None else []
+        found.add([_away(error, [one for one in told if one.kind == "bus.away"])])
+        found.add(one for one in told if one.kind != "bus.away")
     return found
 
 
 async def _with_bus(client: BusClient, found: Found, after_s: float | None) -> None:
-    asked = [_service(client, kind, found, after_s) for kind in STUCK]
-    *services, streams, durables = await asyncio.gather(*asked, _streams(client), _durables(client, after_s))
+    asked = asyncio.gather(*(_service(client, kind, found, after_s) for kind in STUCK))
+    services, streams, durables = await asyncio.gather(asked, _streams(client), _durables(client, after_s))
     for some in (*services, streams):
         found.add(some)
-    told = " ".join(one.subject for one in found.findings if one.kind.startswith("consumer."))
-    found.add(one for one in durables if one.subject not in told)
+    told = {one.subject.partition(" ")[0] for one in found.findings if one.kind.startswith("consumer.")}
+    found.add(one for service, one in durables if service not in told)
 
 
 async def _service(client: BusClient, kind: type[Any], found: Found, after_s: float | None) -> list[Finding]:
@@ -159,8 +159,8 @@ async def _dead(client: BusClient, count: int) -> list[Finding]:
     ]  # fmt: skip
 
 
-async def _durables(client: BusClient, after_s: float | None) -> list[Finding]:
-    """Durables that nobody reads: told by the server, whatever their service says."""
+async def _durables(client: BusClient, after_s: float | None) -> list[tuple[str, Finding]]:
+    """(service, finding) of durables that nobody reads: told by the server, whatever their service says."""
     js, patience = client.jetstream(), UNREAD_S if after_s is None else after_s
 
     async def one(durable: topology.Durable) -> Finding | None:
@@ -174,7 +174,8 @@ async def _durables(client: BusClient, after_s: float | None) -> list[Finding]:
             return None
         return _unread(durable, where, info, patience)
 
-    return [found for found in await asyncio.gather(*map(one, topology.DURABLES)) if found is not None]
+    found = await asyncio.gather(*map(one, topology.DURABLES))
+    return [(durable.service, it) for durable, it in zip(topology.DURABLES, found, strict=True) if it is not None]
 
 
 def _unread(durable: topology.Durable, where: str, info: ConsumerInfo, patience: float) -> Finding | None:
@@ -206,9 +207,16 @@ def _since(then: float | None) -> float | None:
 # --- without the bus
 
 
-def _away(error: UnavailableError) -> Finding:
+def _away(error: UnavailableError, told: list[Finding]) -> Finding:
+    """told: what the services say of it."""
     why = f"{error.message}: {error.cause}" if error.cause else error.message
-    return Finding(kind="bus.away", severity="error", subject="the bus", reason=why, hint=error.hint or "incl status")
+    if told:
+        why += f"; cut off are {', '.join(one.subject for one in told)}"
+    since = max((one.since_s or 0.0 for one in told), default=None)
+    return Finding(
+        kind="bus.away", severity="error", subject="the bus", since_s=since, reason=why,
+        hint=error.hint or "incl status",
+    )  # fmt: skip
 
 
 def _without_bus(data: Path, after_s: float | None) -> list[Finding]:

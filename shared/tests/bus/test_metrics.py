@@ -16,6 +16,7 @@ from incl_shared import leases
 from incl_shared.bus.client import BusClient
 from incl_shared.bus.delivery import Delivery
 from incl_shared.bus.errors import Early, Poison
+from incl_shared.bus.findings import of_bus
 from incl_shared.bus.retry import RetryPolicy
 from incl_shared.bus.runtime import Bus, BusOptions
 from incl_shared.bus.topology import TRACKER_EVENTS
@@ -251,3 +252,56 @@ async def test_the_depth_of_an_outbox_costs_no_scan(database: Database) -> None:
     steps = await database.read(plan)
     assert steps
     assert not any(step.startswith("SCAN outbox") for step in steps), steps
+
+
+async def test_findings_of_a_locked_database_are_one(
+    tmp_path: Path, bus_factory: BusFactory, bus_client: BusClient
+) -> None:
+    path = tmp_path / "lite.db"
+    create_tables(f"sqlite:///{path}")
+    database = Database(f"sqlite:///{path}", busy_ms=20)
+    await database.start()
+
+    def setup(bus: Bus) -> None:
+        for durable in (TRACKER_EVENTS, replace(TRACKER_EVENTS, name="other")):
+            bus.consume(durable, handle)
+
+    bus = await bus_factory("tracker", setup, database=database, options=OPTIONS)
+    assert list(of_bus(bus, lambda _: 0.0)) == []
+    thief = sqlite3.connect(path, isolation_level=None)
+    thief.execute("BEGIN EXCLUSIVE")
+    await publish(bus_client, "x")
+    await until(lambda: len([1 for one in bus.health().consumers if one.paused]) == 2)
+    (one,) = [one for one in of_bus(bus, lambda _: 0.0) if one.kind == "consumer.paused"]
+    assert one.subject in ("tracker EVENTS/tracker and 1 more", "tracker EVENTS/other and 1 more")
+    assert "locked" in one.reason
+    assert not [one for one in of_bus(bus, lambda usual: usual + 60) if one.kind == "consumer.paused"], "not yet"
+    thief.execute("ROLLBACK")
+    thief.close()
+    await until(lambda: not [one for one in of_bus(bus, lambda _: 0.0) if one.kind == "consumer.paused"])
+    await bus.stop()
+    await database.stop()
+
+
+async def test_findings_of_a_bus_that_is_away_and_of_a_handler_that_hangs(
+    database: Database, bus_factory: BusFactory, bus_client: BusClient, nats_server: NatsServer
+) -> None:
+    go = asyncio.Event()
+
+    async def slow(_: Delivery) -> None:
+        await go.wait()
+
+    bus = await bus_factory(
+        "tracker", lambda bus: bus.consume(TRACKER_EVENTS, slow, transactional=False), database=database
+    )
+    await publish(bus_client, "x")
+    (behind,) = await until(lambda: list(of_bus(bus, lambda _: 0.0)))
+    assert (behind.kind, behind.severity) == ("consumer.behind", "warning")
+    go.set()
+    await until(lambda: not list(of_bus(bus, lambda _: 0.0)))
+    nats_server.kill()
+    await database.write(emit)
+    kinds = {"bus.away", "outbox.waiting"}
+    await until(lambda: {one.kind for one in of_bus(bus, lambda _: 0.0)} == kinds, what="no consequence beside them")
+    nats_server.start()
+    await until(lambda: not list(of_bus(bus, lambda _: 0.0)), 20)

@@ -33,11 +33,11 @@ DRAIN_S = 600.0
 _REPORTS = 50
 _FORGOTTEN_S = 86_400.0
 _SILENT_S = 10.0
-_ROWS = 500
+_ROWS = 200
 
 _e, _r = experiments.c, ranks.c
 _QUEUED = (
-    sa.select(_e.id, _e.name, _e.user, _e.created, _e.blocked_since, _e.waiting)
+    sa.select(_e.id, _e.name, _e.user, _e.created, _e.blocked_since, _e.waiting, _e.attempt)
     .where(sa.text("experiments.live = 1"), _e.state == ExperimentState.QUEUED, _e.created < sa.bindparam("before"))
     .order_by(_e.created)
     .limit(_ROWS)
@@ -114,9 +114,10 @@ class Stuck:
 
 def _queued(connection: sa.Connection, query: ProvisionerStuck, now: float) -> Iterator[Finding]:
     for row in connection.execute(_QUEUED, {"before": now - query.patience(QUEUED_S)}):
+        since = row.blocked_since if row.attempt and row.blocked_since else row.created
         yield Finding(
             kind="experiment.queued", severity="warning", subject=f"{short(row.id)} {row.name}",
-            since_s=now - (row.blocked_since or row.created), reason=row.waiting or "nobody has said yet why",
+            since_s=now - since, reason=row.waiting or "nobody has said yet why",
             hint=f"incl queue   or give it up: incl stop {short(row.id)}",
         )  # fmt: skip
 

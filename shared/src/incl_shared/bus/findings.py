@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 
@@ -83,8 +83,8 @@ def of_bus(bus: Bus, patience: Callable[[float], float]) -> Iterator[Finding]:
             kind="bus.away", severity="error", subject=service, since_s=bus.metrics.recovery.bus.seconds,
             reason=f"the {service} does not reach the bus", hint="incl status",
         )  # fmt: skip
-    for consumer in health.consumers:
-        yield from _consumer(service, consumer, patience)
+    else:
+        yield from _consumers(service, health.consumers, patience)
     if health.outbox_age > patience(OUTBOX_LATE_S):
         depth = bus.outbox_depth
         yield Finding(
@@ -94,31 +94,43 @@ def of_bus(bus: Bus, patience: Callable[[float], float]) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _consumer(service: str, consumer: ConsumerHealth, patience: Callable[[float], float]) -> Iterator[Finding]:
-    subject, behind = f"{service} {consumer.stream}/{consumer.durable}", _behind(consumer)
-    if consumer.paused:
-        if consumer.paused_s > patience(_LEASE_S):
-            yield Finding(
-                kind="consumer.paused", severity="error", subject=subject, since_s=consumer.paused_s,
-                reason=f"waits for the database: {consumer.paused}{behind}",
-                hint="free the database (a lock, a full disk); no message is lost meanwhile",
-            )  # fmt: skip
-    elif consumer.trouble or not consumer.live:
-        if consumer.fetch_age > patience(BEHIND_S):
-            yield Finding(
-                kind="consumer.not-fetching", severity="error", subject=subject, since_s=consumer.fetch_age,
-                reason=(consumer.trouble or "the server has said nothing for it") + behind,
-                hint="it binds itself anew; if not: incl doctor",
-            )  # fmt: skip
-    elif consumer.lag > patience(BEHIND_S):
+def _consumers(
+    service: str, consumers: Sequence[ConsumerHealth], patience: Callable[[float], float]
+) -> Iterator[Finding]:
+    """Those that stand still, one finding for all that do so for the same reason."""
+    alike: dict[tuple[str, str], list[tuple[float, ConsumerHealth]]] = {}
+    for consumer in consumers:
+        kind, reason, since, usual = _standing(consumer)
+        if kind and since > patience(usual):
+            alike.setdefault((kind, reason), []).append((since, consumer))
+    for (kind, reason), some in alike.items():
+        since, first = max(some, key=lambda one: one[0])
+        more = f" and {len(some) - 1} more" if len(some) > 1 else ""
+        pending = sum(consumer.pending for _, consumer in some)
+        severity, hint = _CONSUMER[kind]
         yield Finding(
-            kind="consumer.behind", severity="warning", subject=subject, since_s=consumer.lag,
-            reason=f"the oldest message at hand is not handled{behind}", hint=f"see the log of the {service}",
+            kind=kind, severity=severity, subject=f"{service} {first.stream}/{first.durable}{more}", since_s=since,
+            reason=f"{reason}; {pending} more wait" if pending else reason, hint=hint.format(service=service),
         )  # fmt: skip
 
 
-def _behind(consumer: ConsumerHealth) -> str:
-    return f"; {consumer.pending} more wait" if consumer.pending else ""
+_CONSUMER: dict[str, tuple[Literal["warning", "error"], str]] = {
+    "consumer.paused": ("error", "free the database (a lock, a full disk); no message is lost meanwhile"),
+    "consumer.not-fetching": ("error", "it binds itself anew; if not: incl doctor"),
+    "consumer.behind": ("warning", "see the log of the {service}"),
+}
+
+
+def _standing(consumer: ConsumerHealth) -> tuple[str, str, float, float]:
+    """(kind, reason, seconds, seconds that are usual) of one consumer; no kind: it is well."""
+    if consumer.paused:
+        return "consumer.paused", f"waits for the database: {consumer.paused}", consumer.paused_s, _LEASE_S
+    if consumer.trouble or not consumer.live:
+        reason = consumer.trouble or "the server has said nothing for it"
+        return "consumer.not-fetching", reason, consumer.fetch_age, BEHIND_S
+    if consumer.lag:
+        return "consumer.behind", "the oldest message at hand is not handled", consumer.lag, BEHIND_S
+    return "", "", 0.0, 0.0
 
 
 def of_leases(connection: sa.Connection, now: float, patience: float) -> Iterator[Finding]:
