@@ -34,7 +34,15 @@ from incl_shared.queries.gateway import (
     TokenList,
     TokenView,
 )
-from incl_shared.queries.provisioner import CheckFeasible, Cluster, ExecutionView, GetCluster, GetExecution
+from incl_shared.queries.provisioner import (
+    CheckFeasible,
+    Cluster,
+    ExecutionView,
+    GetCluster,
+    GetExecution,
+    PlanExperiment,
+    PlanView,
+)
 from incl_shared.queries.registry import ArtifactPage, CommitArtifacts, Committed, Entry, ListArtifacts
 from incl_shared.queries.tracker import (
     ArtifactList,
@@ -120,6 +128,7 @@ class FakePlatform:
         self.secrets: dict[str, str] = {}
         self.tokens: list[TokenView] = []
         self.cluster = Cluster(nodes=(), queue=(), queued=0, running=0)
+        self.plan = PlanView(cloud="")
         self.published: list[tuple[Event, str]] = []
         self.asked: list[Query[Any]] = []
         self.uploads: list[str] = []
@@ -151,6 +160,7 @@ class FakePlatform:
             CommitArtifacts: self._commit,
             GetExecution: self._execution,
             CheckFeasible: lambda query: Answer(),
+            PlanExperiment: lambda query: self.plan,
             GetCluster: lambda query: self.cluster,
             ListSecrets: lambda query: SecretNames(names=tuple(sorted(self.secrets))),
             SetSecret: self._set_secret,

@@ -17,7 +17,7 @@ from incl_shared.archive.unpack import unpack
 from incl_shared.errors import UnavailableError, UnsupportedError
 from incl_shared.events import ExperimentSubmitted
 from incl_shared.ids import new_id
-from incl_shared.queries.provisioner import CheckFeasible
+from incl_shared.queries.provisioner import CheckFeasible, PlanExperiment, PlanView, ZonePlan
 from incl_shared.queries.tracker import AlertView, AttemptView
 from incl_shared.states import AttemptState, ExperimentState
 
@@ -135,6 +135,51 @@ def test_a_dry_run_submits_nothing(cli: Run, fake: FakePlatform) -> None:
         "env": {"A": "1"},
     }
     assert (fake.published, fake.uploads) == ([], [])
+
+
+PLAN = PlanView(
+    cloud="gce", summary="2 x a2-highgpu-1g spot in us-central1-a: $2.60 an hour, 65% less than on demand", nodes=2,
+    machine="a2-highgpu-1g", cores=12, memory=85 << 30, gpu="nvidia-tesla-a100", gpus=1, spot=True,
+    spot_why="spot is allowed", price_on_demand=7.36, price_spot=2.6, saving=0.647, currency="USD",
+    price_date="2025-03-06",
+    zones=(
+        ZonePlan(zone="us-central1-a", machine="a2-highgpu-1g", price=2.6, score=3.0, why="$2.60 an hour; +$0.39"),
+        ZonePlan(zone="us-central1-b", machine="a2-highgpu-1g", price=None, score=3.0, why="", wait_s=240.0,
+                 wait_reason="the zone has no such machine free now"),
+    ),
+    zones_in_all=5, image="lab/gpu", disks=("pd-balanced 50 GiB",), network="default", max_run_duration_s=9030,
+    notes=("the prices are a list of 2025-03-06",),
+)  # fmt: skip
+
+
+def test_a_dry_run_in_a_cloud_shows_zones_prices_and_what_spot_saves(cli: Run, fake: FakePlatform) -> None:
+    fake.plan = PLAN
+    result = cli("run", "--dry-run", "--instance", "a100", "--spot", "--nodes", "2", "--", "true")
+    assert result.code == 0
+    assert yaml.safe_load(result.out)["instance"] == "a100"
+    lines = [line.split() for line in result.err.splitlines()]
+    assert PLAN.summary.split() in lines
+    assert ["us-central1-a", "a2-highgpu-1g", "$2.60", "$2.60", "an", "hour;", "+$0.39"] in lines
+    waits = "us-central1-b a2-highgpu-1g ? not for 4m00s: the zone has no such machine free now"
+    assert waits in " ".join(result.err.split())
+    assert "and 3 more places" in result.err
+    assert "each node: 12 cores, 85 GiB, 1 x nvidia-tesla-a100; pd-balanced 50 GiB; lab/gpu" in result.err
+    assert "on demand $7.36, spot $2.60 (list of 2025-03-06" in result.err
+    assert "deleted by the provider after 2h30m at the latest" in result.err
+    assert "the prices are a list of 2025-03-06" in result.err
+    assert fake.published == []
+    shown = cli("run", "--dry-run", "--json", "--instance", "a100", "--", "true").json
+    assert shown["plan"]["zones"][0]["zone"] == "us-central1-a"
+    assert shown["plan"]["saving"] == 0.647
+
+
+def test_a_dry_run_without_a_cloud_has_no_plan_and_one_that_is_refused_says_why(cli: Run, fake: FakePlatform) -> None:
+    assert cli("run", "--dry-run", "--json", "--", "true").json["plan"] is None
+    assert PlanExperiment not in {type(query) for query in fake.asked}
+    fake.refusals[PlanExperiment] = UnsupportedError("there is no instance 'a10'", hint="did you mean a100?")
+    result = cli("run", "--dry-run", "--instance", "a10", "--", "true")
+    assert result.code == 2
+    assert "did you mean a100?" in result.err
 
 
 def test_what_cannot_be_honoured_is_refused_before_anything_is_sent(cli: Run, fake: FakePlatform) -> None:

@@ -38,6 +38,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"resources": {"cpu": 1, "memory": "100GiB"}}, "100 GiB of memory were asked for, the largest machine has 8"),
     ({"resources": {"cpu": 1, "gpu": 1}}, "1 GPU was asked for, no machine has one"),
     ({"nodes": 4, "resources": {"cpu": 1}}, "4 nodes at once with 1 core each do not fit"),
+    ({"regions": ["us-central1"]}, "zones or regions were named, but no cloud is configured"),
     ({"data": [{"source": "gs://bucket/x"}]}, "is not a folder of the machine"),
 ]
 

@@ -113,6 +113,7 @@ Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, le=365 
 Environment = Annotated[dict[str, str], BeforeValidator(_texts), AfterValidator(_environment), Field(max_length=500)]
 InnerPath = Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(_inside)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+CloudPlace = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
 MetricName = Annotated[str, StringConstraints(min_length=1, max_length=250, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
@@ -208,9 +209,11 @@ class ExperimentSpec(Strict):
     nodes: Annotated[int, Field(ge=1, le=1024)] = 1
     resources: Resources = Field(default_factory=Resources)
     instance: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = Field(
-        None, description="A machine type of a cloud; none runs where there is room."
+        None, description="A machine type or GPU of a cloud, or auto; none runs where there is room."
     )
     spot: bool | None = Field(None, description="Whether preemptible machines may be used (with instance).")
+    zones: tuple[CloudPlace, ...] = Field((), max_length=200, description="Zones of a cloud where it may run.")
+    regions: tuple[CloudPlace, ...] = Field((), max_length=100, description="Regions of a cloud where it may run.")
     data: tuple[DataMount, ...] = Field((), max_length=100)
     outputs: tuple[InnerPath, ...] = Field(
         (), max_length=1000, description="Files or globs of the working directory kept besides INCL_OUTPUT_DIR."

@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", nargs="?", metavar="FILE", help="an experiment file (docs/experiment-file.md)")
     parser.add_argument("--workdir", metavar="DIR", help="the folder to pack (that of FILE, or this one)")
     parser.add_argument("-d", "--detach", action="store_true", help="do not follow; print the id")
-    parser.add_argument("--dry-run", action="store_true", help="check and pack, but submit nothing")
+    parser.add_argument("--dry-run", action="store_true", help="check, pack and plan, but submit nothing")
     parser.add_argument("--follow", action="store_true", help="with --json: a line for each thing that happens")
     parser.add_argument("--id", metavar="ID", help="submit under this id: the same one twice is one experiment")
     add_spec_options(parser)
@@ -177,25 +177,30 @@ def _identifier(given: str | None) -> str | None:
 
 
 async def _dry_run(session: Session, plan: Any, preparation: Preparation) -> int:
+    from incl_cli.planned import ask_plan, plan_lines
     from incl_cli.submit import prepare
     from incl_shared.errors import UnavailableError
 
     out = session.out
     await prepare(plan, preparation, out)
-    checked = True
+    checked, cloud = True, None
     try:
-        await _checked(session, plan.spec)
+        platform = await _checked(session, plan.spec)
+        cloud = await ask_plan(platform, plan.spec) if plan.spec.instance is not None else None
     except UnavailableError as error:
         checked = False
         out.note(f"warning: {error.message}: not checked whether it can run", "yellow")
     if out.as_json:
         spec = plan.spec.model_dump(mode="json", exclude_defaults=True)
-        out.json({"spec": spec, "code": plan.code, "checked": checked})
+        out.json({"spec": spec, "code": plan.code, "checked": checked, "plan": cloud})
         return 0
     from incl_shared.specfile import spec_text
 
     out.line(spec_text(plan.spec).rstrip())
-    out.note("nothing was submitted (--dry-run)" + ("; it can run here" if checked else ""), "dim")
+    if cloud is not None:
+        for line in plan_lines(out, cloud):
+            out.note(line)
+    out.note("nothing was submitted (--dry-run)" + ("; it can run here" if checked and cloud is None else ""), "dim")
     return 0
 
 

@@ -12,6 +12,7 @@ from incl_provisioner.domain.quotas import Quotas
 from incl_provisioner.handlers import Handlers
 from incl_provisioner.loop import Reconciler
 from incl_provisioner.metrics import ProvisionerMetrics
+from incl_provisioner.planner import create_planner
 from incl_provisioner.queries import Queries
 from incl_provisioner.settings import ProvisionerSettings
 from incl_provisioner.stuck import Stuck
@@ -24,7 +25,7 @@ from incl_shared.clock import Clock, SystemClock
 from incl_shared.db import Database, migrate
 from incl_shared.ids import new_id
 from incl_shared.ops import OpsServer, serving
-from incl_shared.queries.provisioner import CheckFeasible, GetCluster, GetExecution
+from incl_shared.queries.provisioner import CheckFeasible, GetCluster, GetExecution, PlanExperiment
 from incl_shared.queries.stuck import ProvisionerStuck
 
 PACKAGE = "incl_provisioner"
@@ -57,10 +58,11 @@ class App:
         self.bus.consume(PROVISIONER_REQUESTS, handlers.requests)
         self.bus.consume(PROVISIONER_REPORTS, handlers.reports)
         self.bus.consume(PROVISIONER_EVENTS, handlers.events)
-        queries = Queries(self.database, backend, clock)
+        queries = Queries(self.database, backend, clock, create_planner(settings, clock))
         self.bus.serve(GetCluster, queries.cluster)
         self.bus.serve(GetExecution, queries.execution)
         self.bus.serve(CheckFeasible, queries.feasible)
+        self.bus.serve(PlanExperiment, queries.plan)
         serve_stuck(self.bus, ProvisionerStuck, Stuck(settings, self.database, clock, self.reconciler, vitals).find)
 
     async def start(self) -> None:

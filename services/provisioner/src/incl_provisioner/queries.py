@@ -9,6 +9,8 @@ from incl_provisioner import store
 from incl_provisioner.admission import wire_size
 from incl_provisioner.backends import Backend
 from incl_provisioner.domain.feasibility import demand_of
+from incl_provisioner.plan_view import view
+from incl_provisioner.planner import Planner
 from incl_shared.clock import Clock
 from incl_shared.db import Database
 from incl_shared.errors import InvalidInput, UnsupportedError
@@ -20,6 +22,8 @@ from incl_shared.queries.provisioner import (
     GetCluster,
     GetExecution,
     NodeView,
+    PlanExperiment,
+    PlanView,
     QueuedView,
 )
 from incl_shared.spec import ExperimentSpec
@@ -32,10 +36,11 @@ _QUEUE_HEAD = 100
 class Queries:
     """The handlers of the provisioner's questions."""
 
-    def __init__(self, database: Database, backend: Backend, clock: Clock) -> None:
+    def __init__(self, database: Database, backend: Backend, clock: Clock, planner: Planner | None = None) -> None:
         self._database = database
         self._backend = backend
         self._clock = clock
+        self._planner = planner
 
     async def cluster(self, asker: Asker, _: GetCluster) -> Cluster:
         """The machines, how many wait and run, and the head of the asker's project's queue."""
@@ -56,22 +61,43 @@ class Queries:
             InvalidInput: it is no experiment, or belongs to another project.
             UnsupportedError: nothing here can honour it.
         """
-        try:
-            spec = ExperimentSpec.model_validate(query.spec)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InvalidInput(f"the experiment is not valid: {where}: {first['msg']}") from error
-        if spec.project != asker.project:
-            raise InvalidInput(
-                f"the experiment says project {spec.project!r}, but you are in {asker.project!r}",
-                hint=f"write project: {asker.project}, or log in to {spec.project}",
-            )
+        spec = _spec(asker, query.spec)
         nodes = await self._database.read(store.load_nodes)
         refusal = self._backend.refusal(spec, demand_of(spec, wire_size(spec)).wire, [node.room() for node in nodes])
         if refusal is not None:
             raise UnsupportedError(refusal.message, cause=refusal.kind.value, hint=refusal.hint)
         return Done()
+
+    async def plan(self, asker: Asker, query: PlanExperiment) -> PlanView:
+        """What a cloud would be asked for; empty when none is configured, or the experiment names no instance.
+
+        Raises:
+            InvalidInput: it is no experiment, belongs to another project, or can nowhere be had.
+        """
+        spec = _spec(asker, query.spec)
+        if self._planner is None or spec.instance is None:
+            return PlanView(cloud="")
+        return view(self._planner.plan(spec), self._clock.now())
+
+
+def _spec(asker: Asker, values: dict[str, object]) -> ExperimentSpec:
+    """The experiment that is asked about.
+
+    Raises:
+        InvalidInput: it is none, or belongs to another project.
+    """
+    try:
+        spec = ExperimentSpec.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InvalidInput(f"the experiment is not valid: {where}: {first['msg']}") from error
+    if spec.project != asker.project:
+        raise InvalidInput(
+            f"the experiment says project {spec.project!r}, but you are in {asker.project!r}",
+            hint=f"write project: {asker.project}, or log in to {spec.project}",
+        )
+    return spec
 
 
 def _cluster(connection: sa.Connection, project: str, now: float) -> Cluster:

@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import SettingsConfigDict
 
 from incl_shared.service_settings import ServiceSettings
+
+
+class CloudOptions(BaseModel):
+    """A cloud, from INCL_PROVISIONER_CLOUD__…; durations in seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    project: str = Field(min_length=1, max_length=120, description="The project of the provider that machines are in.")
+    provider: str = "gce"
+    zones: tuple[str, ...] = Field((), description="Zones that may be used; none named: all of the regions.")
+    regions: tuple[str, ...] = Field((), description="Regions that may be used; none named: all.")
+    network: str = "default"
+    subnetwork: str = Field("", description="Empty: the region's own.")
+    service_account: str = Field("", description="The account that machines run as; empty: none at all.")
+    external_ip: bool = False
+    image_project: str = "debian-cloud"
+    image_family: str = "debian-12"
+    gpu_image_project: str = "deeplearning-platform-release"
+    gpu_image_family: str = "common-cu128-ubuntu-2204-nvidia-570"
+    boot_gib: int = Field(50, ge=10, le=64_000)
+    longest_s: float = Field(7 * 86_400.0, gt=300, description="A machine's whole life at most.")
+    margin_s: float = Field(1_800.0, gt=0, description="What a machine needs besides its job: boot, fetch, upload.")
+    spot: bool = Field(False, description="Whether spot is meant where the author says nothing.")
+    spot_count: int = Field(3, ge=0, description="After so many preemptions on demand; 0: never.")
+    spot_window_s: float = Field(6 * 3600.0, gt=0, description="Preemptions within so long count.")
 
 
 class ProvisionerSettings(ServiceSettings):
@@ -30,3 +57,6 @@ class ProvisionerSettings(ServiceSettings):
     notices_per_s: int = Field(20, ge=1, description="At most so many for all.")
     lease_ttl_s: float = Field(5.0, gt=0, description="How long the scheduler's lease holds without renewal.")
     holder: str = Field("", description="Who holds the scheduler's lease: unique; random if empty.")
+    cloud: CloudOptions | None = Field(None, description="The cloud where machines are made; none: no cloud.")
+    machines: Path | None = Field(None, description="A table of machines in place of the package's.")
+    prices: Path | None = Field(None, description="Prices over those of the package.")

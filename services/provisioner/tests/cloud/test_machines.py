@@ -111,6 +111,7 @@ def test_gpus_that_no_machine_has_are_refused() -> None:
         ("n1-highmem-8+t4:2", Need(), "n1-highmem-8+t4:2"),
         ("b200:8", Need(), "a4-highgpu-8g"),
         (None, Need(cpu=4, memory=16 * GIB), "e2-standard-4"),
+        ("auto", Need(cpu=4, memory=16 * GIB), "e2-standard-4"),
         (None, Need(cpu=1, gpus=1), "n1-standard-4+t4"),
     ],
 )

@@ -63,6 +63,10 @@ def test_cores_alone_and_what_spot_would_save() -> None:
 
 def test_disks_as_the_machine_needs_them() -> None:
     assert plan({"instance": "b200:8"}).disks == (Disk("hyperdisk-balanced", 50),)
+    both = plan({"instance": "auto", "resources": {"cpu": 8, "memory": "64GB"}})
+    assert {each.shape.machine.family for each in both.zones} >= {"e2", "n4"}
+    for each in both.zones:
+        assert any(each.shape.machine.boot_disks[0] in name for name, _ in each.hour.parts)
     assert plan({"instance": "a100-80gb:2"}).scratch == (Disk("local-ssd", 375),) * 2
 
 
@@ -105,13 +109,13 @@ def test_what_is_cooled_comes_last_and_is_not_called() -> None:
 def test_data_and_pins() -> None:
     near = plan({"instance": "t4"}, Wish(data_regions=("europe-west4",)))
     assert near.first.region == "europe-west4"
-    pinned = plan({"instance": "t4"}, Wish(zones=("us-central1-f",)))
+    pinned = plan({"instance": "t4", "zones": ["us-central1-f"]})
     assert {each.zone for each in pinned.zones} == {"us-central1-f"}
     with pytest.raises(InvalidInput, match="not among those that this platform may use") as caught:
-        plan({"instance": "t4"}, Wish(regions=("us-west1",)))
+        plan({"instance": "t4", "regions": ["us-west1"]})
     assert caught.value.hint == "it may use europe-west4, us-central1"
     with pytest.raises(InvalidInput, match="no zone that is allowed"):
-        plan({"instance": "p100"}, Wish(zones=("europe-west4-c",)))
+        plan({"instance": "p100", "zones": ["europe-west4-c"]})
 
 
 def test_a_machine_that_is_nowhere_here_is_told_where_it_is() -> None:

@@ -83,3 +83,53 @@ class CheckFeasible(Query[Answer]):
     answer: ClassVar[type[Answer]] = Answer
 
     spec: dict[str, object] = Field(description="An ExperimentSpec.")
+
+
+class ZonePlan(Answer):
+    """One place where it may be tried."""
+
+    zone: str
+    machine: str
+    price: float | None = Field(description="An hour of all nodes there; none where it is not known.")
+    score: float = Field(description="What a useful hour of all nodes costs there; the least is tried first.")
+    why: str = Field(description="The parts of the score, in words.")
+    wait_s: float | None = Field(None, description="Not tried before so long, after an error; none: it can be tried.")
+    wait_reason: str = ""
+
+
+class PlanView(Answer):
+    """What a cloud would be asked for. Prices are an hour of all nodes, disks included."""
+
+    cloud: str = Field(description="The provider; empty: no cloud is used, and the rest says nothing.")
+    summary: str = ""
+    nodes: int = 0
+    machine: str = ""
+    cores: int = Field(0, description="Of each node.")
+    memory: int = Field(0, description="Bytes of each node.")
+    gpu: str = ""
+    gpus: int = Field(0, description="Of each node.")
+    spot: bool = False
+    spot_why: str = ""
+    price_on_demand: float | None = None
+    price_spot: float | None = None
+    saving: float | None = Field(None, description="The share that spot saves, from 0 to 1.")
+    currency: str = ""
+    price_date: str = Field("", description="The day of the list of prices.")
+    zones: tuple[ZonePlan, ...] = Field((), description="The first of them, in order.")
+    zones_in_all: int = 0
+    image: str = ""
+    disks: tuple[str, ...] = ()
+    network: str = ""
+    service_account: str = ""
+    max_run_duration_s: int = Field(0, description="After so long the provider deletes the machines by itself.")
+    notes: tuple[str, ...] = ()
+
+
+class PlanExperiment(Query[PlanView]):
+    """Where in a cloud this would run, on what, and what it would cost (dry run); nothing is made."""
+
+    service: ClassVar[str] = "provisioner"
+    name: ClassVar[str] = "plan"
+    answer: ClassVar[type[Answer]] = PlanView
+
+    spec: dict[str, object] = Field(description="An ExperimentSpec.")

@@ -42,6 +42,12 @@ def _no_cloud(spec: ExperimentSpec, _: Demand) -> Refusal | None:
             f"instance {spec.instance!r} was asked for, but no cloud is configured",
             "leave `instance` out to run on the machines that are here; `incl status` lists them",
         )
+    if spec.zones or spec.regions:
+        return Refusal(
+            RefusalKind.INSTANCE,
+            "zones or regions were named, but no cloud is configured",
+            "leave `zones` and `regions` out",
+        )
     if spec.spot:
         return Refusal(RefusalKind.SPOT, "spot machines were asked for, but no cloud is configured", "leave `spot` out")
     return None

@@ -14,6 +14,8 @@ _PLUS = re.compile(r"^(?P<machine>[a-z0-9-]{1,63})\+(?P<gpu>[a-z0-9-]{1,63})(?:[
 _GPU = re.compile(r"^(?:(?P<before>\d{1,3})x)?(?P<gpu>[a-z][a-z0-9-]{0,62}?)(?:[:x](?P<count>\d{1,3}))?$")
 _HINT = "name a machine type (n2-standard-8, a2-highgpu-1g), or a GPU and how many: t4, a100:8, h100x8"
 _SHOWN = 8
+AUTO = "auto"
+"""What stands for: the cheapest machine that has what is needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ def resolve(text: str | None, need: Need, table: MachineTable, price: Price) -> 
     Raises:
         InvalidInput: nothing is called so (with what was probably meant), or what is called so is too small.
     """
-    if text is None:
+    if text is None or text.strip().lower() == AUTO:
         shapes = [shape for shape in _every(table) if _fits(shape, need) and (need.gpus or not shape.gpus)]
         if not shapes:
             raise InvalidInput(f"no machine has {_need_text(need)}", hint=_largest(table, need))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from incl_provisioner.domain.cloud.instances import Need, resolve
-from incl_provisioner.domain.cloud.machines import GIB, MachineTable, Shape, region_of
+from incl_provisioner.domain.cloud.machines import MachineTable, Shape, region_of
 from incl_provisioner.domain.cloud.policy import Decision, Situation, SpotPolicy
 from incl_provisioner.domain.cloud.prices import LOCAL_SSD_GIB, Disk, Hour, PriceTable, money, too_old
 from incl_provisioner.domain.cloud.zones import Pins, Ranked, State, Weights, allowed, by_region, rank, waiting
@@ -59,8 +59,6 @@ class Wish:
 
     preemptions: Sequence[float] = ()
     data_regions: tuple[str, ...] = ()
-    zones: tuple[str, ...] = ()
-    regions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,14 +123,17 @@ def make_plan(
         InvalidInput: nothing is called so, nothing is so large, or it is nowhere that is allowed; with the next step.
     """
     need = Need(spec.resources.cpu, spec.resources.memory or 0, spec.resources.gpu)
-    zones = _zones(table, settings, wish)
+    zones = _zones(table, settings, spec)
     shapes = _shapes(spec, need, table, prices, zones)
     exists = any(shape.machine.spot for shape in shapes)
     decision = policy.choose(
         Situation(state.now, asked=spec.spot, exists=exists, nodes=spec.nodes, preemptions=wish.preemptions)
     )
     shapes = [shape for shape in shapes if shape.machine.spot or not decision.spot][:_MACHINES_TRIED]
-    disks = (Disk(_boot_disk(shapes[0]), settings.boot_gib),)
+
+    def disks(shape: Shape) -> tuple[Disk, ...]:
+        return (Disk(shape.machine.boot_disks[0], settings.boot_gib),)
+
     ranked = rank(
         shapes, zones, state, prices, spot=decision.spot, nodes=spec.nodes, disks=disks,
         data=frozenset(wish.data_regions), weights=settings.weights,
@@ -140,16 +141,16 @@ def make_plan(
     shape = ranked[0].shape
     return Plan(
         table.provider, spec.nodes, decision, ranked, settings.gpu_image if shape.gpus else settings.image,
-        (Disk(_boot_disk(shape), settings.boot_gib),), (Disk("local-ssd", LOCAL_SSD_GIB),) * shape.machine.local_ssd,
+        disks(shape), (Disk("local-ssd", LOCAL_SSD_GIB),) * shape.machine.local_ssd,
         settings.network, settings.subnetwork, settings.service_account, settings.external_ip,
         _longest(spec, settings), prices.date, tuple(_notes(ranked, state, prices, today)),
     )  # fmt: skip
 
 
-def _zones(table: MachineTable, settings: CloudSettings, wish: Wish) -> frozenset[str]:
+def _zones(table: MachineTable, settings: CloudSettings, spec: ExperimentSpec) -> frozenset[str]:
     """Where it may run: what the operator allows, and of that what the author named."""
     mine = allowed(table, Pins(settings.zones, settings.regions))
-    theirs = allowed(table, Pins(wish.zones, wish.regions))
+    theirs = allowed(table, Pins(spec.zones, spec.regions))
     both = mine & theirs
     if not both:
         raise InvalidInput(
@@ -169,10 +170,6 @@ def _shapes(
         spec.instance, need, table, lambda shape: prices.cheapest(shape, spot=spot, regions=regions)
     )  # fmt: skip
     return [shape for shape in shapes if shape.zones & zones] or list(shapes)
-
-
-def _boot_disk(shape: Shape) -> str:
-    return shape.machine.boot_disks[0]
 
 
 def _longest(spec: ExperimentSpec, settings: CloudSettings) -> int:
@@ -216,8 +213,3 @@ def summary(plan: Plan) -> str:
     elif saving is not None and saving > 0:
         tail = f"; spot would save {saving:.0%}"
     return f"{count}{plan.shape.name} {kind} in {plan.first.zone}: {cost}{tail}"
-
-
-def memory_gib(shape: Shape) -> float:
-    """The memory of one node, in GiB."""
-    return shape.machine.memory / GIB

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from incl_provisioner.domain.cloud.cooldowns import CooldownBook, Cooling, Target
@@ -129,23 +129,23 @@ def rank(
     *,
     spot: bool,
     nodes: int = 1,
-    disks: Iterable[Disk] = (),
+    disks: Callable[[Shape], Iterable[Disk]] = lambda _: (),
     data: Collection[str] = (),
     weights: Weights | None = None,
 ) -> tuple[Ranked, ...]:
     """Every machine in every of these zones that has it, the best first, what is cooled at the end.
 
-    All nodes go to one zone. Ties are broken by `state.key`: always the same for one experiment, and different ones do
-    not all begin in the same zone.
+    disks: those of a node made of a machine. All nodes go to one zone. Ties are broken by `state.key`: always the same
+    for one experiment, and different ones do not all begin in the same zone.
 
     Raises:
         InvalidInput: no zone has any of the machines.
     """
-    weights, kept = weights or Weights(), tuple(disks)
+    weights = weights or Weights()
     pairs = [(zone, shape) for shape in shapes for zone in sorted(shape.zones.intersection(zones))]
     if not pairs:
         raise InvalidInput(f"{shapes[0].name} is in no zone that is allowed", hint=_elsewhere(shapes))
-    hours = {(region_of(zone), shape.name): prices.hour(shape, region_of(zone), kept) for zone, shape in pairs}
+    hours = {(region_of(zone), shape.name): prices.hour(shape, region_of(zone), disks(shape)) for zone, shape in pairs}
     dearest = max((total for hour in hours.values() if (total := hour.total(spot=spot)) is not None), default=1.0)
     found = []
     for zone, shape in pairs:
