@@ -66,6 +66,7 @@ class Calls:
         """
         limit = self._limits.write_s if write else self._limits.read_s
         turn = 0
+        unsure = False
         while True:
             await self._turn()
             self.made[name] += 1
@@ -74,6 +75,7 @@ class Calls:
                 return await once(limit)
             except CloudFailure as error:
                 self.failed[name, error.verdict.reason] += 1
+                error.unsure = unsure = unsure or error.unsure
                 if error.verdict.meaning not in AGAIN or turn >= self._limits.tries:
                     raise
             pause = min(self._limits.longest_s, self._limits.first_s * 2.0 ** (turn - 1))

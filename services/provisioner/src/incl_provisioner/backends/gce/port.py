@@ -17,11 +17,18 @@ ENDED = frozenset({"TERMINATED", "STOPPED", "SUSPENDED"})
 
 
 class CloudFailure(Exception):  # noqa: N818
-    """A call that failed. `call`: such as instances.insert; `status`: of HTTP, or none where there was no answer."""
+    """A call that failed.
+
+    Attributes:
+        call: such as instances.insert.
+        status: of HTTP, or none where there was no answer.
+        unsure: one of its tries had no answer: it may still be received, and do what it asks for.
+    """
 
     def __init__(self, call: str, verdict: Verdict, status: int | None = None) -> None:
         super().__init__(f"{call}: {verdict.message}" + (f" ({verdict.said})" if verdict.said else ""))
         self.call, self.verdict, self.status = call, verdict, status
+        self.unsure = status is None
 
 
 @dataclass(frozen=True, slots=True)

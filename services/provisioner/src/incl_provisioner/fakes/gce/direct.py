@@ -17,6 +17,7 @@ from incl_provisioner.domain.cloud.classify import classify
 from incl_provisioner.domain.cloud.errors import CloudError, read_errors
 from incl_provisioner.domain.cloud.plan import Image
 from incl_provisioner.domain.cloud.zones import Advice
+from incl_provisioner.fakes.gce.api import Outcome
 from incl_provisioner.fakes.gce.call import Call
 from incl_provisioner.fakes.gce.cloud import FakeCloud
 from incl_provisioner.fakes.gce.problems import JSON
@@ -48,6 +49,7 @@ class DirectCompute:
         self._cloud = cloud
         self._project = project or cloud.settings.project
         self._images: dict[Image, str] = {}
+        self._open: set[asyncio.Task[Outcome]] = set()
         self.calls = calls
 
     async def _call(
@@ -57,13 +59,15 @@ class DirectCompute:
         call = Call(method, project or self._project, place, name, query or {}, camel(body or {}))
 
         async def once(limit: float) -> JSON:
-            try:
-                async with asyncio.timeout(limit):
-                    outcome = await self._cloud.api.outcome(call)
-                    if outcome.kind == "hang":
-                        await asyncio.sleep(limit * 2)
-            except TimeoutError:
-                raise CloudFailure(method, classify([CloudError("TIMEOUT", "no answer")])) from None
+            # As over HTTP: what was received goes on, also when the caller has given up.
+            task = asyncio.ensure_future(self._cloud.api.outcome(call))
+            self._open.add(task)
+            task.add_done_callback(self._open.discard)
+            done, _ = await asyncio.wait((task,), timeout=limit)
+            if not done or task.result().kind == "hang":
+                await asyncio.sleep(limit if done else 0)
+                raise CloudFailure(method, classify([CloudError("TIMEOUT", "no answer")]))
+            outcome = task.result()
             if outcome.kind != "answer":
                 raise CloudFailure(method, classify([CloudError(_BROKEN[outcome.kind], outcome.kind)]))
             if outcome.status >= 400:
@@ -194,7 +198,11 @@ class DirectCompute:
         return {one["metric"]: (one["limit"], one["usage"]) for one in found["quotas"]}
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Wait for nothing that is still received."""
+        tasks = list(self._open)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _operation(body: JSON) -> Operation:

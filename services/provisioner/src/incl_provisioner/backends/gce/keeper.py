@@ -1,0 +1,179 @@
+"""Keeps the machines of gangs as they are wanted: looks at the cloud, decides, saves, acts; again and again.
+
+Level-triggered: a round needs nothing from the one before but the rows. It may be cut off anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import uuid
+from collections import Counter
+from collections.abc import Mapping
+from typing import Protocol
+
+from incl_provisioner.backends.gce.port import CloudFailure, Compute, DiskSeen, Order, Vm
+from incl_provisioner.domain.cloud import gangs
+from incl_provisioner.domain.cloud.errors import Verdict
+from incl_provisioner.domain.cloud.gangs import Action, Do, Gang, Limits, Thing, View, Where
+from incl_provisioner.domain.cloud.names import Place, label_filter, request_id
+from incl_shared.clock import Clock
+
+log = logging.getLogger(__name__)
+
+
+class Rows(Protocol):
+    """Where gangs are kept."""
+
+    async def gangs(self) -> Mapping[tuple[str, int], Gang]:
+        """All gangs that are not over, and any that are."""
+
+    async def save(self, before: Gang, after: Gang) -> bool:
+        """Replace a row; False when it is not `before` any more, and nothing is changed."""
+
+
+class Planner(Protocol):
+    """What the keeper does not decide by itself."""
+
+    def where(self, gang: Gang, now: float) -> Where | None:
+        """The next place for a gang; None: wait."""
+
+    def order(self, gang: Gang) -> Order:
+        """What its VMs are made like."""
+
+    def failed(self, gang: Gang, verdict: Verdict, now: float) -> None:
+        """A try failed: for cooldowns."""
+
+
+class Keeper:
+    """Args: platform: the id of this installation, as in the labels.
+
+    Attributes:
+        troubles: how often a call failed, by (what was done, reason).
+    """
+
+    def __init__(
+        self, platform: str, compute: Compute, rows: Rows, planner: Planner, clock: Clock, limits: Limits | None = None
+    ) -> None:
+        self._platform, self._compute, self._rows = platform, compute, rows
+        self._planner, self._clock, self._limits = planner, clock, limits or Limits()
+        self._busy: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self.troubles: Counter[tuple[str, str]] = Counter()
+
+    async def round(self) -> View:
+        """Look once, and act on what was seen. The view is what was seen; empty and old where nothing could be."""
+        view = await self._look()
+        # Read after the lists: whatever they show was asked for by a row that is there by now.
+        known = await self._rows.gangs()
+        for key, gang in known.items():
+            if key not in self._busy:
+                self._busy[key] = task = asyncio.ensure_future(self._step(gang, view))
+                task.add_done_callback(functools.partial(self._stepped, key))
+        sweeping = [self._delete(action) for action in gangs.orphans(view, known)]
+        await asyncio.gather(*sweeping)
+        if self._busy:
+            # A call that hangs holds up its own gang, not the others.
+            await asyncio.wait(self._busy.values(), timeout=self._limits.round_s)
+        return view
+
+    def _stepped(self, key: tuple[str, int], task: asyncio.Task[None]) -> None:
+        self._busy.pop(key, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.troubles["step", type(error).__name__] += 1
+            log.error("a gang could not be taken further", exc_info=error)
+
+    async def stop(self) -> None:
+        """Break off whatever is under way; the rows say how it goes on."""
+        tasks = list(self._busy.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _look(self) -> View:
+        at = self._clock.now()
+        wanted = label_filter(self._platform)
+        try:
+            vms, disks = await asyncio.gather(self._compute.vms(wanted), self._compute.disks(wanted))
+        except CloudFailure as error:
+            self._trouble("look", error)
+            return View(-1.0)
+        things = [*map(_vm, vms.items), *map(_disk, disks.items)]
+        return gangs.view_of(at, things, vms.unreachable | disks.unreachable)
+
+    async def _step(self, gang: Gang, view: View) -> None:
+        now = self._clock.now()
+        where = self._planner.where(gang, now) if gang.phase is gangs.Phase.PLANNED and gang.wanted else None
+        after, actions = gangs.decide(gang, view, where, now, self._limits)
+        if after != gang and not await self._rows.save(gang, after):
+            return
+        for action in actions:
+            found = await self._do(after, action)
+            if found != after:
+                if not await self._rows.save(after, found):
+                    return
+                after = found
+
+    async def _do(self, gang: Gang, action: Action) -> Gang:
+        if action.do is Do.ASK:
+            return await self._ask(gang)
+        if action.do in (Do.POLL, Do.FIND):
+            return await self._poll(gang, action)
+        await self._delete(action)
+        return gang
+
+    def _request(self, gang: Gang) -> str:
+        place = Place(gang.experiment, gang.attempt, 0)
+        return request_id(self._platform, place, "gang", gang.region, gang.turn)
+
+    async def _ask(self, gang: Gang) -> Gang:
+        order = self._planner.order(gang)
+        try:
+            operation = await self._compute.insert_gang(gang.names, gang.region, gang.zones, order, self._request(gang))
+        except CloudFailure as error:
+            self._trouble("ask", error)
+            now = self._clock.now()
+            self._planner.failed(gang, error.verdict, now)
+            return gangs.refused(gang, error.verdict, now, unsure=error.unsure)
+        return gangs.answered(gang, operation.name)
+
+    async def _poll(self, gang: Gang, action: Action) -> Gang:
+        scope = f"regions/{gang.region}"
+        try:
+            if action.do is Do.FIND:
+                found = await self._compute.operations(scope, request_id=self._request(gang))
+                return gangs.answered(gang, found[0].name) if found else gang
+            operation = await self._compute.operation(scope, gang.operation)
+        except CloudFailure as error:
+            self._trouble("poll", error)
+            return gang
+        now = self._clock.now()
+        if operation is None:
+            return gangs.forgotten(gang, now)
+        if operation.verdict is not None and gang.phase is gangs.Phase.ASKED:
+            self._planner.failed(gang, operation.verdict, now)
+        return gangs.polled(gang, done=operation.done, verdict=operation.verdict, now=now)
+
+    async def _delete(self, action: Action) -> None:
+        # A new id each time: with an old one the provider would answer with an old delete of another VM of this name.
+        same = str(uuid.uuid4())
+        try:
+            if action.do is Do.DELETE:
+                await self._compute.delete_vm(action.zone, action.name, same)
+            else:
+                await self._compute.delete_disk(action.zone, action.name, same)
+        except CloudFailure as error:
+            self._trouble("delete", error)
+
+    def _trouble(self, what: str, error: CloudFailure) -> None:
+        self.troubles[what, error.verdict.reason] += 1
+        log.warning("the cloud: %s", error, extra={"call": error.call, "reason": error.verdict.reason})
+
+
+def _vm(vm: Vm) -> Thing:
+    return Thing(vm.name, vm.zone, vm.status)
+
+
+def _disk(disk: DiskSeen) -> Thing:
+    return Thing(disk.name, disk.zone, disk=True, used=bool(disk.users))

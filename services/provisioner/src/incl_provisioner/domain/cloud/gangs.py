@@ -1,0 +1,286 @@
+"""The life of the VMs of one attempt, as a table: what a row becomes, and what is to be done, after what was seen.
+
+    planned -> asked -> made            it was wanted, and the provider made all of it
+    asked -> cleaning -> planned        a try failed: what it may have left is removed, then the next place
+    any -> ending -> gone               it is wanted no more: removed, and the provider has said so
+    cleaning -> failed                  no place will ever do
+
+A row is saved before what it says is done, so that whoever takes up after a crash repeats the same call with the same
+request id. Nothing here does anything: `decide` and the functions beside it are pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from incl_provisioner.domain.cloud.errors import Meaning, Scope, Verdict
+from incl_provisioner.domain.cloud.names import Place, machine_name, parse_name
+
+ENDED = frozenset({"TERMINATED", "STOPPED", "SUSPENDED"})
+GOING = frozenset({"STOPPING", "DEPROVISIONING", "PENDING_STOP"})
+
+
+class Phase(StrEnum):
+    """Where a gang is."""
+
+    PLANNED = "planned"
+    ASKED = "asked"
+    MADE = "made"
+    CLEANING = "cleaning"
+    ENDING = "ending"
+    GONE = "gone"
+    FAILED = "failed"
+
+
+LAST = frozenset({Phase.GONE, Phase.FAILED})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds.
+
+    Attributes:
+        settle_s: after so long a call that had no answer has no effect any more.
+        make_s: an operation that is not over by then is given up, and what it makes is removed.
+        again_s: from one try of a call that had no answer to the next.
+        round_s: how long a round waits for the calls of single gangs.
+    """
+
+    settle_s: float = 180.0
+    make_s: float = 900.0
+    again_s: float = 20.0
+    round_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gang:
+    """The VMs of one attempt. `since`, `asked`: epoch seconds; `asked`: when the call was last made, or about to be.
+
+    Attributes:
+        turn: of the request id; one for each place that was tried.
+        region, zones: of the last try. tried: every zone in which something may be left.
+        operation: of the last try; empty while no answer of the call is known.
+        open: the last try may still make something.
+        unsure: a call of the last try had no answer, or nobody knows whether it had one: it may be received late.
+        verdict: why the last try failed.
+    """
+
+    experiment: str
+    attempt: int
+    nodes: int
+    phase: Phase = Phase.PLANNED
+    since: float = 0.0
+    wanted: bool = True
+    turn: int = 0
+    region: str = ""
+    zones: tuple[str, ...] = ()
+    tried: frozenset[str] = frozenset()
+    operation: str = ""
+    open: bool = False
+    unsure: bool = False
+    asked: float = 0.0
+    verdict: Verdict | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Of its VMs, by rank."""
+        return [machine_name(Place(self.experiment, self.attempt, rank)) for rank in range(self.nodes)]
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What it is known by."""
+        return self.experiment, self.attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """A VM or a disk that the provider shows. `used`: a disk that a VM has."""
+
+    name: str
+    zone: str
+    status: str = ""
+    disk: bool = False
+    used: bool = False
+
+
+@dataclass(frozen=True)
+class View:
+    """Lists of everything of the platform. `at`: when they were asked for; `unreachable`: zones that did not answer."""
+
+    at: float
+    things: Mapping[tuple[str, int], Sequence[Thing]] = field(default_factory=dict)
+    unreachable: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The next place: a region and the zones of it that are asked."""
+
+    region: str
+    zones: tuple[str, ...]
+
+
+class Do(StrEnum):
+    """What is to be done."""
+
+    ASK = "ask"
+    """Make the call with this turn's request id; again if it was made before."""
+    POLL = "poll"
+    """Look at the operation."""
+    FIND = "find"
+    """Look whether an operation of this turn's request id is there."""
+    DELETE = "delete"
+    DELETE_DISK = "delete_disk"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One thing to do. zone, name: of what is deleted."""
+
+    do: Do
+    zone: str = ""
+    name: str = ""
+
+
+def view_of(at: float, things: Iterable[Thing], unreachable: Iterable[str]) -> View:
+    """A view from lists; what has no name of ours is left out."""
+    by_gang: dict[tuple[str, int], list[Thing]] = {}
+    for thing in things:
+        parsed = parse_name(thing.name)
+        if parsed is not None:
+            by_gang.setdefault((parsed[0].experiment, parsed[0].attempt), []).append(thing)
+    return View(at, by_gang, frozenset(unreachable))
+
+
+def decide(gang: Gang, view: View, where: Where | None, now: float, limits: Limits) -> tuple[Gang, list[Action]]:
+    """(the row to save, what to do then). where: the next place, for a gang that is planned; None: wait."""
+    if gang.phase in LAST:
+        return gang, []
+    if not gang.wanted and gang.phase in (Phase.PLANNED, Phase.MADE, Phase.CLEANING):
+        gang = replace(gang, phase=Phase.ENDING, since=now)
+    if gang.phase is Phase.PLANNED:
+        return _planned(gang, where, now)
+    if gang.phase is Phase.ASKED:
+        return _asked(gang, view, now, limits)
+    if gang.phase in (Phase.CLEANING, Phase.ENDING):
+        return _removing(gang, view, now, limits)
+    return gang, []
+
+
+def _planned(gang: Gang, where: Where | None, now: float) -> tuple[Gang, list[Action]]:
+    if where is None:
+        return gang, []
+    asked = replace(
+        gang, phase=Phase.ASKED, since=now, asked=now, turn=gang.turn + 1, region=where.region, zones=where.zones,
+        tried=gang.tried | set(where.zones), operation="", open=True, unsure=False,
+        verdict=None,
+    )  # fmt: skip
+    return asked, [Action(Do.ASK)]
+
+
+def _asked(gang: Gang, view: View, now: float, limits: Limits) -> tuple[Gang, list[Action]]:
+    if now - gang.since > limits.make_s:
+        return _give_up(gang, now), []
+    if gang.operation:
+        return gang, [Action(Do.POLL)]
+    if not gang.wanted:
+        # Asking again would make what nobody wants. Whether it was received can be found out without that.
+        if now - gang.asked > limits.settle_s:
+            return replace(gang, phase=Phase.ENDING, since=now, open=False), []
+        return gang, [Action(Do.FIND)]
+    if now - gang.asked < limits.again_s:
+        return gang, []
+    return replace(gang, asked=now, unsure=True), [Action(Do.ASK)]
+
+
+def _give_up(gang: Gang, now: float) -> Gang:
+    verdict = _verdict("MAKE_TIMEOUT", "the provider did not make the machines in time", "other zones are tried")
+    return replace(gang, phase=Phase.CLEANING, since=now, verdict=verdict)
+
+
+def _verdict(code: str, message: str, hint: str) -> Verdict:
+    return Verdict(Meaning.NEXT_ZONE, Scope.ZONE, 300.0, code.lower(), message, hint)
+
+
+def _removing(gang: Gang, view: View, now: float, limits: Limits) -> tuple[Gang, list[Action]]:
+    """Delete what is there; over when a whole view that is new enough shows nothing, and nothing more can come."""
+    actions = [Action(Do.POLL)] if gang.open and gang.operation else []
+    if gang.open and not gang.operation:
+        actions.append(Action(Do.FIND))
+    if view.at < gang.since:
+        return gang, actions
+    things = view.things.get(gang.key, ())
+    actions += [Action(Do.DELETE, one.zone, one.name) for one in things if not one.disk and one.status not in GOING]
+    actions += [Action(Do.DELETE_DISK, one.zone, one.name) for one in things if one.disk and not one.used]
+    late = gang.open and now - max(gang.asked, gang.since) <= (limits.make_s if gang.operation else limits.settle_s)
+    if things or late or view.unreachable & gang.tried:
+        return gang, actions
+    return _removed(gang, now), []
+
+
+def _removed(gang: Gang, now: float) -> Gang:
+    clean = replace(gang, since=now, operation="", open=False)
+    if gang.phase is Phase.ENDING or not gang.wanted:
+        return replace(clean, phase=Phase.GONE)
+    hopeless = gang.verdict is not None and not gang.verdict.waits and gang.verdict.meaning is not Meaning.CREDENTIALS
+    return replace(clean, phase=Phase.FAILED if hopeless else Phase.PLANNED)
+
+
+# -- what came of it --
+
+
+def answered(gang: Gang, operation: str) -> Gang:
+    """The call was received: this is its operation."""
+    return replace(gang, operation=operation, open=True)
+
+
+def refused(gang: Gang, verdict: Verdict, now: float, *, unsure: bool) -> Gang:
+    """The call failed, after the retries that make sense. unsure: one of them had no answer."""
+    if gang.phase is not Phase.ASKED:
+        return gang
+    unsure = unsure or gang.unsure or verdict.meaning in (Meaning.TRANSIENT, Meaning.CLEAN_UP)
+    if verdict.meaning in (Meaning.TRANSIENT, Meaning.BACK_OFF, Meaning.CREDENTIALS):
+        return replace(gang, verdict=verdict, unsure=unsure)
+    return replace(gang, phase=Phase.CLEANING, since=now, verdict=verdict, unsure=unsure, open=unsure)
+
+
+def polled(gang: Gang, *, done: bool, verdict: Verdict | None, now: float) -> Gang:
+    """The operation as it was seen."""
+    if not done:
+        return gang
+    closed = replace(gang, open=False)
+    if gang.phase is not Phase.ASKED:
+        return closed
+    if verdict is None:
+        return replace(closed, phase=Phase.MADE, since=now)
+    return replace(closed, phase=Phase.CLEANING, since=now, verdict=verdict)
+
+
+def forgotten(gang: Gang, now: float) -> Gang:
+    """The provider does not know the operation any more: whatever it made is removed."""
+    if gang.phase is not Phase.ASKED:
+        return replace(gang, open=False)
+    verdict = _verdict("OPERATION_LOST", "the provider has forgotten the call", "what may be left is removed first")
+    return replace(gang, phase=Phase.CLEANING, since=now, verdict=verdict, open=False)
+
+
+def lost(gang: Gang, view: View) -> list[int]:
+    """Ranks of a gang that was made whose VM is not there any more, or has ended; none while that is not known."""
+    if gang.phase is not Phase.MADE or view.at < gang.since or view.unreachable & gang.tried:
+        return []
+    alive = {one.name for one in view.things.get(gang.key, ()) if not one.disk and one.status not in ENDED | GOING}
+    return [rank for rank, name in enumerate(gang.names) if name not in alive]
+
+
+def orphans(view: View, gangs: Mapping[tuple[str, int], Gang]) -> list[Action]:
+    """What belongs to no gang that is alive: to be deleted. gangs: read after the view was taken."""
+    actions = []
+    for key, things in view.things.items():
+        gang = gangs.get(key)
+        if gang is not None and gang.phase not in LAST:
+            continue
+        actions += [Action(Do.DELETE, one.zone, one.name) for one in things if not one.disk and one.status not in GOING]
+        actions += [Action(Do.DELETE_DISK, one.zone, one.name) for one in things if one.disk and not one.used]
+    return actions

@@ -1,0 +1,375 @@
+"""Gangs of VMs through everything that a cloud can do, in virtual time: nothing is left, nothing is made twice."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from incl_provisioner.backends.gce.calls import Calls, Limits
+from incl_provisioner.backends.gce.keeper import Keeper
+from incl_provisioner.backends.gce.port import Order
+from incl_provisioner.domain.cloud import gangs
+from incl_provisioner.domain.cloud.errors import Verdict
+from incl_provisioner.domain.cloud.gangs import Gang, Phase, Where
+from incl_provisioner.domain.cloud.plan import Image
+from incl_provisioner.domain.cloud.prices import Disk
+from incl_provisioner.fakes.gce import CloudSettings, FakeCloud
+from incl_provisioner.fakes.gce.call import Call
+from incl_provisioner.fakes.gce.direct import DirectCompute
+from incl_provisioner.fakes.gce.pace import REAL
+from incl_shared.ids import new_id
+from incl_shared.testing.virtual_time import LoopClock, run_virtual
+
+PLACES = [
+    Where("us-central1", ("us-central1-a", "us-central1-b")),
+    Where("us-central1", ("us-central1-c",)),
+    Where("europe-west4", ("europe-west4-a", "europe-west4-b")),
+]
+ORDER = Order(
+    machine="a2-highgpu-1g", image=Image("debian-cloud", "debian-12"), disks=[Disk("pd-balanced", 20)], metadata={},
+    labels={"incl-platform": "p"}, spot=True, longest_s=4 * 3600, terminates=True,
+)  # fmt: skip
+FAULTS: list[dict[str, Any]] = [
+    {"kind": "cut"},
+    {"kind": "cut", "effect": True},
+    {"kind": "hang"},
+    {"kind": "hang", "effect": True},
+    {"kind": "slow", "seconds": 45.0},
+    {"kind": "slow", "seconds": 150.0},
+    {"kind": "garbage", "effect": True},
+    {"kind": "error", "status": 500},
+    {"kind": "error", "status": 503, "effect": True},
+    {"kind": "error", "status": 429, "reason": "rateLimitExceeded"},
+    {"kind": "operation", "reason": "RESOURCE_NOT_FOUND", "status": 404, "effect": True},
+    {"kind": "operation", "reason": "INTERNAL_ERROR", "status": 500},
+    {"kind": "stuck"},
+]
+
+
+class Table:
+    """Rows in memory: they outlive a keeper."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, int], Gang] = {}
+
+    async def gangs(self) -> Mapping[tuple[str, int], Gang]:
+        return dict(self.rows)
+
+    async def save(self, before: Gang, after: Gang) -> bool:
+        if self.rows.get(before.key) != before:
+            return False
+        self.rows[before.key] = after
+        return True
+
+    def add(self, nodes: int, turn: int = 0) -> Gang:
+        gang = Gang(new_id(), 1, nodes, turn=turn)
+        self.rows[gang.key] = gang
+        return gang
+
+    def unwanted(self, key: tuple[str, int]) -> None:
+        self.rows[key] = replace(self.rows[key], wanted=False)
+
+
+class Plans:
+    """The next place is the next of the list; what failed is counted."""
+
+    def __init__(self) -> None:
+        self.failures: Counter[str] = Counter()
+
+    def where(self, gang: Gang, now: float) -> Where | None:
+        return PLACES[gang.turn % len(PLACES)]
+
+    def order(self, gang: Gang) -> Order:
+        return ORDER
+
+    def failed(self, gang: Gang, verdict: Verdict, now: float) -> None:
+        self.failures[verdict.reason] += 1
+
+
+class World:
+    """A cloud, rows, and keepers that come and go."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.clock = LoopClock()
+        settings = CloudSettings(vms="none", pace=REAL, clock=self.clock.now, monotonic=self.clock.monotonic, seed=seed)
+        self.cloud = FakeCloud(settings)
+        self.compute = DirectCompute(self.cloud, Calls(Limits(), self.clock, self.chance.random))
+        self.table, self.plans = Table(), Plans()
+        self.keeper = Keeper("p", self.compute, self.table, self.plans, self.clock)
+        self.task: asyncio.Task[None] | None = None
+
+    async def _keep(self) -> None:
+        while True:
+            await self.keeper.round()
+            await asyncio.sleep(10)
+
+    def start(self) -> None:
+        self.keeper = Keeper("p", self.compute, self.table, self.plans, self.clock)
+        self.task = asyncio.ensure_future(self._keep())
+
+    async def crash(self) -> None:
+        """The keeper is gone in the middle of whatever it does."""
+        assert self.task is not None
+        self.task.cancel()
+        await asyncio.wait((self.task,))
+        await self.keeper.stop()
+
+    def running(self) -> Counter[str]:
+        """name -> in how many zones a VM of it runs."""
+        vms = self.cloud.state.instances.values()
+        return Counter(
+            vm.name for vm in vms if vm.status in ("PROVISIONING", "STAGING", "RUNNING") and vm.ending is None
+        )
+
+    def phases(self) -> set[Phase]:
+        return {gang.phase for gang in self.table.rows.values()}
+
+    async def until(self, done: Any, limit: float) -> None:
+        """Let time pass until something is so; at most `limit` seconds."""
+        end = self.clock.monotonic() + limit
+        while not done():
+            assert self.clock.monotonic() < end, (self.table.rows, self.plans.failures, self.keeper.troubles)
+            await asyncio.sleep(5)
+
+    async def watch(self) -> None:
+        """What must hold at any moment: no VM runs in two places, and nothing is left of what is said to be gone."""
+        while True:
+            twice = [name for name, count in self.running().items() if count > 1]
+            assert not twice, (twice, self.table.rows)
+            gone = {name for gang in self.table.rows.values() if gang.phase in gangs.LAST for name in gang.names}
+            left = [name for _, name in [*self.cloud.state.instances, *self.cloud.state.disks] if name in gone]
+            assert not left, (left, self.table.rows)
+            await asyncio.sleep(2)
+
+    async def stop(self) -> None:
+        await self.crash()
+        await self.compute.close()
+        assert self.cloud.operations.failures == 0
+        await self.cloud.stop()
+
+
+def play(scenario: Any, seed: int = 1) -> World:
+    """Run a scenario in a world of its own."""
+
+    async def main() -> World:
+        world = World(seed)
+        world.start()
+        watching = asyncio.ensure_future(world.watch())
+        await scenario(world)
+        await asyncio.sleep(0)
+        assert not watching.done(), watching.exception()
+        watching.cancel()
+        await world.stop()
+        return world
+
+    return run_virtual(main())
+
+
+def test_a_gang_is_made_and_removed() -> None:
+    async def scenario(world: World) -> None:
+        gang = world.table.add(3)
+        await world.until(lambda: world.phases() == {Phase.MADE}, 120)
+        assert sorted(world.running()) == sorted(gang.names)
+        world.table.unwanted(gang.key)
+        await world.until(lambda: world.phases() == {Phase.GONE}, 300)
+        assert not world.cloud.state.instances
+        assert not world.cloud.state.disks
+
+    play(scenario)
+
+
+def test_a_stockout_leads_to_the_next_place() -> None:
+    async def scenario(world: World) -> None:
+        world.cloud.switches.stockout("us-central1-*")
+        gang = world.table.add(2)
+        await world.until(lambda: world.phases() == {Phase.MADE}, 300)
+        assert world.table.rows[gang.key].region == "europe-west4"
+        assert world.plans.failures["insufficient_capacity"] == 2
+
+    play(scenario)
+
+
+def test_a_stockout_in_the_operation_leads_to_the_next_zones_with_another_request_id() -> None:
+    async def scenario(world: World) -> None:
+        world.cloud.switches.stockout_form(bulk="operation")
+        for zone in ("us-central1-a", "us-central1-b"):
+            world.cloud.switches.stockout(zone)
+        gang = world.table.add(2)
+        await world.until(lambda: world.phases() == {Phase.MADE}, 300)
+        assert world.table.rows[gang.key].turn == 2
+        assert {zone for zone, _ in world.cloud.state.instances} == {"us-central1-c"}
+
+    play(scenario)
+
+
+def test_a_call_that_is_received_late_after_a_refusal_makes_no_second_gang() -> None:
+    async def scenario(world: World) -> None:
+        world.cloud.switches.fault(kind="slow", seconds=100.0, method="regionInstances.bulkInsert")
+        world.cloud.switches.stockout("us-central1-*")
+        gang = world.table.add(2)
+        await asyncio.sleep(70)
+        world.cloud.switches.restock()
+        await world.until(lambda: world.phases() == {Phase.MADE}, 900)
+        assert world.table.rows[gang.key].turn == 2
+        await asyncio.sleep(300)
+        assert sorted(world.running()) == gang.names
+
+    play(scenario)
+
+
+def test_an_operation_that_is_forgotten_makes_no_second_gang() -> None:
+    async def scenario(world: World) -> None:
+        gang = world.table.add(2)
+        await world.until(lambda: world.table.rows[gang.key].operation, 60)
+        row = world.table.rows[gang.key]
+        world.cloud.switches.forget(f"regions/{row.region}", row.operation)
+        await world.until(lambda: world.table.rows[gang.key].phase is Phase.MADE, 900)
+        assert sorted(world.running()) == gang.names
+
+    play(scenario)
+
+
+def test_a_vm_of_a_name_that_was_deleted_before_is_deleted_again() -> None:
+    async def scenario(world: World) -> None:
+        failing = {"kind": "operation", "reason": "INTERNAL_ERROR", "status": 500, "effect": True}
+        world.cloud.switches.fault(**failing, method="regionInstances.bulkInsert", times=3)
+        gang = world.table.add(1)
+        await world.until(lambda: world.phases() == {Phase.MADE}, 900)
+        assert world.table.rows[gang.key].turn == 4
+        world.table.unwanted(gang.key)
+        await world.until(lambda: world.phases() == {Phase.GONE}, 300)
+
+    play(scenario)
+
+
+def test_disks_that_no_vm_has_go_with_the_gang() -> None:
+    async def scenario(world: World) -> None:
+        gang = world.table.add(1)
+        body = {"name": f"{gang.names[0]}-data0", "sizeGb": "10", "labels": {"incl-platform": "p"}}
+        status, _ = await world.cloud.api.answer(Call("disks.insert", "fake-project", "us-central1-a", "", {}, body))
+        assert status == 200
+        await world.until(lambda: world.phases() == {Phase.MADE}, 120)
+        assert len(world.cloud.state.disks) == 2
+        world.table.unwanted(gang.key)
+        await world.until(lambda: world.phases() == {Phase.GONE}, 300)
+        assert not world.cloud.state.disks
+
+    play(scenario)
+
+
+def test_a_call_that_hangs_holds_up_no_other_gang() -> None:
+    async def scenario(world: World) -> None:
+        hanging = {"kind": "hang", "method": "regionInstances.bulkInsert", "place": "us-central1"}
+        world.cloud.switches.fault(**hanging, times=None)
+        slow, quick = world.table.add(1), world.table.add(1, turn=2)
+        await world.until(lambda: world.table.rows[quick.key].phase is Phase.MADE, 60)
+        assert world.table.rows[slow.key].phase is Phase.ASKED
+
+    play(scenario)
+
+
+def test_what_will_never_be_accepted_fails_with_its_reason() -> None:
+    async def scenario(world: World) -> None:
+        world.cloud.switches.deny("compute.instances.create")
+        gang = world.table.add(1)
+        await world.until(lambda: world.phases() == {Phase.FAILED}, 300)
+        verdict = world.table.rows[gang.key].verdict
+        assert verdict is not None
+        assert "compute.instances.create" in verdict.said
+
+    play(scenario)
+
+
+def test_a_call_that_nobody_wants_any_more_is_not_made_again_and_what_it_made_is_removed() -> None:
+    async def scenario(world: World) -> None:
+        world.cloud.switches.fault(kind="hang", method="regionInstances.bulkInsert", effect=True, times=None)
+        gang = world.table.add(2)
+        await world.until(lambda: len(world.running()) == 2, 120)
+        await world.crash()
+        world.table.unwanted(gang.key)
+        calls = world.cloud.faults.calls["regionInstances.bulkInsert"]
+        world.start()
+        await world.until(lambda: world.phases() == {Phase.GONE}, 600)
+        assert world.cloud.faults.calls["regionInstances.bulkInsert"] == calls
+        assert not world.cloud.state.instances
+
+    play(scenario)
+
+
+def test_a_lost_vm_is_told_but_not_while_its_zone_does_not_answer() -> None:
+    async def scenario(world: World) -> None:
+        gang = world.table.add(2)
+        await world.until(lambda: world.phases() == {Phase.MADE}, 120)
+        row = world.table.rows[gang.key]
+        zone = next(iter(world.cloud.state.instances))[0]
+        world.cloud.switches.preempt(zone, gang.names[1])
+        await asyncio.sleep(400)
+        view = await world.keeper.round()
+        assert gangs.lost(row, view) == [1]
+        world.cloud.switches.unreachable(zone)
+        assert gangs.lost(row, await world.keeper.round()) == []
+
+    play(scenario)
+
+
+def test_a_machine_without_a_row_is_removed() -> None:
+    async def scenario(world: World) -> None:
+        gang = world.table.add(1)
+        await world.until(lambda: world.phases() == {Phase.MADE}, 120)
+        del world.table.rows[gang.key]
+        await world.until(lambda: not world.cloud.state.instances, 300)
+        assert not world.cloud.state.disks
+
+    play(scenario)
+
+
+async def _chaos(world: World) -> None:
+    """Half an hour of everything, then peace; in the end nothing is wanted."""
+    chance, switches = world.chance, world.cloud.switches
+
+    async def blows() -> None:
+        for _ in range(chance.randrange(4, 14)):
+            await asyncio.sleep(chance.choice([0, chance.uniform(1, 30), chance.uniform(1, 150)]))
+            blow = chance.randrange(8)
+            method = chance.choice(["*", *["regionInstances.bulkInsert"] * 3, "instances.*", "*Operations.*"])
+            if blow < 4:
+                switches.fault(**chance.choice(FAULTS), method=method, times=chance.choice([1, 2, 8, 20]))
+            elif blow == 4:
+                switches.stockout(chance.choice(["us-central1-*", "*", "europe-west4-*"]))
+                switches.stockout_form(bulk=chance.choice(["request", "operation"]))
+            elif blow == 5:
+                switches.unreachable(chance.choice(["us-central1-a", "europe-west4-b"]))
+            elif blow == 6 and world.cloud.state.instances:
+                zone, name = chance.choice(sorted(world.cloud.state.instances))
+                switches.preempt(zone, name)
+            elif blow == 7:
+                await world.crash()
+                await asyncio.sleep(chance.uniform(0, 60))
+                world.start()
+
+    async def wishes() -> None:
+        for _ in range(chance.randrange(2, 7)):
+            key = world.table.add(chance.randrange(1, 4)).key
+            wanted_s = chance.choice([chance.uniform(0, 60), chance.uniform(0, 400), chance.uniform(0, 1500)])
+            asyncio.get_running_loop().call_later(wanted_s, world.table.unwanted, key)
+            await asyncio.sleep(chance.uniform(0, 120))
+
+    await asyncio.gather(blows(), wishes())
+    switches.clear()
+    await world.until(lambda: not any(gang.wanted for gang in world.table.rows.values()), 1600)
+    await world.until(lambda: world.phases() <= {Phase.GONE, Phase.FAILED}, 2 * 3600)
+    await asyncio.sleep(1200)
+    assert not world.cloud.state.instances, world.table.rows
+    assert not world.cloud.state.disks
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_after_chaos_nothing_is_left_and_nothing_ran_twice(seed: int) -> None:
+    play(_chaos, seed)
