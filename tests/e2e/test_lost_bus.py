@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from incl_local.testing import Home, wait
 
@@ -64,6 +65,7 @@ def ended(home: Home, experiment: str) -> bool:
     return any((home.data / "agent" / "jobs").glob(f"{experiment}-*/**/exit.json"))
 
 
+@pytest.mark.timeout(300)
 def test_everything_is_killed_and_the_bus_is_lost(fresh: Home, project: Path) -> None:
     store = fresh.data / "nats" / "jetstream"
     assert fresh.incl("up", "--detach", timeout=90).code == 0

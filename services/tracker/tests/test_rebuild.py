@@ -391,6 +391,34 @@ async def test_what_is_not_whole_is_left_as_it_is(world: World, tmp_path: Path) 
     assert await world.answers() == before
 
 
+async def test_a_rebuild_that_was_cut_short_is_run_again(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await world.answers()
+    spoil = sa.update(t.experiments).where(t.experiments.c.known).values(name="x", message="?", started=1.0)
+    lost = sa.update(t.experiments).where(t.experiments.c.id == world.ids["outside lost"])
+    said = before["outside lost view"].message
+    await world.bench.database.write(lambda tx: tx.connection.execute(spoil).rowcount)
+    await world.bench.database.write(lambda tx: tx.connection.execute(lost.values(message=said)).rowcount)
+    count, whole = 0, Spool.of
+
+    def cut(self: Spool, key: str) -> list[Said]:
+        nonlocal count
+        count += 1
+        if count > 5:
+            raise KeyboardInterrupt
+        return whole(self, key)
+
+    monkeypatch.setattr(Spool, "of", cut)
+    with pytest.raises(KeyboardInterrupt):
+        await world.rebuilt(tmp_path)
+    monkeypatch.setattr(Spool, "of", whole)
+    done = await world.rebuilt(tmp_path)
+    assert done.same > 2
+    assert len(done.changed) > 2
+    assert _shown(await world.answers()) == _shown(before)
+
+
 async def test_events_in_another_order_give_the_same(world: World, tmp_path: Path) -> None:
     before = await world.answers()
     world.said.reverse()

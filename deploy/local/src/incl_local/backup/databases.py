@@ -6,6 +6,8 @@ lets go. The reads go on in their snapshots for as long as the copying takes; th
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -64,12 +66,17 @@ class Moment:
         """One database as it was, into a new file.
 
         Raises:
-            OSError, sqlite3.Error: it cannot be written.
+            OSError: it cannot be written (full).
+            UnavailableError: it cannot be read.
         """
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         copied = sqlite3.connect(target)
         try:
             self._readers[path].backup(copied, pages=_PAGES)
+        except sqlite3.Error as error:
+            if error.sqlite_errorname == "SQLITE_FULL":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
+            raise UnavailableError(f"{path.name} cannot be copied", cause=str(error), hint="incl doctor") from error
         finally:
             copied.close()
 

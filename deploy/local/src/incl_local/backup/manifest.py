@@ -53,15 +53,6 @@ class Manifest:
         said = {"format": FORMAT, "version": VERSION, **asdict(self)}
         return json.dumps({"backup": said, "sha256": _sum(said)}, indent=1).encode()
 
-    @property
-    def raw(self) -> int:
-        """Bytes that it takes once it is restored."""
-        return sum(member.raw for member in self.members) + self.blob_bytes
-
-    def member(self, name: str) -> Member | None:
-        """One of its files."""
-        return next((member for member in self.members if member.name == name), None)
-
 
 def read_manifest(data: bytes) -> Manifest:
     """A manifest from its file.

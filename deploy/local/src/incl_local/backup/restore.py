@@ -62,7 +62,7 @@ def restore(place: Path, layout: Layout, say: Say) -> Restored:
             fresh = Layout(layout.root / f".restoring-{os.getpid()}")
             _clear(layout)
             try:
-                _room(source.manifest, layout.root)
+                _room(sum(member.raw + member.size for member in source.manifest.members), layout.root)
                 _make(source, fresh, layout, say)
                 aside = swap.swap(layout, fresh, _names(source.manifest))
             finally:
@@ -99,9 +99,8 @@ def _clear(layout: Layout) -> None:
         shutil.rmtree(left)
 
 
-def _room(manifest: Manifest, root: Path) -> None:
+def _room(needed: int, root: Path) -> None:
     free = shutil.disk_usage(root).free
-    needed = manifest.raw + sum(member.size for member in manifest.members)
     if needed > free:
         raise UnavailableError(
             f"the restore needs {needed / 1e6:,.0f} MB, the disk has {free / 1e6:,.0f} MB",
@@ -186,6 +185,7 @@ def _artifacts(source: Source, staged: Path, fresh: Layout, old: Layout, say: Sa
                 os.link(here, target)
                 del left[sha256]
                 linked += 1
+    _room(sum(left.values()), fresh.root)
     for sha256, opened_file in source.blobs(left):
         found = files.copy(opened_file, _blob(fresh, sha256), limit=left[sha256])
         if found != (sha256, left[sha256]):
