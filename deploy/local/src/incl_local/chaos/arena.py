@@ -15,6 +15,8 @@ from incl_local.chaos.victims import Chaos
 from incl_local.layout import DATABASE_OWNERS
 from incl_local.testing import Home
 from incl_shared.testing.db import DURABLE, PostgresServer, postgres_binaries
+from incl_shared.testing.invariants import Evidence, assert_holds
+from incl_shared.testing.invariants.collect import database_leftovers
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Arena:
 
 @contextlib.contextmanager
 def arena(folder: Path) -> Iterator[Arena]:
-    """A platform below a folder, stopped in order at the end.
+    """A platform below a folder, stopped in order at the end: nothing is held then, and nothing unsent.
 
     Raises:
         FileNotFoundError: there is no PostgreSQL to start.
@@ -49,6 +51,11 @@ def arena(folder: Path) -> Iterator[Arena]:
             chaos.up()
             gate.lead_to(chaos.place.ports["registry"])
             yield Arena(chaos, gate)
+            stopped = home.incl("down", timeout=60)
+            assert stopped.code == 0, stopped.err
+            urls = {name: chaos.layout.database(name) for name in DATABASE_OWNERS}
+            left = [each for name, url in urls.items() for each in database_leftovers(name, url, stopped=True)]
+            assert_holds(Evidence(leftovers=tuple(left)))
     finally:
         home.incl("down", timeout=60)
         postgres.stop()

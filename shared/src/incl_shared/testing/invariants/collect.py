@@ -148,8 +148,8 @@ async def waiting_messages(admin: BusClient) -> list[Leftover]:
     return found
 
 
-def database_leftovers(name: str, url: str) -> list[Leftover]:
-    """Events that are not sent, and leases that somebody holds who lives no more."""
+def database_leftovers(name: str, url: str, *, stopped: bool = False) -> list[Leftover]:
+    """Events that are not sent, and leases that somebody holds who lives no more; once it is stopped, any lease."""
     engine = make_engine(url, write=False, size=1)
     try:
         with engine.connect() as connection:
@@ -160,7 +160,8 @@ def database_leftovers(name: str, url: str) -> list[Leftover]:
     finally:
         engine.dispose()
     left = [Leftover("outbox", f"{unsent} events of {name}")] if unsent else []
-    return left + [Leftover("lease", f"{row.name} of {name}, by {row.holder}") for row in held if is_gone(row.holder)]
+    gone = [row for row in held if stopped or is_gone(row.holder)]
+    return left + [Leftover("lease", f"{row.name} of {name}, by {row.holder}") for row in gone]
 
 
 def folder_leftovers(folder: Path) -> list[Leftover]:
