@@ -108,6 +108,16 @@ class Stage:
         out, err = made.client.communicate(timeout=timeout)
         assert made.client.returncode == 0, f"{made.phase}: {out}{err}"
 
+    def no_client_failed(self) -> None:
+        """Whoever packed was not sent away.
+
+        Raises:
+            AssertionError: with what its command line said.
+        """
+        packing = self.held.get("packing")
+        if packing is not None and packing.client is not None and packing.client.poll():
+            self.submitted(packing)
+
     def let_go(self) -> None:
         """Everything may go on. Whoever packs goes on once its question is answered, as after a long sleep."""
         self.go.touch()

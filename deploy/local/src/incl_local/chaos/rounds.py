@@ -74,9 +74,18 @@ class Round:
                 await self._recover(person, since, outcome)
                 await self._over(person)
                 outcome.evidence = await self._gather(person, blow)
+        except AssertionError:
+            await asyncio.to_thread(self._stop_all)
+            raise
         finally:
             await asyncio.to_thread(self.stage.close)
         return outcome
+
+    def _stop_all(self) -> None:
+        """The next round is to begin on a platform that is empty, whatever came of this one."""
+        self.stage.let_go()
+        for held in self.stage.held.values():
+            self.chaos.home.incl("stop", held.experiment)
 
     def _strike(self, blow: Blow) -> float:
         """Do it; from when on (monotonic) the work may be expected to go on."""
@@ -117,6 +126,7 @@ class Round:
                 if await _went_on(person, held, since):
                     outcome.recovery[phase] = round(time.monotonic() - since, 3)
                     del left[phase]
+            self.stage.no_client_failed()
             assert time.monotonic() < deadline, f"{outcome.blow}: no work within {RECOVERED_S:g} s: {', '.join(left)}"
             await asyncio.sleep(_LOOK_S)
 
