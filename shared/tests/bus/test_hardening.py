@@ -31,7 +31,7 @@ from incl_shared.testing.nats import SMALL, NatsServer, ServerFactory, apply_top
 from incl_shared.testing.wait import until
 
 OPTIONS = BusOptions(check_every=0.3, silence=12.0)
-DURABLE = Durable("EVENTS", "probe", ("incl.event.default.experiment.*",), batch=10)
+DURABLE = Durable("EVENTS", "probe", ("incl.event.default.experiment.*",), batch=10, ack_wait=10.0)
 
 
 class Probe:

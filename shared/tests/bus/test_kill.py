@@ -21,6 +21,7 @@ import sqlalchemy as sa
 
 from incl_shared.bus.client import BusClient
 from incl_shared.bus.tables import outbox
+from incl_shared.bus.topology import DURABLES, LOGS, METRICS
 from incl_shared.db import make_engine
 from incl_shared.events import StopRequested
 from incl_shared.ids import new_id
@@ -164,3 +165,8 @@ async def test_effects_are_exactly_once_under_kill_9(
         info = await client.jetstream().stream_info("EVENTS", subjects_filter="incl.event.>")
         assert info.state.messages == REQUESTS
         assert set(info.state.subjects or {}) == {f"incl.event.default.experiment.{x}" for x in experiments}
+
+
+def test_what_a_killed_service_had_in_hand_comes_again_soon() -> None:
+    """Telemetry's durables are made anew instead: what was in hand comes at once."""
+    assert [d.name for d in DURABLES if d.stream not in (METRICS, LOGS) and d.ack_wait > 5] == []

@@ -84,7 +84,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Durable:
-    """A durable pull consumer. ack_wait in seconds; batch, batch_bytes: the most messages and bytes of one transaction.
+    """A durable pull consumer. batch, batch_bytes: the most messages and bytes of one transaction.
+
+    ack_wait: seconds after which what a killed process had in hand is delivered again. Whoever lives says in time that
+    it works on it; an inbox skips what comes twice all the same.
 
     service: whose it is; the name by default. batch_bytes is more than one message can have.
 
@@ -94,7 +97,7 @@ class Durable:
     stream: str
     name: str
     filters: tuple[str, ...]
-    ack_wait: float = 10.0
+    ack_wait: float = 4.0
     max_ack_pending: int = 1000
     batch: int = 100
     batch_bytes: int = 4 * MIB
