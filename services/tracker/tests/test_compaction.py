@@ -16,7 +16,7 @@ from incl_shared.queries.tracker import GetChart, GetLogs, GetPoints
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import EndReason, ExperimentState
 from incl_shared.subjects import Origin
-from incl_tracker import store_compaction
+from incl_tracker import store_compaction, store_tails
 from incl_tracker import tables as t
 from incl_tracker.domain import compaction
 from incl_tracker.domain.chunking import chunk
@@ -148,3 +148,16 @@ async def test_an_experiment_that_has_ended_becomes_few_chunks_and_answers_the_s
     assert await rows() == (0, 4, 1)
     assert await answers() == before
     assert await bench.database.write(lambda tx: store_compaction.begin(tx.connection, tx.clock.now())) is None
+
+
+async def test_tails_of_many_writers_are_folded_a_few_at_a_time(bench: Any, make: Any) -> None:
+    experiment = new_id()
+    for n in range(500):
+        await bench.batch(Origin("default", experiment, 1, 0), make.metric_batch(f"w{n}", 1, [(n, 1.0, {"a": 1.0})]))
+    rows = []
+    while done := await bench.database.write(lambda tx: store_tails.fold(tx.connection, experiment)):
+        rows.append(done)
+    assert len(rows) > 2
+    assert sum(rows) == 500
+    found = await bench.ask(GetPoints(experiment=experiment, metric="a", limit=1000))
+    assert list(found.steps) == list(range(500))

@@ -108,7 +108,8 @@ class Tracker:
 
     async def do(self, act: Act, make: Any) -> None:
         if act.kind == "fold":
-            await self.bench.database.write(lambda tx: store_tails.fold_all(tx.connection, self.experiment))
+            while await self.bench.database.write(lambda tx: store_tails.fold(tx.connection, self.experiment)):
+                pass
         elif act.kind == "compact":
             await self.bench.database.write(lambda tx: compact(tx.connection, self.experiment))
         elif act.kind == "restart":

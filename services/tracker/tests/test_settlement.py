@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
+from incl_shared.auth.names import job_principal
 from incl_shared.events import (
     AttemptAssigned,
     AttemptEnded,
@@ -17,10 +19,12 @@ from incl_shared.events import (
     WriterCount,
 )
 from incl_shared.ids import new_id
-from incl_shared.queries.tracker import GetExperiment
+from incl_shared.queries.tracker import GetExperiment, GetWatermarks
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import EndReason
 from incl_shared.subjects import Origin
+from incl_tracker import settling
+from incl_tracker.chores import Settler
 from incl_tracker.domain.settlement import Stored, Tally, Wrote, tally
 
 M, L = "metrics", "logs"
@@ -82,6 +86,79 @@ async def test_missing_records_are_waited_for_and_then_counted(bench: Any, make:
     assert len(await bench.emitted(AttemptSettled)) == 1, "it is said once, whatever comes later"
     view = await bench.ask(GetExperiment(ref=experiment))
     assert (view.points, view.lines, view.gaps, view.settled) == (10, 3, 0, True)
+
+
+async def test_what_still_comes_is_waited_for_however_long_it_takes(bench: Any, make: Any) -> None:
+    experiment = await run(bench, (rank(0, w=10),))
+    origin = Origin("default", experiment, 1, 0)
+    for n in range(1, 10):
+        await bench.batch(origin, make.metric_batch("w", n, [(n, float(n), {"a": 1.0})]))
+        bench.clock.advance(50.0)
+        assert await bench.settle_due() == 0, f"after {n * 50} s"
+    await bench.batch(origin, make.metric_batch("w", 10, [(10, 10.0, {"a": 1.0})]))
+    [settled] = await bench.emitted(AttemptSettled)
+    assert (settled.points, settled.gaps) == (10, 0)
+
+
+async def test_a_shipper_that_asks_is_waited_for_but_not_for_ever(bench: Any) -> None:
+    experiment = await run(bench, (rank(0, w=10),))
+    ask = GetWatermarks(experiment=experiment, attempt=1, rank=0)
+    for _ in range(100):
+        bench.clock.advance(10.0)
+        await bench.ask(ask, user=job_principal(experiment, 1, 0))
+        assert await bench.settle_due() == 0
+    for _ in range(300):
+        bench.clock.advance(10.0)
+        await bench.ask(ask, user=job_principal(experiment, 1, 0))
+        await bench.settle_due()
+    [settled] = await bench.emitted(AttemptSettled)
+    assert settled.gaps == 10
+
+
+async def test_time_in_which_nothing_could_come_counts_against_nobody(lite: Any) -> None:
+    healthy, told = True, []
+    settler = Settler(
+        lite.database, lambda *place: told.append(place), lambda: healthy, patience_s=60.0, every_s=1.0
+    )  # fmt: skip
+    experiment = await run(lite, (rank(0, w=10),))
+
+    async def rounds(seconds: int) -> None:
+        for _ in range(seconds):
+            lite.clock.advance(1.0)
+            await settler.round()
+
+    await rounds(50)
+    healthy = False
+    await rounds(500)
+    healthy = True
+    await rounds(50)
+    lite.clock.advance(1_000.0)
+    await rounds(50)
+    assert told == []
+    await rounds(20)
+    assert told == [("default", experiment)]
+
+
+async def test_the_rest_of_many_writers_is_not_counted_anew_with_each_batch(
+    lite: Any, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = []
+    true_tally = settling.tally
+    monkeypatch.setattr(settling, "tally", lambda *said: counted.append(1) or true_tally(*said))
+    experiment = await run(lite, (rank(0, **{f"w{n}": 1 for n in range(300)}),))
+    for n in range(300):
+        await lite.batch(Origin("default", experiment, 1, 0), make.metric_batch(f"w{n}", 1, [(n, 1.0, {"a": 1.0})]))
+    [settled] = await lite.emitted(AttemptSettled)
+    assert (settled.points, settled.gaps) == (300, 0)
+    assert len(counted) < 60
+
+
+def test_counting_many_writers_takes_no_time() -> None:
+    said = [Wrote(0, M, f"w{n}", 1, 0) for n in range(50_000)]
+    stored = [Stored(0, M, f"w{n}", ((1, 1),), 0) for n in range(50_000)]
+    began = time.process_time()
+    assert tally(said, stored) == Tally(0, 0)
+    assert time.process_time() - began < 2.0
 
 
 async def test_a_rank_that_wrote_nothing_settles_at_once(bench: Any) -> None:

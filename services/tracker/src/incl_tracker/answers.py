@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from incl_shared.auth.names import is_job, job_principal
@@ -42,14 +43,26 @@ from incl_tracker import (
     store_views,
 )
 from incl_tracker.domain.ranges import watermark
+from incl_tracker.settling import keep_waiting
 from incl_tracker.store_columns import Cache
-from incl_tracker.store_settlement import stored_of
+from incl_tracker.store_settlement import stored_of, unsettled
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from incl_shared.bus.runtime import Bus
     from incl_shared.db import Database
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long (seconds) records of an ended attempt are waited for: after the last word, and at most without any."""
+
+    after_s: float = 60.0
+    most_s: float = 3_600.0
+
+
+PATIENCE = Patience()
 
 
 class Answers:
@@ -65,12 +78,14 @@ class Answers:
         list_limit_s: float,
         heard: Callable[[str], None] = lambda _: None,
         columns: Cache | None = None,
+        patience: Patience = PATIENCE,
     ) -> None:
         self._database = database
         self._clock = clock
         self._list_limit_s = list_limit_s
         self._heard = heard
         self._columns = columns or Cache()
+        self._patience = patience
 
     def register(self, bus: Bus) -> None:
         """Serve them all."""
@@ -158,16 +173,23 @@ class Answers:
         if asker.user == job:
             self._heard(query.experiment)
 
-        def read(connection: sa.Connection) -> Watermarks:
+        attempt, patience = (query.experiment, query.attempt), self._patience
+        soon = self._clock.now() + patience.after_s / 2
+
+        def read(connection: sa.Connection) -> tuple[Watermarks, bool]:
             row = store_views.shell_in(connection, asker.project, query.experiment)
             if row is None:
-                return Watermarks(stored={})
+                return Watermarks(stored={}), False
             if row["purged"] is not None:
                 raise NotFoundError(f"{query.experiment} was deleted")
             if asker.user != job and row["user"] != asker.user:
                 raise DeniedError("only the owner of a run may ask for its watermarks")
             found = stored_of(connection, query.experiment, query.attempt).get(query.attempt, [])
+            ended = unsettled(connection, *attempt)
             marks = {f"{s.stream}/{s.writer}": watermark(s.ranges) for s in found if s.rank == query.rank}
-            return Watermarks(stored=marks)
+            return Watermarks(stored=marks), ended is not None and ended["settle_due"] < soon
 
-        return await self._database.read(read)
+        marks, due_soon = await self._database.read(read)
+        if due_soon and asker.user == job:
+            await self._database.write(lambda tx: keep_waiting(tx, *attempt, patience.after_s, patience.most_s))
+        return marks

@@ -15,7 +15,7 @@ from incl_shared.ops import OpsServer, serving
 from incl_shared.queries.stuck import TrackerStuck
 from incl_shared.queries.tracker import ExperimentView
 from incl_tracker import counters, history, store_views
-from incl_tracker.answers import Answers
+from incl_tracker.answers import Answers, Patience
 from incl_tracker.chores import chores
 from incl_tracker.handlers import Handlers
 from incl_tracker.lapsing import Lapsing
@@ -52,18 +52,23 @@ class App:
             self.ownership, bus, handlers.metric_batches, handlers.log_batches, forget=handlers.forget
         )
         sole = self.ownership.sole("upkeep")
+
+        def healthy() -> bool:
+            return bus.health().live
+
         self._lapsing = Lapsing(
             database,
             clock,
             grace_s=settings.run_grace_s,
             every_s=settings.run_check_s,
-            healthy=lambda: bus.health().live,
+            healthy=healthy,
         )
         columns = Cache(settings.list_cache_mb << 20)
-        Answers(database, clock, settings.list_limit_s, self._lapsing.hear, columns).register(bus)
+        patience = Patience(settings.settle_after_s, settings.settle_most_s)
+        Answers(database, clock, settings.list_limit_s, self._lapsing.hear, columns, patience).register(bus)
         counters.register(bus.metrics.registry)
         lapse = Chore("lapse", self._lapse, settings.run_check_s)
-        alone = [chore.by(sole) for chore in chores(sole.database, settings, self.live.changed, bus.ask)]
+        alone = [chore.by(sole) for chore in chores(sole.database, settings, self.live.changed, bus.ask, healthy)]
         warm = Chore("warm", Warmer(database, columns).step, settings.warm_check_s)
         self.upkeep = Upkeep([*alone, lapse, warm])
         serve_stuck(bus, TrackerStuck, Stuck(database, clock, self.partitions, self.upkeep).find)

@@ -49,7 +49,7 @@ class Handlers:
         limits: Limits = LIMITS,
     ) -> None:
         self._audience = audience
-        self._ingest = Ingest(audience, limits)
+        self._ingest = Ingest(audience, settle_after_s, limits)
         self._settle_after_s = settle_after_s
         self._trash_kept_s = trash_kept_s
 

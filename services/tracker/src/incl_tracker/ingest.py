@@ -39,7 +39,7 @@ from incl_tracker.domain.batches import (
 from incl_tracker.domain.extras import Said, read_extras
 from incl_tracker.domain.tails import Rows
 from incl_tracker.memory import Columns, Known, Memory, Writer, WriterKey
-from incl_tracker.settling import raise_alerts, settle_if_complete
+from incl_tracker.settling import raise_alerts, settle_or_wait
 from incl_tracker.statements import Update
 from incl_tracker.store_columns import touch
 
@@ -101,8 +101,11 @@ class _Work:
 class Ingest:
     """The consume handlers of METRICS and LOGS; they run in the writer thread, one transaction at a time."""
 
-    def __init__(self, audience: Audience, limits: store_tails.Limits = store_tails.LIMITS) -> None:
+    def __init__(
+        self, audience: Audience, settle_after_s: float, limits: store_tails.Limits = store_tails.LIMITS
+    ) -> None:
         self._audience = audience
+        self._settle_after_s = settle_after_s
         self._limits = limits
         self._memory = Memory()
 
@@ -213,9 +216,10 @@ class Ingest:
             [(p.points + p.new_points, p.lines, p.known.stamp, p.compact_at, p.id) for p in changed],
         )
         waiting = store_settlement.unsettled_of(tx.connection, [place.id for place in changed])
-        for experiment, attempt in waiting:
-            if settle_if_complete(tx, places[experiment].project, experiment, attempt):
-                places[experiment].view_changed = True
+        for experiment, attempt, due in waiting:
+            place = places[experiment]
+            if settle_or_wait(tx, place.project, experiment, attempt, due, place.known, self._settle_after_s):
+                place.view_changed = True
         self._memory.end(place.known for place in places.values())
         marks = [(w.origin, w.writer.key, _mark(w)) for w in _each(works)]
         repeated = sum(work.repeated for work in _each(works))

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from incl_tracker.domain.ranges import Range
+from incl_tracker.domain.settlement import Wrote
 from incl_tracker.domain.summaries import Summaries
 
 ITEMS = 200_000
@@ -64,7 +65,8 @@ class Writer:
 @dataclass(slots=True)
 class Known:
     """One experiment. summaries: none until they are needed. attempts: that have points. small: small chunks
-    that were made since the experiment was last given to be compacted. size: how many things are known of it."""
+    that were made since the experiment was last given to be compacted. size: how many things are known of it.
+    lacking: by attempt that has ended, one writer whose records are not all here."""
 
     stamp: int
     epoch: int
@@ -74,6 +76,7 @@ class Known:
     size: int = 1
     counted: int = 0
     small: int = 0
+    lacking: dict[int, Wrote] = field(default_factory=dict)
 
 
 class Memory:

@@ -15,6 +15,9 @@ class TrackerSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="INCL_TRACKER_", env_nested_delimiter="__", frozen=True)
 
     settle_after_s: float = Field(60.0, gt=0, description="How long missing records are waited for after an end.")
+    settle_most_s: float = Field(
+        3_600.0, gt=0, description="How long they are waited for at most while their shipper lives and brings nothing."
+    )
     settle_check_s: float = Field(1.0, gt=0, description="How often attempts that are due are looked for.")
     live_interval_s: float = Field(0.1, gt=0, description="At most one live message of a kind and experiment in it.")
     trash_kept_s: float = Field(30 * 86_400.0, ge=0, description="How long what was deleted can be restored.")

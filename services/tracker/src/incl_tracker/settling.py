@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,9 @@ from incl_tracker import counters, store_compaction
 from incl_tracker import store_experiments as experiments
 from incl_tracker import store_settlement as store
 from incl_tracker.domain.extras import Alert
-from incl_tracker.domain.settlement import some_silent, tally, wrote
+from incl_tracker.domain.ranges import total
+from incl_tracker.domain.settlement import Stored, Tally, Wrote, some_silent, tally, wrote
+from incl_tracker.memory import Known, WriterKey
 
 if TYPE_CHECKING:
     from incl_shared.db import Transaction
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
 COMPACT_AFTER_S = 60.0
 """Seconds between a settlement and the compaction: what comes late has come by then."""
+_SLACK = 0.25
+"""An attempt's time to wait is written anew once so much of it is over, not with each batch."""
 
 
 def begin_settlement(
@@ -51,10 +56,64 @@ def settle_if_complete(tx: Transaction, project: str, experiment: str, attempt: 
     row = store.unsettled(tx.connection, experiment, attempt)
     if row is None or (row["wait_for_due"] and not due):
         return False
-    stored = store.stored_of(tx.connection, experiment, attempt).get(attempt, [])
-    counted = tally(store.expected_of(tx.connection, experiment).get(attempt, ()), stored)
+    stored, counted = _count(tx, experiment, attempt)
     if counted.missing and not due:
         return False
+    _say_settled(tx, project, experiment, attempt, stored, counted)
+    return True
+
+
+def settle_or_wait(
+    tx: Transaction, project: str, experiment: str, attempt: int, due: float, known: Known, patience_s: float
+) -> bool:
+    """More of an attempt that has ended was stored: settle it when that was all. Else its time to wait begins anew.
+
+    All writers are counted only when the one that was known to lack records does so no more; which one that is, is
+    drawn: with n writers they are counted about log n times while the rest of an attempt comes in.
+
+    Returns:
+        whether it was settled.
+    """
+    lacking = known.lacking.get(attempt)
+    if lacking is None or _has(known, attempt, lacking):
+        row = store.unsettled(tx.connection, experiment, attempt)
+        if row is not None and not row["wait_for_due"]:
+            stored, counted = _count(tx, experiment, attempt)
+            if not counted.missing:
+                known.lacking.pop(attempt, None)
+                _say_settled(tx, project, experiment, attempt, stored, counted)
+                return True
+            if counted.waits_for:
+                known.lacking[attempt] = secrets.choice(counted.waits_for)
+    later = tx.clock.now() + patience_s
+    if due < later - patience_s * _SLACK:
+        experiments.update_attempt(tx.connection, experiment, attempt, {"settle_due": later})
+    return False
+
+
+def keep_waiting(tx: Transaction, experiment: str, attempt: int, patience_s: float, most_s: float) -> None:
+    """Who ships the rest of an ended attempt gave word: it is waited for, but not for longer than most_s in all."""
+    row = store.unsettled(tx.connection, experiment, attempt)
+    if row is not None:
+        later = min(tx.clock.now() + patience_s, (row["ended"] or 0.0) + most_s)
+        if later > row["settle_due"]:
+            experiments.update_attempt(tx.connection, experiment, attempt, {"settle_due": later})
+
+
+def _has(known: Known, attempt: int, wish: Wrote) -> bool:
+    streams = (wish.stream,) if wish.stream else ("metrics", "logs")
+    keys = (WriterKey(attempt, wish.rank, stream, wish.writer) for stream in streams)
+    return sum(total(known.writers[k].ranges, wish.records) for k in keys if k in known.writers) >= wish.records
+
+
+def _count(tx: Transaction, experiment: str, attempt: int) -> tuple[list[Stored], Tally]:
+    stored = store.stored_of(tx.connection, experiment, attempt).get(attempt, [])
+    return stored, tally(store.expected_of(tx.connection, experiment).get(attempt, ()), stored)
+
+
+def _say_settled(
+    tx: Transaction, project: str, experiment: str, attempt: int, stored: Sequence[Stored], counted: Tally
+) -> None:
     experiments.update_attempt(tx.connection, experiment, attempt, {"settled": True, "settle_due": None})
     settled = AttemptSettled(
         experiment=experiment,
@@ -72,7 +131,6 @@ def settle_if_complete(tx: Transaction, project: str, experiment: str, attempt: 
         counters.GAPS.inc(counted.gaps)
 
     tx.after_commit(count)
-    return True
 
 
 def settle_due(tx: Transaction) -> list[tuple[str, str]]:

@@ -32,6 +32,7 @@ class Work:
     started: float
     series: int = 0
     line: int = -1
+    folded: bool = False
     points_done: bool = False
 
 
@@ -43,13 +44,13 @@ def begin(connection: sa.Connection, now: float) -> Work | None:
         return None
     set_due(connection, row.id, now + LEASE_S)
     ended = row.state in {state.value for state in FINAL_STATES}
-    if ended:
-        store_tails.fold_all(connection, row.id)
-    return Work(row.id, ended, now + LEASE_S)
+    return Work(row.id, ended, now + LEASE_S, folded=not ended)
 
 
 def step(connection: sa.Connection, work: Work) -> Work | None:
     """Do a little; none: there is nothing left to do."""
+    if not work.folded:
+        return replace(work, folded=not store_tails.fold(connection, work.experiment))
     if not work.points_done:
         return _points(connection, work)
     line = _lines(connection, work)

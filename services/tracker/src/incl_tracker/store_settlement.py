@@ -33,21 +33,21 @@ def expect(connection: sa.Connection, experiment: str, attempt: int, said: Seque
 def unsettled(connection: sa.Connection, experiment: str, attempt: int) -> sa.RowMapping | None:
     """The row of an attempt that has ended and is not settled."""
     c = t.attempts.c
-    query = sa.select(c.experiment, c.attempt, c.settle_due, c.wait_for_due).where(
+    query = sa.select(c.experiment, c.attempt, c.settle_due, c.wait_for_due, c.ended).where(
         c.experiment == experiment, c.attempt == attempt, c.settled.is_(False), c.settle_due.is_not(None)
     )
     return connection.execute(query).mappings().one_or_none()
 
 
-def unsettled_of(connection: sa.Connection, experiments: Sequence[str]) -> list[tuple[str, int]]:
-    """(experiment, attempt) of those of these experiments that have ended and are not settled."""
+def unsettled_of(connection: sa.Connection, experiments: Sequence[str]) -> list[tuple[str, int, float]]:
+    """(experiment, attempt, when it is due) of those of these experiments that have ended and are not settled."""
     if not experiments:
         return []
     found = connection.execute(_UNSETTLED, {"experiments": experiments})
-    return [(experiment, attempt) for experiment, attempt in found]
+    return [(experiment, attempt, due) for experiment, attempt, due in found]
 
 
-_UNSETTLED = sa.select(t.attempts.c.experiment, t.attempts.c.attempt).where(
+_UNSETTLED = sa.select(t.attempts.c.experiment, t.attempts.c.attempt, t.attempts.c.settle_due).where(
     t.attempts.c.experiment.in_(sa.bindparam("experiments", expanding=True)),
     t.attempts.c.settled.is_(False),
     t.attempts.c.settle_due.is_not(None),

@@ -74,6 +74,7 @@ _OF_EXPERIMENT = (
     .order_by(_t.rank, _t.attempt, _t.writer)
 )
 _INSERT = Insert(t.tails, "experiment", "attempt", "rank", "writer", "first", "low", "high", "rows", "groups")
+_FOLD_WRITERS, _FOLD_POINTS, _FOLD_BYTES = 200, 200_000, 4 << 20
 _DELETE = 'DELETE FROM "tails" WHERE "id" = ?'
 _DELETE_ALL = 'DELETE FROM "tails" WHERE "experiment" = ? AND "rank" = ? AND "attempt" = ? AND "writer" = ?'
 
@@ -180,20 +181,29 @@ def take(connection: sa.Connection, experiment: str, writer: Writer) -> list[Row
     return found
 
 
-def fold_all(connection: sa.Connection, experiment: str) -> int:
-    """Make chunks of all tails of an experiment, however small. Returns how many rows of tails there were."""
+def fold(connection: sa.Connection, experiment: str) -> int:
+    """Make chunks of some tails of an experiment, however small: those of a few writers, so that nobody waits long.
+
+    Returns:
+        how many rows of tails they had; 0: there are no tails.
+    """
     query = sa.select(_e.epoch).where(_e.id == experiment).with_for_update()
     epoch = connection.execute(query).scalar()
     if epoch is None:
         return 0
     known = Known(0, epoch)
-    rows = connection.execute(_OF_EXPERIMENT, {"experiment": experiment}).all()
+    rows = connection.execute(_OF_EXPERIMENT.limit(_FOLD_WRITERS), {"experiment": experiment}).all()
     keys = [WriterKey(attempt, rank, "metrics", writer) for attempt, rank, writer, _ in rows]
     store_writers.load(connection, [(experiment, known, key) for key in keys])
     store_writers.load_attempts(connection, [(experiment, known)])
     chunks = NewChunks(connection)
-    for key in keys:
+    points = size = 0
+    for place, key in enumerate(keys):
         writer = known.writers[key]
+        points, size = points + writer.tail_points, size + writer.tail_bytes
+        if place and (points > _FOLD_POINTS or size > _FOLD_BYTES):
+            rows, keys = rows[:place], keys[:place]
+            break
         groups = tails.by_series(take(connection, experiment, writer))
         store_chunks.know_ids(connection, writer, (s for group in groups for s in group.series.tolist()))
         for group in groups:

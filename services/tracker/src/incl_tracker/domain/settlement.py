@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from incl_shared.events import RankEnd
 from incl_shared.states import EndReason
@@ -37,10 +37,14 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """missing: may still come. lost: never will, and known. Together they are the gaps, should nothing more come."""
+    """missing: may still come. lost: never will, and known. Together they are the gaps, should nothing more come.
+
+    waits_for: those who lack records.
+    """
 
     missing: int
     lost: int
+    waits_for: tuple[Wrote, ...] = field(default=(), compare=False)
 
     @property
     def gaps(self) -> int:
@@ -64,14 +68,22 @@ def some_silent(ranks: Iterable[RankEnd]) -> bool:
 
 def tally(said: Iterable[Wrote], stored: Iterable[Stored]) -> Tally:
     """Count. A writer that nobody named counts by its holes: its own numbers show what is missing before the last."""
-    unnamed = {(s.rank, s.stream, s.writer): s for s in stored}
+    unnamed: dict[tuple[int, str], list[Stored]] = {}
+    for one in stored:
+        unnamed.setdefault((one.rank, one.writer), []).append(one)
     missing = lost = 0
+    waits_for: list[Wrote] = []
     for wish in said:
-        keys = [k for k in unnamed if k[0] == wish.rank and k[2] == wish.writer and wish.stream in ("", k[1])]
-        found = [unnamed.pop(key) for key in keys]
-        missing += max(0, wish.records - sum(total(s.ranges, wish.records) for s in found))
-        lost += max(wish.dropped, sum(s.dropped for s in found))
-    for rest in unnamed.values():
+        key = (wish.rank, wish.writer)
+        same = unnamed.get(key, [])
+        found = [one for one in same if wish.stream in ("", one.stream)]
+        unnamed[key] = [one for one in same if one not in found]
+        lacking = max(0, wish.records - sum(total(one.ranges, wish.records) for one in found))
+        if lacking:
+            waits_for.append(wish)
+        missing += lacking
+        lost += max(wish.dropped, sum(one.dropped for one in found))
+    for rest in (one for some in unnamed.values() for one in some):
         missing += highest(rest.ranges) - total(rest.ranges)
         lost += rest.dropped
-    return Tally(missing, lost)
+    return Tally(missing, lost, tuple(waits_for))
