@@ -14,15 +14,25 @@ import sqlalchemy as sa
 from incl_shared import subjects
 from incl_shared.bus.delivery import Delivery
 from incl_shared.bus.errors import Poison
-from incl_shared.events import ExperimentQueued
+from incl_shared.events import (
+    AlertRaised,
+    AttemptAssigned,
+    AttemptEnded,
+    ExperimentQueued,
+    Placement,
+    RankEnd,
+    RankTimes,
+    WriterCount,
+)
 from incl_shared.ids import new_id
 from incl_shared.queries.tracker import GetExperiment
 from incl_shared.spec import ExperimentSpec
 from incl_shared.subjects import Origin
-from incl_shared.telemetry.wire import BATCH_VERSION, Extra, Group, MetricBatch
-from incl_tracker import store_pieces
+from incl_shared.telemetry.wire import BATCH_VERSION, MAX_NAMES, Extra, Group, MetricBatch
+from incl_shared.testing.telemetry import batch_of
+from incl_tracker import ingest, store_pieces
 from incl_tracker import tables as t
-from incl_tracker.domain.batches import decode_metrics
+from incl_tracker.domain.batches import BadBatch, decode_metrics
 from incl_tracker.domain.samples import Samples, joined
 from incl_tracker.memory import Memory
 from incl_tracker.store_pieces import GREATEST, LEAST
@@ -136,12 +146,12 @@ async def test_names_that_no_database_likes(bench: Any, make: Any) -> None:
 
 
 def test_names_that_are_all_alike_take_no_time_to_tell_apart() -> None:
-    names = [f"{chr(1 + n % 31)}{chr(1 + n // 31 % 31)}{chr(1 + n // 961)}" for n in range(20_000)]
+    names = [f"{chr(1 + n % 31)}{chr(1 + n // 31 % 31)}{chr(1 + n // 961)}" for n in range(10_000)]
     began = time.monotonic()
-    tables = decode_metrics(msgspec.msgpack.encode(grid(1, 1, names, [range(20_000)]))).tables
+    tables = decode_metrics(msgspec.msgpack.encode(grid(1, 1, names, [range(10_000)]))).tables
     assert time.monotonic() - began < 8, "each name was compared with all before it"
     assert {table.names for table in tables} == {("\N{REPLACEMENT CHARACTER}" * 3,)}
-    assert [table.values[0, 0] for table in tables] == [float(n) for n in range(20_000)]
+    assert [table.values[0, 0] for table in tables] == [float(n) for n in range(10_000)]
 
 
 @pytest.mark.parametrize(
@@ -203,3 +213,54 @@ def test_what_is_remembered_is_bounded_and_void_under_another_stamp() -> None:
     memory.forget()
     memory.begin()
     assert len(memory) == 0
+
+
+async def test_an_experiment_has_no_endless_metrics_and_says_so_once(bench: Any, make: Any) -> None:
+    small = ingest.Ingest(bench.told, 60.0, max_metrics=100)
+    bench.handlers.metric_batches = small.metrics
+    experiment = new_id()
+    origin = Origin("default", experiment, 1, 0)
+    await bench.event(ExperimentQueued(experiment=experiment, user="ann", spec=ExperimentSpec(command=["x"])), 1)
+    await bench.batch(origin, make.metric_batch("w", 1, [(1, 1.0, {f"m{n}": 1.0 for n in range(80)})]))
+    await bench.batch(origin, make.metric_batch("w", 2, [(2, 2.0, {f"n{n}": 1.0 for n in range(50)})]))
+    await bench.batch(origin, make.metric_batch("w", 3, [(3, 3.0, {"m1": 5.0}), (4, 4.0, {"o": 1.0})]))
+    view = await bench.ask(GetExperiment(ref=experiment))
+    assert view.metric_count == 100
+    assert view.points == 101
+    assert [alert.level for alert in view.alerts] == ["warn"]
+    assert len(await bench.emitted(AlertRaised)) == 1
+    places = (Placement(rank=0, node="n", address="127.0.0.1"),)
+    await bench.event(AttemptAssigned(experiment=experiment, attempt=1, placements=places), 2)
+    count = WriterCount(writer="w", records=4, stream="metrics")
+    end = RankEnd(rank=0, node="n", reason="completed", writers=(count,), times=RankTimes(rank=0))
+    await bench.event(AttemptEnded(experiment=experiment, attempt=1, reason="completed", retry=False, ranks=(end,)), 3)
+    view = await bench.ask(GetExperiment(ref=experiment))
+    assert (view.settled, view.gaps) == (True, 2), "two records could not be kept whole"
+
+
+def test_a_batch_of_too_many_names_is_none() -> None:
+    names = {f"m{n}": 1.0 for n in range(MAX_NAMES + 1)}
+    with pytest.raises(BadBatch, match="metrics"):
+        decode_metrics(msgspec.msgpack.encode(batch_of("w", 1, [(1, 1.0, names)])))
+
+
+async def test_new_names_of_many_messages_are_stored_in_parts(lite: Any, make: Any) -> None:
+    origin = Origin("default", new_id(), 1, 0)
+    deliveries = [
+        delivery(origin, msgspec.msgpack.encode(batch_of("w", k, [(k, 1.0, {f"m{k}-{n}": 1.0 for n in range(6_000)})])))
+        for k in (1, 2)
+    ]
+    with pytest.raises(ingest.TooMany):
+        await lite.database.write(lambda tx: lite.handlers.metric_batches(tx, deliveries))
+    for each in deliveries:
+        await lite.database.write(lambda tx, one=each: lite.handlers.metric_batches(tx, [one]))
+    await lite.database.write(lambda tx: lite.handlers.metric_batches(tx, deliveries))  # names that are known
+
+
+async def test_numbers_with_endless_holes_are_refused(lite: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "MAX_RANGES", 20)
+    origin = Origin("default", new_id(), 1, 0)
+    with pytest.raises(Poison, match="holes"):
+        for n in range(1, 100, 2):
+            await lite.batch(origin, make.metric_batch("w", n, [(n, 1.0, {"a": 1.0})]))
+    assert n == 41

@@ -6,14 +6,15 @@ import base64
 import json
 import math
 import struct
+from pathlib import Path
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from incl_shared.telemetry.batcher import MAX_PAYLOAD, build, decode_metrics, encode, unpack
-from incl_shared.telemetry.spool import Piece
-from incl_shared.telemetry.wire import MetricBatch
+from incl_shared.telemetry.spool import Piece, Position, SpoolReader
+from incl_shared.telemetry.wire import MAX_NAMES, MetricBatch
 from incl_shared.testing.telemetry import points_of
 
 names = st.sampled_from(["loss", "val/acc", "lr", "ä", "x"])
@@ -144,3 +145,27 @@ def test_two_records_on_one_line_never_move_the_numbers_of_others(records: list[
             assert set(found.get(sequence, {})) == set(record["v"])
         elif not line.strip():
             assert sequence not in found
+
+
+def test_a_batch_names_no_more_metrics_than_may_be(tmp_path: Path) -> None:
+    lines = [
+        json.dumps({"k": "m", "t": 1.0, "s": k, "v": {f"m{k}-{n}": 1.0 for n in range(3_000)}}).encode()
+        for k in range(5)
+    ]
+    (tmp_path / "w.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    piece = SpoolReader(tmp_path).read("w", Position())
+    assert piece is not None
+    batch = build(piece)
+    assert (batch.count, sum(len(group.names) for group in batch.groups)) == (3, 9_000)
+
+
+def test_a_record_that_no_message_can_carry_counts_as_dropped(tmp_path: Path) -> None:
+    big = {"k": "m", "t": 1.0, "s": 1, "v": {f"m{n}": 1.0 for n in range(MAX_NAMES + 1)}}
+    small = {"k": "m", "t": 1.0, "s": 2, "v": {"a": 1.0}}
+    (tmp_path / "w.jsonl").write_bytes(b"".join(json.dumps(one).encode() + b"\n" for one in (big, small)))
+    piece = SpoolReader(tmp_path).read("w", Position())
+    assert piece is not None
+    batch = build(piece)
+    assert batch.count == 2
+    assert [(extra.sequence, extra.line) for extra in batch.extras] == [(1, b'{"k":"d","n":1}')]
+    assert [group.names for group in batch.groups] == [["a"]]

@@ -240,3 +240,17 @@ def test_an_endless_line_is_not_read_again_each_time(tmp_path: Path, monkeypatch
     with file.open("ab") as out:
         out.write(b"x\nb\n")
     assert read_all(reader, "w", Position())[1].sequence == 2
+
+
+def test_of_too_many_writers_the_first_are_taken_and_the_others_counted(tmp_path: Path) -> None:
+    for number in range(5, 9):
+        (tmp_path / f"w{number}.jsonl").write_bytes(b"\n")
+    reader = SpoolReader(tmp_path, max_writers=6)
+    assert reader.writers() == ["w5", "w6", "w7", "w8"]
+    for number in range(5):
+        (tmp_path / f"w{number}.jsonl").write_bytes(b"\n")
+    assert reader.writers() == ["w0", "w1", "w5", "w6", "w7", "w8"]
+    assert reader.refused() == 3
+    again = SpoolReader(tmp_path, max_writers=6)
+    again.know(["w8", "w7"])
+    assert {"w7", "w8"} <= set(again.writers())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,6 +26,7 @@ from incl_shared.telemetry import (
     read_marks,
     spooled_file,
 )
+from incl_shared.telemetry.spool import ENDING, MAX_WRITERS
 from incl_shared.telemetry.wire import Extra
 
 if TYPE_CHECKING:
@@ -43,6 +45,9 @@ _FULL_DISK_S = 0.5
 _FULL_DISK_TRIES = 60
 _ASK_S = 5.0
 _A_SECOND = 200
+_MANY = 100
+"""Files of a spool whose sizes are not looked at in the event loop."""
+_Look = Callable[[], Sequence[object]]
 
 
 class Pace:
@@ -101,7 +106,10 @@ class ShippedTelemetry:
             return
         self._open()
         files = self._life.files
-        looks = (lambda: _spool_sizes(files.spool), lambda: _sizes(files.stdout, files.stderr))
+        looks: tuple[_Look, _Look] = (
+            lambda: _spool_sizes(files.spool),
+            lambda: _sizes(files.stdout, files.stderr),
+        )
         self._tasks = [
             asyncio.create_task(self._ship(shipper, look)) for shipper, look in zip(self._shippers, looks, strict=True)
         ]
@@ -176,14 +184,16 @@ class ShippedTelemetry:
         ]
         self._stored.start()
 
-    async def _ship(self, shipper: Shipper, sizes: Callable[[], object]) -> None:
+    async def _ship(self, shipper: Shipper, sizes: _Look) -> None:
         """Ship until the end; quicker while something comes. A step is never cut short: its files have one reader.
 
         While the files do not grow nothing is read, but for a moment after they did: a progress bar's last state.
         """
-        wait, seen, until = _BUSY_S, None, 0.0
+        wait, until = _BUSY_S, 0.0
+        seen: Sequence[object] | None = None
         while not self._ending.is_set():
-            now, found = self._clock.monotonic(), sizes()
+            now, many = self._clock.monotonic(), seen is not None and len(seen) > _MANY
+            found = await asyncio.to_thread(sizes) if many else sizes()
             if found != seen:
                 seen, until = found, now + _SETTLES_S
             sent = 0
@@ -258,9 +268,10 @@ def _sizes(*paths: Path) -> tuple[int, ...]:
 
 
 def _spool_sizes(spool: Path) -> tuple[tuple[str, int], ...]:
-    """Name and size of every writer's file."""
+    """Name and size of every writer's file, of so many as are looked at."""
     try:
         with os.scandir(spool) as entries:
-            return tuple(sorted((e.name, e.stat().st_size) for e in entries if e.name.endswith(".jsonl")))
+            files = itertools.islice((e for e in entries if e.name.endswith(ENDING)), MAX_WRITERS)
+            return tuple(sorted((e.name, e.stat(follow_symlinks=False).st_size) for e in files))
     except OSError:
         return ()

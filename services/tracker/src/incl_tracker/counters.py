@@ -12,6 +12,9 @@ REPEATED = Counter(
 UNREADABLE = Counter(
     "incl_tracker_unreadable_records_total", "Records of a spool that could not be read.", registry=None
 )
+REFUSED = Counter(
+    "incl_tracker_refused_records_total", "Records of metrics that were too many for their experiment.", registry=None
+)
 FOREIGN = Counter(
     "incl_tracker_foreign_total", "Experiments whose id another project had written under.", registry=None
 )
@@ -36,6 +39,7 @@ UNSETTLED = Gauge("incl_tracker_unsettled", "Attempts that ended and wait for th
 ALL = (
     LAG,
     UNSETTLED,
+    REFUSED,
     PARTITIONS,
     LAPSED,
     PURGED,

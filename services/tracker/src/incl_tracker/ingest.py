@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,6 +21,7 @@ from incl_shared.errors import InvalidInput
 from incl_shared.ids import is_id
 from incl_shared.queries.tracker import SYSTEM_PREFIX
 from incl_shared.subjects import Origin
+from incl_shared.telemetry.wire import MAX_NAMES
 from incl_tracker import counters, store_chunks, store_lines, store_settlement, store_summaries, store_tails
 from incl_tracker import store_experiments as experiments
 from incl_tracker import store_writers as writers
@@ -36,7 +37,7 @@ from incl_tracker.domain.batches import (
     decode_metrics,
     stacked,
 )
-from incl_tracker.domain.extras import Said, read_extras
+from incl_tracker.domain.extras import Alert, Said, read_extras
 from incl_tracker.domain.tails import Rows
 from incl_tracker.memory import Columns, Known, Memory, Writer, WriterKey
 from incl_tracker.settling import raise_alerts, settle_or_wait
@@ -51,10 +52,22 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _Sent = tuple[Origin, "LogBatch", "Delivery"]
+MAX_METRICS = 100_000
+"""Of an experiment; what it logs beyond is counted, and told once."""
+MAX_RANGES = 10_000
+"""Of a writer: one whose numbers have more holes is none of ours."""
 PATIENCE = 8
 """Deliveries (about 6 seconds) for which lines wait for the ones before them: a shipper tries for up to 5 seconds."""
 _SMALL_CHUNKS = 16
 _COMPACT_AFTER_S = 30.0
+_LIMIT = ".limit"
+"""In place of a writer, of whom the tracker itself warns; no writer has such a name."""
+_TOO_MANY_METRICS = Alert(
+    0,
+    f"more than {MAX_METRICS} metrics",
+    "An experiment keeps so many; what it logs under further names is not stored, and its records count as gaps.",
+    "warn",
+)
 _e = t.experiments.c
 _ROWS = (
     sa.select(_e.id, _e.project, _e.points, _e.lines, _e.epoch, _e.stamp, _e.purged, _e.compact_at)
@@ -96,17 +109,27 @@ class _Work:
     tables: list[Table] = field(default_factory=list)
     changed: bool = False
     repeated: int = 0
+    refused: int = 0
+
+
+class TooMany(Exception):  # noqa: N818
+    """So much is new in some messages that others would wait for them: they are stored in parts."""
 
 
 class Ingest:
     """The consume handlers of METRICS and LOGS; they run in the writer thread, one transaction at a time."""
 
     def __init__(
-        self, audience: Audience, settle_after_s: float, limits: store_tails.Limits = store_tails.LIMITS
+        self,
+        audience: Audience,
+        settle_after_s: float,
+        limits: store_tails.Limits = store_tails.LIMITS,
+        max_metrics: int = MAX_METRICS,
     ) -> None:
         self._audience = audience
         self._settle_after_s = settle_after_s
         self._limits = limits
+        self._max_metrics = max_metrics
         self._memory = Memory()
 
     def forget(self) -> None:
@@ -118,6 +141,7 @@ class Ingest:
 
         Raises:
             Poison: one of them can never be stored; nothing is done then.
+            TooMany: too much for one transaction; nothing is done then.
         """
         batches = [(origin_of(d.subject), _decoded(decode_metrics, d.payload), d) for d in deliveries]
         places = self._places(tx, [(origin, d) for origin, _, d in batches])
@@ -128,7 +152,10 @@ class Ingest:
             if extras is not None:
                 said.append((work, extras, delivery.time))
         busy = [work for work in _each(works) if work.tables]
+        if len(deliveries) > 1 and _new_names(busy) > MAX_NAMES:
+            raise TooMany
         self._points(tx, busy)
+        _tell_refused(tx, [work for work in busy if work.refused])
         for work, extras, received in said:
             _say(tx, work, extras, received)
         self._finish(tx, places, works)
@@ -190,7 +217,7 @@ class Ingest:
         stale: list[tuple[str, int]] = []
         fresh: list[tuple[str, str]] = []
         for work in works:
-            stale += _store(tx, work, tails, fresh)
+            stale += _store(tx, work, tails, fresh, self._max_metrics)
         chunks.write()
         tails.write()
         known = dict(used)
@@ -292,6 +319,8 @@ def _new_of(work: _Work, first: int, count: int) -> list[ranges.Range]:
     work.repeated += count - ranges.total(wanted)
     if wanted:
         work.writer.ranges = ranges.merged(work.writer.ranges, first, last)
+        if len(work.writer.ranges) > MAX_RANGES:
+            raise Poison(f"the numbers of {work.writer.key.writer} have more than {MAX_RANGES} holes")
         work.changed = work.place.changed = True
     return wanted
 
@@ -315,7 +344,7 @@ def _take(work: _Work, batch: Metrics) -> Said | None:
 
 
 def _store(
-    tx: Transaction, work: _Work, tails: store_tails.NewTails, fresh: list[tuple[str, str]]
+    tx: Transaction, work: _Work, tails: store_tails.NewTails, fresh: list[tuple[str, str]], most: int
 ) -> list[tuple[str, int]]:
     """Store the new points of a writer; (experiment, place) of summaries to be computed anew."""
     place, known, writer = work.place, work.place.known, work.writer
@@ -323,7 +352,10 @@ def _store(
     known.attempts.add(writer.key.attempt)
     stale: list[tuple[str, int]] = []
     groups = []
-    for table in _joined(work.tables):
+    for whole in _joined(work.tables):
+        table = _fitting(work, whole, most)
+        if not table.names:
+            continue
         columns = _columns(tx.connection, work, table.names, fresh)
         stale += _summarise(work, table, columns)
         groups.append(Rows(columns.series, table.steps, table.times, table.values))
@@ -343,6 +375,40 @@ def _joined(tables: Sequence[Table]) -> list[Table]:
     for table in tables:
         same.setdefault(table.names, []).append(table)
     return [parts[0] if len(parts) == 1 else stacked(parts) for parts in same.values()]
+
+
+def _new_names(works: Sequence[_Work]) -> int:
+    """How many series have to be looked up, or made."""
+    return sum(
+        sum(name not in work.writer.series for name in names)
+        for work in works
+        for names in {table.names for table in work.tables}
+        if names not in work.writer.columns
+    )
+
+
+def _fitting(work: _Work, table: Table, most: int) -> Table:
+    """Without metrics that the experiment cannot have any more; its records are counted as dropped then."""
+    summaries = work.place.known.summaries
+    assert summaries is not None
+    if table.names in work.writer.columns:
+        return table
+    kept = summaries.fitting(table.names, most)
+    if kept is None:
+        return table
+    work.refused += len(table)
+    work.writer.dropped += len(table)
+    return replace(table, names=tuple(table.names[place] for place in kept), values=table.values[:, kept])
+
+
+def _tell_refused(tx: Transaction, works: Sequence[_Work]) -> None:
+    """Say once of each rank that metrics are not stored."""
+    for work in works:
+        counters.REFUSED.inc(work.refused)
+        if not experiments.has_alerts(tx.connection, work.origin, _LIMIT):
+            experiments.add_alerts(tx.connection, work.origin, _LIMIT, [_TOO_MANY_METRICS], tx.clock.now())
+            raise_alerts(tx, work.origin, _LIMIT, [_TOO_MANY_METRICS])
+            work.place.view_changed = True
 
 
 def _columns(connection: sa.Connection, work: _Work, names: tuple[str, ...], fresh: list[tuple[str, str]]) -> Columns:

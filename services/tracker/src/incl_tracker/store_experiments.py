@@ -161,6 +161,13 @@ def know_metrics(connection: sa.Connection, project: str, names: list[str]) -> N
     insert_new(connection, t.known_metrics, [{"project": project, "metric": name} for name in names])
 
 
+def has_alerts(connection: sa.Connection, origin: Origin, writer: str) -> bool:
+    """Whether there are alerts of a writer."""
+    c = t.alerts.c
+    place = (c.experiment == origin.experiment, c.attempt == origin.attempt, c.rank == origin.rank, c.writer == writer)
+    return connection.execute(sa.select(c.sequence).where(*place).limit(1)).one_or_none() is not None
+
+
 def add_alerts(
     connection: sa.Connection, origin: Origin, writer: str, alerts: Sequence[Alert], received: float
 ) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from incl_shared.telemetry.spool import Piece, Step, as_extra, scalars
-from incl_shared.telemetry.wire import BATCH_VERSION, Extra, Group, LogBatch, MetricBatch
+from incl_shared.telemetry.wire import BATCH_VERSION, MAX_NAMES, Extra, Group, LogBatch, MetricBatch
 
 MAX_PAYLOAD = 900_000
 """Bytes of a batch: below the largest message of a nats-server that nobody has told otherwise (1 MiB)."""
@@ -18,6 +18,8 @@ MAX_RECORDS = 5_000
 VALUE_BYTES = 8
 RECORD_BYTES = 20
 MAX_EXTRA = 300_000
+_TOO_BIG = b'{"k":"d","n":1}'
+"""In place of a record that no message can carry: one that was dropped."""
 _SCALARS = b'{"k":"m"'
 _NEXT_SCALARS = b"\n" + _SCALARS
 _encoder = msgspec.msgpack.Encoder()
@@ -69,7 +71,7 @@ def unpack(kind: str, data: bytes) -> array[int] | array[float]:
 def build(piece: Piece, *, exactly: bool = False, max_payload: int = MAX_PAYLOAD) -> MetricBatch:
     """A batch of the first lines of a piece that fit (at least one; all of them with `exactly`).
 
-    A line that is no record takes its number and carries nothing, and so does one too big for any message.
+    A line that is no record takes its number and carries nothing; one too big for any message counts as dropped.
     """
     records = _plain(piece)
     if records is not None:
@@ -120,7 +122,7 @@ def _of_scalars(piece: Piece, records: list[_Any], max_payload: int | None) -> M
         group.times.append(record.t)
         group.values.append(values)
     size = 200 + sum(_size(names, group) for names, group in groups.items())
-    if size > (MAX_PAYLOAD if max_payload is None else max_payload):
+    if size > (MAX_PAYLOAD if max_payload is None else max_payload) or sum(map(len, groups)) > MAX_NAMES:
         return None
     return _batch(piece, piece.count, groups, [])
 
@@ -143,19 +145,23 @@ def _of_lines(piece: Piece, *, exactly: bool, max_payload: int) -> MetricBatch:
     groups: dict[tuple[str, ...], _Group] = {}
     extras: list[Extra] = []
     size = 200
-    count = 0
+    count = named = 0
     for line in piece.lines:
         record = scalars(line)
         extra = None if record is not None else as_extra(line)
         if record is not None:
             names = tuple(record.values)
             group = groups.get(names)
-            cost = RECORD_BYTES + len(names) * VALUE_BYTES + (0 if group else sum(map(len, names)) * 4 + len(names) * 5)
-        else:
+            new = 0 if group else len(names)
+            cost = RECORD_BYTES + len(names) * VALUE_BYTES + (sum(map(len, names)) * 4 + new * 5 if new else 0)
+            if cost > MAX_PAYLOAD or len(names) > MAX_NAMES:
+                record, extra, new = None, _TOO_BIG, 0
+            named += new
+        if record is None:
             cost = 24 + len(extra) if extra is not None and len(extra) <= MAX_EXTRA else 0
-        if count and not exactly and size + cost > max_payload:
+        if count and not exactly and (size + cost > max_payload or named > MAX_NAMES):
             break
-        if record is not None and cost <= MAX_PAYLOAD:
+        if record is not None:
             if group is None:
                 groups[names] = group = _Group()
             group.offsets.append(count)

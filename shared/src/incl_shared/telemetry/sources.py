@@ -24,7 +24,7 @@ ROUND_BYTES = 2_000_000
 AHEAD = 4
 """Batches of one writer that may be in flight."""
 NO_SPOOL = "spool"
-"""In whose name it is told that the spool itself was taken away: nobody knows what was logged since."""
+"""In whose name it is told that the spool itself was taken away, or has more writers than are taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +137,7 @@ class MetricSource:
     def __init__(self, spool: Path, journal: Path, *, max_records: int = batcher.MAX_RECORDS) -> None:
         self.reader = SpoolReader(spool)
         self.journal = Journal(journal)
+        self.reader.know(self.journal.writers)
         self._max_records = max_records
         self._flights: dict[str, Flight] = {}
         self._turn = 0
@@ -243,6 +244,7 @@ class MetricSource:
             if at.sequence or at.dropped or lost:
                 dropped = at.dropped + lost
                 found.append(WriterCount(writer=writer, records=at.sequence, dropped=dropped, stream="metrics"))
-        if self._sealed and self.reader.missing:
-            found.append(WriterCount(writer=NO_SPOOL, records=0, dropped=1, stream="metrics"))
+        lost = self.reader.missing + self.reader.refused() if self._sealed else 0
+        if lost:
+            found.append(WriterCount(writer=NO_SPOOL, records=0, dropped=lost, stream="metrics"))
         return tuple(found)

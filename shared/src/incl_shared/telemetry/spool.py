@@ -12,7 +12,7 @@ import re
 import resource
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -24,6 +24,8 @@ from incl_shared.ids import TOKEN_PATTERN
 READ_BYTES = 2 << 20
 """The most that is read at once; a line longer than this is no record."""
 ENDING = ".jsonl"
+MAX_WRITERS = 5_000
+"""Of one spool; files beyond these are left alone, each a gap."""
 DIRECTORY_ENDING = ".incl-dir.tar.zst"
 """A checkpoint that is a directory is stored as one archive, under its name with this ending."""
 _HEAD = 128
@@ -90,9 +92,11 @@ class SpoolReader:
     is gone and was not held, or that shrank, has lost an unknown number of records: `lost` counts one for each.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, max_writers: int = MAX_WRITERS) -> None:
         self.directory = directory
         self.lost: dict[str, int] = {}
+        self._max_writers = max_writers
+        self._writers: set[str] = set()
         self._heads: dict[str, bytes] = {}
         self._moved: dict[str, tuple[int, int]] = {}
         self._searched: dict[str, tuple[int, int]] = {}
@@ -103,14 +107,28 @@ class SpoolReader:
         self._held.close()
 
     def writers(self) -> list[str]:
-        """The writers that there are by now, in the order of their names."""
+        """The writers that there are by now, in the order of their names: the first that came, where they are many."""
+        if len(self._writers) >= self._max_writers:
+            return sorted(self._writers)  # no more of them is taken
+        found = self._found()
+        self.know(sorted(found - self._writers)[: self._max_writers - len(self._writers)])
+        return sorted((found | self._held.names()) & self._writers)
+
+    def know(self, writers: Iterable[str]) -> None:
+        """These are writers, whoever else comes."""
+        self._writers.update(writers)
+
+    def refused(self) -> int:
+        """How many files there are of writers that are too many."""
+        return len(self._found() - self._writers) if len(self._writers) >= self._max_writers else 0
+
+    def _found(self) -> set[str]:
         try:
             with os.scandir(self.directory) as entries:
                 names = [entry.name for entry in entries if entry.name.endswith(ENDING)]
         except (FileNotFoundError, NotADirectoryError, PermissionError):
-            names = []  # the job took it away; what is held is read on
-        found = {name for name in (n.removesuffix(ENDING) for n in names) if _TOKEN.fullmatch(name)}
-        return sorted(found | self._held.names())
+            return set()  # the job took it away; what is held is read on
+        return {name for name in (n.removesuffix(ENDING) for n in names) if _TOKEN.fullmatch(name)}
 
     def read(self, writer: str, position: Position, *, max_records: int = 5000) -> Piece | None:
         """The next complete lines after position, at most max_records of them and READ_BYTES; None: nothing yet."""

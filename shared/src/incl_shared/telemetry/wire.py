@@ -83,6 +83,8 @@ class LogBatch(msgspec.Struct, array_like=True, frozen=True):
 
 
 BATCH_VERSION = 2
+MAX_NAMES = 10_000
+"""Metrics that a batch names at most, over all its groups."""
 MAX_LINE_CHARACTERS = 65_536
 """A longer line is cut into parts of at most this many characters (flag 1 on all but the last)."""
 

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from incl_shared.ids import TOKEN_PATTERN
-from incl_shared.telemetry.wire import BATCH_VERSION, Extra, Group, Line, LogBatch, MetricBatch
+from incl_shared.telemetry.wire import BATCH_VERSION, MAX_NAMES, Extra, Group, Line, LogBatch, MetricBatch
 from incl_tracker.domain.ranges import Range
 from incl_tracker.domain.samples import Floats, Places, Steps
 from incl_tracker.domain.text import clean_name
@@ -82,6 +82,9 @@ def decode_metrics(payload: bytes) -> Metrics:
     except (msgspec.MsgspecError, ValueError) as error:
         raise BadBatch(f"no metric batch: {error}") from error
     _check(batch.version, batch.writer, batch.first, batch.count)
+    names = sum(len(group.names) for group in batch.groups)
+    if names > MAX_NAMES:
+        raise BadBatch(f"it names {names} metrics, {MAX_NAMES} are allowed")
     tables = [table for group in batch.groups for table in _tables(group, batch.count)]
     return Metrics(batch.writer, batch.first, batch.count, tables, batch.extras)
 

@@ -65,6 +65,15 @@ class Summaries:
             nothing = 0 if ROW[column].kind == "i" else np.nan
             self._rows[column][place] = nothing if value is None else value
 
+    def fitting(self, names: Sequence[str], most: int) -> list[int] | None:
+        """Which of some names are metrics here, or can become ones while there are at most so many; none: all."""
+        room = most - len(self.names)
+        new = [place for place, name in enumerate(names) if name not in self._places]
+        if len(new) <= room:
+            return None
+        refused = set(new[max(0, room) :])
+        return [place for place in range(len(names)) if place not in refused]
+
     def places(self, names: Iterable[str]) -> Places:
         """Where these metrics are; those that are new get a place."""
         found = []
