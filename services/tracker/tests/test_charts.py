@@ -461,3 +461,25 @@ def test_an_extreme_that_a_tail_hides_makes_room_for_the_next_one(connection: sa
     shown = asked(connection, query).curves[0].values
     assert 8.0 in shown
     assert 9.0 not in shown
+
+
+def test_many_writers_are_read_with_few_statements(connection: sa.Connection) -> None:
+    experiment = new_id()
+    put_experiment(connection, experiment, "loss")
+    for n in range(600):
+        series = put_series(connection, experiment, "loss", attempt=1 + n % 2, writer=f"w{n}")
+        steps = np.arange(n, n + 3)
+        put_chunk(connection, series, 0, Samples(steps, steps * 1.0, steps * 2.0))
+    said: list[str] = []
+    note = lambda *args: said.append(args[2])  # noqa: E731
+    sa.event.listen(connection, "before_cursor_execute", note)
+    found, cursor = 0, None
+    while True:
+        query = GetPoints(experiment=experiment, metric="loss", limit=1000, cursor=cursor)
+        page = points(connection, "default", query)
+        found, cursor = found + len(page.steps), page.cursor
+        if cursor is None:
+            break
+    sa.event.remove(connection, "before_cursor_execute", note)
+    assert found == 1800
+    assert len(said) < 60

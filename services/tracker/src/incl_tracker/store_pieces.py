@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from incl_tracker import store_tails
 from incl_tracker import tables as t
-from incl_tracker.domain.samples import Mask, Samples, decode
+from incl_tracker.domain.samples import Mask, Samples, Steps, decode
 from incl_tracker.domain.visible import Tail, holds_any, later_steps, mask_of, without
 
 LEAST, GREATEST = -(1 << 63), (1 << 63) - 1
@@ -20,13 +20,16 @@ _s, _c, _b = t.series.c, t.chunks.c, t.chunk_blobs.c
 _SERIES = sa.select(_s.id, _s.attempt, _s.writer).where(
     _s.experiment == sa.bindparam("experiment"), _s.metric == sa.bindparam("metric"), _s.rank == sa.bindparam("rank")
 )
-_HEADS = sa.select(
+_HEAD = sa.select(
     _c.series, _c.number, _c.count, _c.hidden, _c.first_step, _c.last_step, _c.first_time, _c.last_time
 ).where(
-    _c.series == sa.bindparam("series"),
     _c.last_step >= sa.bindparam("low", type_=sa.BigInteger),
     _c.first_step <= sa.bindparam("high", type_=sa.BigInteger),
 )
+_HEADS = _HEAD.where(_c.series == sa.bindparam("series"))
+_HEADS_OF_MANY = _HEAD.where(_c.series.in_(sa.bindparam("keys", expanding=True)))
+_MANY = 16
+"""Series that are not asked for one by one any more."""
 
 
 class Head(NamedTuple):
@@ -57,6 +60,7 @@ class Pieces:
         self.heads = heads
         self._found = tails
         self._several = len({head.attempt for head in heads} | {tail.attempt for tail in tails}) > 1
+        self._later_in_tails: dict[int, Steps] = {}
         self._later = {
             attempt: later_steps(tails, attempt)
             for attempt in {head.attempt for head in heads}
@@ -86,7 +90,9 @@ class Pieces:
             return tail.samples
         low, high = int(steps.min()), int(steps.max())
         over = [h for h in self.heads if h.attempt > tail.attempt and h.first_step <= high and h.last_step >= low]
-        samples = without(tail.samples, (later_steps(self._found, tail.attempt),))
+        if tail.attempt not in self._later_in_tails:
+            self._later_in_tails[tail.attempt] = later_steps(self._found, tail.attempt)
+        samples = without(tail.samples, (self._later_in_tails[tail.attempt],))
         for _, chunk, _ in raw(self._connection, over):
             samples = without(samples, (np.unique(chunk.steps),))
         return samples
@@ -109,17 +115,26 @@ def pieces(
     """
     found = store_tails.read(connection, experiment, metric, rank) if tails is None else tails
     rows = connection.execute(_SERIES, {"experiment": experiment, "metric": metric, "rank": rank}).all()
-    heads: list[Head] = []
-    for series, its_attempt, writer in rows:
-        if attempt in (None, its_attempt):
-            bound = {"series": series, "low": low, "high": high}
-            heads += [Head(*row, its_attempt, writer) for row in connection.execute(_HEADS, bound).all()]
+    wanted = {series: (its_attempt, writer) for series, its_attempt, writer in rows if attempt in (None, its_attempt)}
+    heads = _heads(connection, wanted, low, high)
     kept = []
     for tail in found:
         steps = tail.samples.steps
         if attempt in (None, tail.attempt):
             kept.append(Tail(tail.attempt, tail.writer, tail.samples.take((steps >= low) & (steps <= high))))
     return Pieces(connection, heads, [tail for tail in kept if len(tail.samples)])
+
+
+def _heads(connection: sa.Connection, series: Mapping[int, tuple[int, str]], low: int, high: int) -> list[Head]:
+    """Of series (id -> attempt, writer): one statement each, or for many of them together."""
+    bound = {"low": low, "high": high}
+    keys = list(series)
+    if len(keys) < _MANY:
+        rows = [row for key in keys for row in connection.execute(_HEADS, bound | {"series": key})]
+    else:
+        blocks = [keys[begin : begin + _AT_ONCE] for begin in range(0, len(keys), _AT_ONCE)]
+        rows = [row for block in blocks for row in connection.execute(_HEADS_OF_MANY, bound | {"keys": block})]
+    return [Head(*row, *series[row.series]) for row in rows]
 
 
 def raw(connection: sa.Connection, heads: Iterable[Head]) -> Iterator[tuple[Head, Samples, Mask | None]]:
@@ -142,6 +157,9 @@ def _blobs(
     by_series: dict[int, dict[int, Head]] = {}
     for head in heads:
         by_series.setdefault(head.series, {})[head.number] = head
+    if len(by_series) >= _MANY:
+        yield from _blobs_of_many(connection, by_series, columns)
+        return
     table = columns[0].table.c
     select = sa.select(table.number, *columns).where(table.series == sa.bindparam("series")).order_by(table.number)
     between = select.where(table.number.between(sa.bindparam("low"), sa.bindparam("high")))
@@ -156,3 +174,15 @@ def _blobs(
                 rows = connection.execute(among, {"series": series, "numbers": block})
             for row in rows.all() if len(columns) == 1 else rows:
                 yield wanted[row[0]], row[1], row[-1]
+
+
+def _blobs_of_many(
+    connection: sa.Connection, by_series: Mapping[int, Mapping[int, Head]], columns: Sequence[sa.Column[bytes]]
+) -> Iterator[tuple[Head, Any, Any]]:
+    table = columns[0].table.c
+    select = sa.select(table.series, table.number, *columns).order_by(table.series, table.number)
+    query = select.where(sa.tuple_(table.series, table.number).in_(sa.bindparam("keys", expanding=True)))
+    keys = [(series, number) for series in sorted(by_series) for number in sorted(by_series[series])]
+    for begin in range(0, len(keys), _AT_ONCE):
+        for row in connection.execute(query, {"keys": keys[begin : begin + _AT_ONCE]}):
+            yield by_series[row[0]][row[1]], row[2], row[-1]

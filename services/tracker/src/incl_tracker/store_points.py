@@ -6,6 +6,7 @@ the chunks that begin before its end, and holds no more than it gives.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from incl_tracker import store_pieces
 from incl_tracker import tables as t
 from incl_tracker.domain.numbers import named
 from incl_tracker.domain.samples import EMPTY, Floats, Mask, Samples, Steps
-from incl_tracker.store_pieces import GREATEST, LEAST, Head, Pieces
+from incl_tracker.store_pieces import GREATEST, LEAST, Head
 from incl_tracker.store_views import row_in
 
 PAGE_BYTES = 250_000
@@ -28,6 +29,8 @@ _NUMBER_BYTES = 25
 """What a time or a value takes at most, with its comma."""
 _IN_TAIL = GREATEST
 """In place of a chunk's number: tails come after all chunks of their writer."""
+_SMALL, _AT_ONCE = 4_096, 200
+"""Chunks are read so many at a time, of so many points together."""
 Source = tuple[int, str]
 """(attempt, writer)."""
 
@@ -56,18 +59,35 @@ def _fill(connection: sa.Connection, query: GetPoints, rank: int, low: int, high
     pieces = store_pieces.pieces(connection, query.experiment, query.metric, rank, low, high, attempt=query.attempt)
     for tail in pieces.tails():
         page.add((tail.attempt, tail.writer), _IN_TAIL, _by_place(tail.samples))
-    for head in sorted(pieces.heads, key=lambda head: head.first_step):
-        if page.ends_before(head.first_step):
+    for heads in _together(pieces.heads):
+        if page.ends_before(heads[0].first_step):
             return
-        samples = _samples(connection, query, pieces, head)
-        inside = (samples.steps >= low) & (samples.steps <= high)
-        page.add((head.attempt, head.writer), head.number, samples.take(inside))
+        found = 0
+        for head, whole, mask in store_pieces.raw(connection, heads):
+            samples = whole if query.attempt is not None else pieces.visible(head, whole, mask)
+            inside = (samples.steps >= low) & (samples.steps <= high)
+            page.add((head.attempt, head.writer), head.number, samples.take(inside))
+            found += 1
+        if found < len(heads):
+            raise _archived(query)
 
 
-def _samples(connection: sa.Connection, query: GetPoints, pieces: Pieces, head: Head) -> Samples:
-    for _, samples, mask in store_pieces.raw(connection, [head]):
-        return samples if query.attempt is not None else pieces.visible(head, samples, mask)
-    raise NotFoundError(
+def _together(heads: Sequence[Head]) -> Iterator[list[Head]]:
+    """Chunks in the order of their first steps; small ones some at a time."""
+    some: list[Head] = []
+    points = 0
+    for head in sorted(heads, key=lambda head: head.first_step):
+        if some and (len(some) >= _AT_ONCE or points + head.size > _SMALL):
+            yield some
+            some, points = [], 0
+        some.append(head)
+        points += head.size
+    if some:
+        yield some
+
+
+def _archived(query: GetPoints) -> NotFoundError:
+    return NotFoundError(
         f"the points of {query.metric!r} lie in the archive",
         cause=f"experiment {query.experiment} was archived; charts still show it",
         hint=f"incl restore {query.experiment} brings them back",
@@ -145,7 +165,7 @@ class _Page:
         self._limit = limit
         self._after = after
         self._need = limit + 1 + (after.same if after else 0)
-        self._sources: list[Source] = []
+        self._sources: dict[Source, int] = {}
         self._held: list[_Held] = []
         self._count = 0
 
@@ -156,9 +176,7 @@ class _Page:
         count = len(samples)
         if not count:
             return
-        if source not in self._sources:
-            self._sources.append(source)
-        index = np.full(count, self._sources.index(source), np.int64)
+        index = np.full(count, self._sources.setdefault(source, len(self._sources)), np.int64)
         self._held.append(_Held(samples, time_order(samples.times), index, np.full(count, number, np.int64)))
         self._count += count
         if self._count > 4 * self._need:
@@ -185,8 +203,8 @@ class _Page:
 
     def _merge(self) -> None:
         held = self._held
-        names = sorted(self._sources)
-        ranks = np.array([names.index(source) for source in self._sources], np.int64)
+        places = {source: place for place, source in enumerate(sorted(self._sources))}
+        ranks = np.array([places[source] for source in self._sources], np.int64)
         steps, order = _of(held, lambda h: h.samples.steps), _of(held, lambda h: h.order)
         source, number = _of(held, lambda h: h.source), _of(held, lambda h: h.number)
         chosen = np.lexsort((number, ranks[source], order, steps))[: self._need]
@@ -215,7 +233,7 @@ class _Page:
         if after is None or after.source not in self._sources:
             return 0
         same = (held.samples.steps == after.step) & (held.order == after.time)
-        same &= held.source == self._sources.index(after.source)
+        same &= held.source == self._sources[after.source]
         return min(after.same, int(same.sum()))
 
     def _cursor(self, held: _Held, begin: int, end: int) -> str:
@@ -223,7 +241,7 @@ class _Page:
         same = held.samples.steps[:end] == held.samples.steps[last]
         same &= (held.order[:end] == held.order[last]) & (held.source[:end] == held.source[last])
         step, time = int(held.samples.steps[last]), int(held.order[last])
-        return _After(step, time, self._sources[int(held.source[last])], int(same.sum())).text()
+        return _After(step, time, list(self._sources)[int(held.source[last])], int(same.sum())).text()
 
 
 def _of(held: list[_Held], part: Any) -> npt.NDArray[Any]:
