@@ -223,10 +223,9 @@ class RunShipper:
             if packed is not None:
                 packed.unlink(missing_ok=True)
         kind = "checkpoint" if file.record["k"] == "c" else "media"
-        step = file.record.get("s")
         entry = Entry(
             attempt=ATTEMPT, rank=RANK, kind=kind, path=name, sha256=sha256, size=size,
-            step=step if type(step) is int else None, medium=medium,
+            step=file.step, medium=medium,
         )  # fmt: skip
         await self._link.commit([entry])
 

@@ -363,6 +363,25 @@ async def test_a_spool_that_the_job_spoils_does_not_keep_it_from_its_end(
     assert (end.reason, end.exit_code) == (EndReason.COMPLETED, 0), end.message
 
 
+async def test_records_that_make_no_sense_keep_no_file_from_being_stored(agent: Agent, platform: FakePlatform) -> None:
+    script = (
+        "import json, os\n"
+        "spool = os.environ['INCL_SPOOL_DIR']\n"
+        "open(spool + '/m', 'w').write('x')\n"
+        "def say(**more): out.write(json.dumps({'k': 'c', 't': 1, 'file': spool + '/m'} | more) + '\\n')\n"
+        "out = open(spool + '/w.jsonl', 'w')\n"
+        "say(s=1, path='x\\0y\\ud800')\n"
+        "say(s=10**30, path='big', metrics={'loss': 10**400})\n"
+        "say(s=2, path='good', metrics={'loss': 1.0})\n"
+    )
+    job = platform.job("python3", "-c", script, goals={"loss": "min"}, keep_checkpoints="all")
+    await platform.want(job)
+    end = await platform.ended(job)
+    assert end.reason is EndReason.COMPLETED, end.message
+    listed = sorted((entry.path, entry.step, entry.score) for entry in platform.entries)
+    assert listed == [("big", None, None), ("good", 2, -1.0), ("x\N{REPLACEMENT CHARACTER}y?", 1, None)]
+
+
 async def test_a_job_whose_end_breaks_again_and_again_is_left(
     agent: Agent, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:

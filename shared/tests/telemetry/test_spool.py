@@ -254,3 +254,21 @@ def test_of_too_many_writers_the_first_are_taken_and_the_others_counted(tmp_path
     again = SpoolReader(tmp_path, max_writers=6)
     again.know(["w8", "w7"])
     assert {"w7", "w8"} <= set(again.writers())
+
+
+def test_records_of_files_that_nobody_could_list(tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(b"x")
+    inside = str((tmp_path / "m").resolve())
+    records = [
+        {"k": "c", "s": 10**30, "path": "x\x00y\ud800/../z", "file": inside},
+        {"k": "c", "s": True, "path": "///", "file": inside},
+        {"k": "c", "s": 1, "path": "x", "file": inside + "\ud800"},
+        {"k": "f", "s": "1", "key": ["a"], "name": {}, "file": inside},
+        {"k": "c", "s": -5, "path": "a" * 9999, "file": inside},
+    ]
+    (tmp_path / "w.jsonl").write_text("".join(json.dumps(one, separators=(",", ":")) + "\n" for one in records))
+    found = spooled_files(tmp_path)
+    assert [(file.sequence, file.step) for file in found] == [(1, None), (2, None), (4, None), (5, -5)]
+    for file in found:
+        assert 0 < len(file.listed_as.encode()) <= 2000
+        assert "\x00" not in file.listed_as

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import math
@@ -167,7 +168,7 @@ class Uploads:
         held = hold(path, self._life.files.spool)
         if held is None:
             return None
-        name, packed, medium = _spooled_name(record, path), None, None
+        name, packed, medium = file.listed_as, None, None
         source = Path(f"/proc/self/fd/{held}")
         try:
             if stat.S_ISDIR(os.fstat(held).st_mode):
@@ -182,8 +183,7 @@ class Uploads:
             if packed is not None:
                 packed.unlink(missing_ok=True)
         kind = "checkpoint" if record.get("k") == "c" else "media"
-        step = record.get("s")
-        entry = self._entry(kind, name, blob.sha256, blob.size, step=step if isinstance(step, int) else None)
+        entry = self._entry(kind, name, blob.sha256, blob.size, step=file.step)
         entry = entry.model_copy(update={"medium": medium})
         if kind == "checkpoint":
             entry = entry.model_copy(update={"score": score_of(record, self._life.wanted.spec.goals)})
@@ -227,16 +227,6 @@ def _lacks_thumbnail(entry: Entry) -> bool:
     return medium is not None and medium.type in ("image", "table") and medium.thumbnail is None
 
 
-def _spooled_name(record: dict[str, Any], path: Path) -> str:
-    """The path under which a checkpoint or a medium is listed."""
-    if record.get("k") == "c":
-        name = str(record.get("path") or path.name)
-    else:
-        name = f"{record.get('key', 'media')}/{record.get('s', 0)}/{record.get('name') or path.name}"
-    parts = [part for part in name.split("/") if part not in ("", ".", "..")]
-    return "/".join(parts)[:2000] or path.name
-
-
 def score_of(record: Mapping[str, Any], goals: Mapping[str, Goal]) -> float | None:
     """How good a checkpoint is, higher is better: the first metric with a goal that its record has a number of.
 
@@ -248,9 +238,12 @@ def score_of(record: Mapping[str, Any], goals: Mapping[str, Goal]) -> float | No
     for name, goal in goals.items():
         if name in metrics:
             value = metrics[name]
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, int | float):
                 return None
-            return -float(value) if goal is Goal.MIN else float(value)
+            with contextlib.suppress(OverflowError):
+                number = float(value)
+                return (-number if goal is Goal.MIN else number) if math.isfinite(number) else None
+            return None
     return None
 
 

@@ -405,8 +405,15 @@ class SpooledFile:
             name = str(record.get("path") or self.path.name)
         else:
             name = f"{record.get('key', 'media')}/{record.get('s', 0)}/{record.get('name') or self.path.name}"
-        parts = [part for part in name.split("/") if part not in ("", ".", "..")]
-        return "/".join(parts)[:2000] or self.path.name
+        clean = name.encode("utf-8", "replace").decode().replace("\x00", "\N{REPLACEMENT CHARACTER}")
+        parts = [part for part in clean.split("/") if part not in ("", ".", "..")]
+        return "/".join(parts)[:2000].rstrip("/") or "file"
+
+    @property
+    def step(self) -> int | None:
+        """The step that its record says, if it says one that can be stored."""
+        step = self.record.get("s")
+        return step if type(step) is int and -_INT64 <= step < _INT64 else None
 
 
 def spooled_files(directory: Path) -> list[SpooledFile]:
@@ -440,7 +447,7 @@ def spooled_file(directory: Path, writer: str, sequence: int, line: bytes) -> Sp
         return None
     path = Path(name)
     try:
-        inside = path.resolve().is_relative_to(directory)
-    except (OSError, RuntimeError):
+        inside = path.resolve().is_relative_to(directory) and path.exists()
+    except (OSError, RuntimeError, UnicodeError):
         return None
-    return SpooledFile(writer, sequence, record, path) if inside and path.exists() else None
+    return SpooledFile(writer, sequence, record, path) if inside else None
