@@ -353,12 +353,12 @@ async def test_lag_and_what_waits_for_its_last_records(start: Start, bus_client:
 
 
 async def test_what_is_stuck(start: Start, bus_client: BusClient, make: Any) -> None:
-    app = await start(settle_after_s=2.0)
+    app = await start()
 
-    async def found(kind: str, after_s: float | None = 0.0) -> Finding:
+    async def found(kind: str, after_s: float | None = 0.0, text: str = "") -> Finding:
         async def look() -> Finding | None:
             answer = await bus_client.ask(TrackerStuck(after_s=after_s), project=SYSTEM_PROJECT, user="admin")
-            return next((one for one in answer.findings if one.kind == kind), None)
+            return next((one for one in answer.findings if one.kind == kind and text in one.reason), None)
 
         one = await until(look, 20, what=kind)
         assert one is not None and one.reason and one.hint
@@ -369,9 +369,8 @@ async def test_what_is_stuck(start: Start, bus_client: BusClient, make: Any) -> 
     await provisioner.begin()
     await ship(bus_client, experiment, make.metric_batch("w", 2, [(n, 1.0, {"acc": n / 10}) for n in range(2, 5)]))
     await provisioner.end(w=6)
-    one = await found("settlement.waiting")
+    one = await found("settlement.waiting", text="3 of 6 records of telemetry writer w of rank 0 (1…6)")
     assert one.subject == f"{experiment[-8:]} attempt 1"
-    assert "3 of 6 records of telemetry writer w of rank 0 (1…6)" in one.reason
     assert one.severity == "note"
     await app.upkeep.stop()
     other = Provisioner(bus_client, new_id())

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from incl_shared.db import Database
-from incl_tracker import store_compaction, trash
+from incl_tracker import counters, store_compaction, trash
 from incl_tracker.archiving import Archivist, Ask
 from incl_tracker.history import Historian
 from incl_tracker.packing import Packer
 from incl_tracker.settings import TrackerSettings
 from incl_tracker.settling import settle_due
+from incl_tracker.store_settlement import count_unsettled
 from incl_tracker.upkeep import Chore
 
 _PAUSE_FACTOR = 3.0
@@ -56,17 +57,18 @@ class Settler:
         self._healthy = healthy
         self._patience_s = patience_s
         self._every_s = every_s
-        self._deaf_until = self._last = database.clock.now()
+        self._deaf_until = self._last = database.clock.monotonic()
 
     async def round(self) -> bool:
         """Settle what is due."""
-        now = self._database.clock.now()
+        now = self._database.clock.monotonic()
         if not self._healthy() or now - self._last > self._every_s * _PAUSE_FACTOR + 1:
             self._deaf_until = now
         self._last = now
         if now - self._deaf_until >= self._patience_s:
             for place in await self._database.write(settle_due):
                 self._tell(*place)
+        counters.UNSETTLED.set(await self._database.read(count_unsettled))
         return False
 
 

@@ -140,8 +140,6 @@ def settle_due(tx: Transaction) -> list[tuple[str, str]]:
         row = experiments.find(tx.connection, experiment)
         if row is not None and settle_if_complete(tx, row["project"], experiment, attempt, due=True):
             done.append((row["project"], experiment))
-    waiting = store.count_unsettled(tx.connection)
-    tx.after_commit(lambda: counters.UNSETTLED.set(waiting))
     return done
 
 
