@@ -23,8 +23,9 @@ from incl_provisioner.fakes.gce import CloudSettings, FakeCloud
 from incl_provisioner.fakes.gce.call import Call
 from incl_provisioner.fakes.gce.direct import DirectCompute
 from incl_provisioner.fakes.gce.pace import REAL
+from incl_shared.clock import SystemClock
 from incl_shared.ids import new_id
-from incl_shared.testing.virtual_time import LoopClock, run_virtual
+from incl_shared.testing import virtual
 
 PLACES = [
     Where("us-central1", ("us-central1-a", "us-central1-b")),
@@ -97,7 +98,7 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
-        self.clock = LoopClock()
+        self.clock = SystemClock()
         settings = CloudSettings(vms="none", pace=REAL, clock=self.clock.now, monotonic=self.clock.monotonic, seed=seed)
         self.cloud = FakeCloud(settings)
         self.compute = DirectCompute(self.cloud, Calls(Limits(), self.clock, self.chance.random))
@@ -169,7 +170,7 @@ def play(scenario: Any, seed: int = 1) -> World:
         await world.stop()
         return world
 
-    return run_virtual(main())
+    return virtual.run(main(), seed=seed)
 
 
 def test_a_gang_is_made_and_removed() -> None:

@@ -15,7 +15,8 @@ from incl_provisioner.domain.cloud.prices import Disk
 from incl_provisioner.fakes.gce import CloudSettings, FakeCloud
 from incl_provisioner.fakes.gce.direct import DirectCompute
 from incl_provisioner.fakes.gce.pace import REAL
-from incl_shared.testing.virtual_time import LoopClock, run_virtual
+from incl_shared.clock import SystemClock
+from incl_shared.testing import virtual
 
 ZONE = "us-central1-a"
 ORDER = Order(
@@ -26,7 +27,8 @@ ORDER = Order(
 
 async def _day(seed: int) -> list[tuple[float, str, str]]:
     """What happens to a VM that is preempted and one that reaches its deadline: (seconds, name, what is seen)."""
-    clock = LoopClock()
+    clock = SystemClock()
+    began = clock.monotonic()
     settings = CloudSettings(vms="none", pace=REAL, clock=clock.now, monotonic=clock.monotonic, seed=seed)
     cloud = FakeCloud(settings)
     chance = random.Random(seed).random
@@ -44,7 +46,7 @@ async def _day(seed: int) -> list[tuple[float, str, str]]:
             vm = await compute.vm(ZONE, name)
             status = vm.status if vm is not None else "gone"
             if status != before:
-                seen.append((round(clock.monotonic()), name, status))
+                seen.append((round(clock.monotonic() - began), name, status))
                 before = status
             await asyncio.sleep(5)
 
@@ -60,12 +62,12 @@ async def _day(seed: int) -> list[tuple[float, str, str]]:
 
 
 def test_a_preemption_and_a_deadline_take_the_time_that_they_take() -> None:
-    begin = time.monotonic()
-    seen = run_virtual(_day(1))
-    assert time.monotonic() - begin < 10
+    begin = time.perf_counter()
+    seen = virtual.run(_day(1))
+    assert time.perf_counter() - begin < 10
     times = {(name, status): at for at, name, status in seen}
     # 60 s of notice, and 60 s more in which a VM that is dead is still shown RUNNING.
     assert 720 <= times["taken", "TERMINATED"] <= 730
     assert times["taken", "gone"] <= 755
     assert 3600 <= times["old", "gone"] <= 3650
-    assert run_virtual(_day(1)) == seen
+    assert virtual.run(_day(1)) == seen
