@@ -42,6 +42,7 @@ from incl_shared.queries.tracker import (
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import AttemptState, EndReason, ExperimentState
 from incl_shared.subjects import Origin
+from incl_tracker import counters, store_experiments
 from incl_tracker.domain.references import Reference, parse
 from incl_tracker.tables import metadata
 
@@ -229,6 +230,23 @@ async def test_a_run_outside_the_platform(bench: Any, make: Any) -> None:
     assert [(s.name, s.start, s.end) for s in view.stages] == [("running", 900.0, 950.0)]
     assert view.settled
     assert len(await bench.emitted()) == 1
+
+
+async def test_parameters_without_end_are_left_out(bench: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever made millions of names would make every view of the experiment as large."""
+    monkeypatch.setattr(store_experiments, "MAX_PARAMS", 5)
+    run = new_id()
+    await bench.event(RunStarted(experiment=run, started=900.0), user="bob", time=1000.0)
+    before = counters.REFUSED_PARAMS._value.get()
+    for first in range(3):
+        values = {f"p{first + n}": str(first) for n in range(3)}
+        record = {"k": "p", "t": 901.0 + first, "v": values}
+        await bench.batch(Origin("default", run, 1, 0), make.metric_batch("w", first + 1, [record]))
+    late = {"k": "p", "t": 910.0, "v": {"p0": "new", "p99": "no"}}
+    await bench.batch(Origin("default", run, 1, 0), make.metric_batch("w", 4, [late]))
+    view = await bench.ask(GetExperiment(ref=run))
+    assert view.config == {"p0": "new", "p1": "1", "p2": "2", "p3": "2", "p4": "2"}
+    assert counters.REFUSED_PARAMS._value.get() - before == 1
 
 
 async def test_a_run_belongs_to_who_began_it(lite: Any) -> None:

@@ -15,6 +15,9 @@ UNREADABLE = Counter(
 REFUSED = Counter(
     "incl_tracker_refused_records_total", "Records of metrics that were too many for their experiment.", registry=None
 )
+REFUSED_PARAMS = Counter(
+    "incl_tracker_refused_params_total", "Parameters that were too many for their experiment.", registry=None
+)
 FOREIGN = Counter(
     "incl_tracker_foreign_total", "Experiments whose id another project had written under.", registry=None
 )
@@ -40,6 +43,7 @@ ALL = (
     LAG,
     UNSETTLED,
     REFUSED,
+    REFUSED_PARAMS,
     PARTITIONS,
     LAPSED,
     PURGED,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,13 +11,16 @@ import sqlalchemy as sa
 from incl_shared.filters import as_number
 from incl_shared.states import ExperimentState
 from incl_shared.subjects import Origin
-from incl_tracker import store_chunks
+from incl_tracker import counters, store_chunks
 from incl_tracker import tables as t
 from incl_tracker.domain.extras import Alert
 from incl_tracker.domain.text import clean
 from incl_tracker.sql import insert_new, upsert
 from incl_tracker.store_columns import touch
 
+_log = logging.getLogger("incl.tracker")
+MAX_PARAMS = 10_000
+"""Of an experiment and a kind (config, env)."""
 _TELEMETRY = (
     t.writers, t.tails, t.metrics, t.log_batches, t.artifacts, t.dropped_artifacts, t.alerts, t.params, t.tags,
 )  # fmt: skip
@@ -121,26 +125,45 @@ def set_tags(connection: sa.Connection, experiment: str, tags: tuple[str, ...]) 
 def set_params(
     connection: sa.Connection, experiment: str, kind: str, values: Mapping[str, tuple[float, str]], attempt: int
 ) -> bool:
-    """Set parameters (name -> (time, text)) unless a later word is there. True when any was given."""
+    """Set parameters (name -> (time, text)) unless a later word is there. True when any was given.
+
+    An experiment keeps the first MAX_PARAMS of a kind; further names are counted, and left out.
+    """
     there = _later_words(connection, experiment, kind, list(values))
+    room = _room(connection, experiment, kind, len(values.keys() - there.keys()))
+    kept = [name for name in values if name in there]
+    kept += [name for name in values if name not in there][:room]
     rows: list[dict[str, Any]] = [
         {
             "experiment": experiment,
             "kind": kind,
             "name": name,
-            "text": text,
-            "number": as_number(text),
+            "text": values[name][1],
+            "number": as_number(values[name][1]),
             "attempt": attempt,
-            "time": time,
+            "time": values[name][0],
         }
-        for name, (time, text) in values.items()
-        if name not in there or (attempt, time) >= there[name]
+        for name in kept
+        if name not in there or (attempt, values[name][0]) >= there[name]
     ]
     for begin in range(0, len(rows), _AT_ONCE):
         upsert(connection, t.params, rows[begin : begin + _AT_ONCE])
     if values:
         touch(connection, [experiment])
     return bool(values)
+
+
+def _room(connection: sa.Connection, experiment: str, kind: str, wanted: int) -> int:
+    """How many of so many new parameters an experiment may still have."""
+    if not wanted:
+        return 0
+    c = t.params.c
+    mine = sa.select(sa.func.count()).where(c.experiment == experiment, c.kind == kind)
+    room = max(0, MAX_PARAMS - int(connection.execute(mine).scalar_one()))
+    if room < wanted:
+        counters.REFUSED_PARAMS.inc(wanted - room)
+        _log.warning("experiment %s has %d parameters already: %d are left out", experiment, MAX_PARAMS, wanted - room)
+    return room
 
 
 def _later_words(
