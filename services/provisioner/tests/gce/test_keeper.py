@@ -304,6 +304,22 @@ def test_a_call_that_nobody_wants_any_more_is_not_made_again_and_what_it_made_is
     play(scenario)
 
 
+def test_the_last_try_of_a_call_counts_when_it_is_waited_for() -> None:
+    async def scenario(world: World) -> None:
+        bulk = {"method": "regionInstances.bulkInsert"}
+        world.cloud.switches.fault(kind="hang", **bulk, times=3)
+        world.cloud.switches.fault(kind="slow", seconds=170.0, **bulk)
+        gang = world.table.add(1)
+        await asyncio.sleep(60)
+        world.table.unwanted(gang.key)
+        await world.until(lambda: world.phases() == {Phase.GONE}, 900)
+        assert world.plans.failures["timeout"] == 1
+        await asyncio.sleep(300)
+        assert world.cloud.faults.calls["regionInstances.bulkInsert"] == 1
+
+    play(scenario)
+
+
 def test_a_lost_vm_is_told_but_not_while_its_zone_does_not_answer() -> None:
     async def scenario(world: World) -> None:
         gang = world.table.add(2)

@@ -42,13 +42,15 @@ class Limits:
     """Seconds.
 
     Attributes:
-        settle_s: after so long a call that had no answer has no effect any more.
+        settle_s: after so long a try that had no answer has no effect any more.
+        call_s: the longest that a call lasts with all its tries; the last of them may be sent at its end.
         make_s: an operation that is not over by then is given up, and what it makes is removed.
         again_s: from one try of a call that had no answer to the next.
         round_s: how long a round waits for the calls of single gangs.
     """
 
     settle_s: float = 180.0
+    call_s: float = 150.0
     make_s: float = 900.0
     again_s: float = 20.0
     round_s: float = 5.0
@@ -187,7 +189,7 @@ def _asked(gang: Gang, view: View, now: float, limits: Limits) -> tuple[Gang, li
         return gang, [Action(Do.POLL)]
     if not gang.wanted:
         # Asking again would make what nobody wants. Whether it was received can be found out without that.
-        if now - gang.asked > limits.settle_s:
+        if now - gang.asked > limits.call_s + limits.settle_s:
             return replace(gang, phase=Phase.ENDING, since=now, open=False), []
         return gang, [Action(Do.FIND)]
     if now - gang.asked < limits.again_s:
