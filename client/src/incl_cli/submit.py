@@ -197,10 +197,13 @@ def _check_size(event: ExperimentSubmitted) -> None:
 
 
 async def _publish(platform: Platform, event: ExperimentSubmitted, name: str) -> None:
+    from incl_shared.bus.errors import BackPressure
     from incl_shared.errors import UnavailableError
 
     try:
         await platform.publish(event, identifier=event.experiment)
+    except BackPressure:  # refused: it cannot have arrived
+        raise
     except UnavailableError as error:
         raise UnavailableError(
             f"{error.message}; it may have arrived all the same",

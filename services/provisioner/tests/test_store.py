@@ -78,6 +78,16 @@ def test_silence_counts_only_while_we_hear() -> None:
     assert watch.silent() == {"b": 11.0}
 
 
+def test_a_silent_machine_is_written_to_now_and_then_before_it_is_lost() -> None:
+    watch, asked = Watch(lease_s=30, longest_s=5), []
+    watch.tick(0, healthy=True)
+    for second in range(1, 31):
+        watch.heard({"a": 1.0, "b": float(second)})
+        watch.tick(second, healthy=True)
+        asked += [(second, node) for node in sorted(watch.doubtful())]
+    assert asked == [(16, "a"), (21, "a"), (26, "a")]
+
+
 def test_a_pause_of_ours_counts_as_nothing() -> None:
     watch = Watch(lease_s=10, longest_s=5)
     watch.tick(0, healthy=True)

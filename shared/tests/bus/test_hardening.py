@@ -222,6 +222,25 @@ async def test_fault_5_a_durable_that_drifted_is_mended(make_probe: MakeProbe, n
         assert not topology.drifted(DURABLE, info.config)
 
 
+async def test_a_message_larger_than_a_batch_holds_nobody_up(nats_server: NatsServer, bus_client: BusClient) -> None:
+    """The server gives nothing more of a durable whose next message is larger than what was asked for."""
+    got: list[int] = []
+
+    async def handle(delivery: Delivery) -> None:
+        got.append(len(delivery.payload))
+
+    bus = Bus(nats_server.settings(), service="probe", options=OPTIONS)
+    bus.consume(replace(DURABLE, batch_bytes=1000), handle, transactional=False)
+    await bus.start()
+    try:
+        for number, size in enumerate((10, 5000, 20, 6000, 30)):
+            subject = f"incl.event.default.experiment.e{number}"
+            await bus_client.publish_confirmed(subject, b"x" * size, message_id=f"m{number}")
+        await until(lambda: got == [10, 5000, 20, 6000, 30], 10, what="all of them")
+    finally:
+        await bus.stop()
+
+
 async def test_part_of_a_batch_is_handled_at_once(make_probe: MakeProbe, nats_server: NatsServer) -> None:
     """FastStream 0.7.8 waits for a whole batch until its timeout."""
     probe = await make_probe(nats_server.settings())

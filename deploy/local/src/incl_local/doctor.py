@@ -79,6 +79,9 @@ def examine(layout: Layout) -> Iterator[Finding]:
         yield from _not_running(layout, running)
         return
     yield Finding("ok", f"the platform runs (pid {running.identity.pid})")
+    if running.disk_full:
+        text = "the disk is full: the bus takes nothing new; jobs go on, and what they say waits on their machines"
+        yield Finding("error", text, f"make room on the disk of {layout.root}; it goes on by itself")
     yield from _services(running)
     yield from _bus(running)
 

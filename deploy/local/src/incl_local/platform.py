@@ -22,6 +22,7 @@ from incl_local import __version__
 from incl_local.backup import swap
 from incl_local.bus import server_binary, wait_until_ready
 from incl_local.credentials import issue, write_context
+from incl_local.diskwatch import DiskWatch
 from incl_local.layout import Layout
 from incl_local.ops import serve
 from incl_local.place import NODE, PROJECT, SERVICE_NAMES, Place, local_user
@@ -71,6 +72,7 @@ class Platform:
         self._ready = False
         self._declare_again: Callable[[], Coroutine[None, None, None]] | None = None
         self._declaring: asyncio.Task[None] | None = None
+        self._disk: DiskWatch | None = None
         self.place: Place | None = None
 
     async def start(self) -> Place:
@@ -132,8 +134,15 @@ class Platform:
             issue(place, bus.minter)
             await declare(place, self._layout.limits())
             self._declare_again = lambda: self._declared_again(place, bus, log)
+            self._watch_disk(bus, log)
 
         await self._timed("bus", bus.url, up())
+
+    def _watch_disk(self, bus: BusPaths, log: Path) -> None:
+        supervisor = self._supervisors["nats"]
+        self._disk = DiskWatch(bus, log, reload=supervisor.reload, restart=supervisor.restart)
+        task = asyncio.create_task(self._disk.run(self._write_run_file), name="disk of the bus")
+        self._exit.push_async_callback(lambda: end_all([task]))
 
     def _bus_changed(self) -> None:
         """The bus was started. When it is not for the first time, it may have lost its streams."""
@@ -198,6 +207,8 @@ class Platform:
                 "processes": self._options.processes,
                 "ready": self._ready,
                 "children": {n: {"pid": i.pid, "started": i.started} for n, i in children.items() if i is not None},
+                "disk_full": self._disk is not None and (self._disk.refusing or self._disk.hit),
+                "refused": 0 if self._disk is None else self._disk.refused,
                 "restarts": {n: s.restarts for n, s in self._supervisors.items()},
             }
         )

@@ -28,6 +28,8 @@ class Running:
     ready: bool
     children: dict[str, Identity]
     restarts: dict[str, int]
+    disk_full: bool = False
+    """Whether the bus takes nothing new for want of room."""
 
     @property
     def place(self) -> Place:
@@ -61,6 +63,7 @@ def read(layout: Layout) -> Running | None:
         bool(saved["ready"]),
         children,
         {name: int(count) for name, count in saved["restarts"].items()},
+        bool(saved.get("disk_full")),
     )
 
 

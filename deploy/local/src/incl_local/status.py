@@ -64,7 +64,11 @@ def gather(running: Running) -> dict[str, Any]:
         "problem": problem,
         "stuck": stuck,
         "waiting": _waiting(f"{place.ops_url('agent')}/metrics"),
-        "disk": {"used": size_of(running.layout.root), "free": shutil.disk_usage(running.layout.root).free},
+        "disk": {
+            "used": size_of(running.layout.root),
+            "free": shutil.disk_usage(running.layout.root).free,
+            "full": running.disk_full,
+        },
     }
 
 
@@ -136,6 +140,8 @@ def render(state: dict[str, Any]) -> str:
         lines.append(f"  {count(state['stuck'], 'thing')} stuck; see: incl admin stuck")
     disk = state["disk"]
     lines.append(f"  {size(disk['used'])} used, {size(disk['free'])} free on the disk")
+    if disk["full"]:
+        lines.append("  THE DISK IS FULL: nothing new is taken; make room there, it goes on by itself")
     return "\n".join(lines) + "\n"
 
 

@@ -78,6 +78,25 @@ class Supervisor:
         if self._task is not None:
             await self._task
 
+    def reload(self) -> None:
+        """SIGHUP: it reads its configuration again."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGHUP)
+
+    async def restart(self) -> None:
+        """SIGTERM (SIGKILL for who does not listen); it is started again as if it had died."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), self.child.patience)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+
     async def _spawn(self) -> None:
         log = self.child.log
         if log.exists() and log.stat().st_size > LOG_LIMIT:

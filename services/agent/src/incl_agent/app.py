@@ -161,6 +161,8 @@ class Agent:
             "draining_bytes": 0 if manager is None else manager.draining_bytes,
             "dropped_jobs": 0 if manager is None else manager.dropped,
             "fenced": self.fence.fenced,
+            "disk_waits": 0 if self.node is None else self.node.disk_waits,
+            "trouble": "" if journal is None else journal.trouble,
             "job_restarts": 0 if manager is None else manager.restarts,
             "journal_unsent": 0 if journal is None else journal.waiting,
             "starts": 0 if journal is None else journal.starts,

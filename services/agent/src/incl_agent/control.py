@@ -45,6 +45,7 @@ class ControlWatcher:
         self._last = b""
         self.generation = -1
         self.unreadable = 0
+        self.failures = 0
 
     async def run(self) -> None:
         """Follow for ever. A state as new as the last one seen before a restart is applied again: it is the same."""
@@ -53,7 +54,11 @@ class ControlWatcher:
         subscription = await self._client.subscribe(subjects.control(self._node), self._pushed)
         try:
             while True:
-                await self._read()
+                try:
+                    await self._read()
+                except Exception:  # noqa: BLE001 - the edge of the loop: it is read again
+                    self.failures += 1
+                    _log.exception("the wanted state could not be followed, and is read again")
                 await asyncio.sleep(self._poll_s)
         finally:
             with contextlib.suppress(Exception):
@@ -86,6 +91,10 @@ class ControlWatcher:
         async with self._lock:
             if wanted.node != self._node or wanted.generation <= self.generation:
                 return
+            try:
+                await self._apply(wanted)
+            except BaseException:
+                self._last = b""
+                raise
             self._journal.note(_GENERATION, str(wanted.generation))
-            await self._apply(wanted)
             self.generation = wanted.generation

@@ -7,6 +7,7 @@ that was journaled before is not journaled again: a job that is picked up after 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import time
@@ -21,6 +22,8 @@ from typing import TypeVar
 from incl_shared.reports import AnyReport, Report
 
 T = TypeVar("T")
+_Pending = tuple[str, AnyReport, float, "asyncio.Future[None]"]
+_AGAIN_S = 0.5
 _log = logging.getLogger("incl.agent")
 
 _SCHEMA = """
@@ -52,7 +55,10 @@ class Journal:
         self._node = node
         self._now = now
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
-        self._pending: list[tuple[str, AnyReport, float, asyncio.Future[None]]] = []
+        self._pending: list[_Pending] = []
+        self._closed = asyncio.Event()
+        self.trouble = ""
+        """Why reports cannot be written now, else empty."""
         self._forgotten: list[str] = []
         self._notes: dict[str, str] = {}
         self._committing: asyncio.Task[None] | None = None
@@ -71,10 +77,12 @@ class Journal:
         self.fresh.set()
 
     async def close(self) -> None:
-        """Commit what is pending and close."""
+        """Commit what is pending and close. What cannot be written by now is said again by the next agent."""
+        self._closed.set()
         while self._committing is not None and not self._committing.done():
             await asyncio.wait([self._committing])
-        await self._run(lambda: self._confirm([]))
+        with contextlib.suppress(sqlite3.OperationalError):
+            await self._run(lambda: self._confirm([]))
         await self._run(self._close)
         self._thread.shutdown()
 
@@ -128,14 +136,27 @@ class Journal:
             try:
                 await self._run(partial(self._insert, [item[:3] for item in batch]))
             except sqlite3.Error as error:
+                if isinstance(error, sqlite3.OperationalError) and not self._closed.is_set():
+                    await self._wait(batch, error)
+                    continue
                 for *_, done in batch:
                     if not done.done():
                         done.set_exception(error)
                 continue
+            self.trouble = ""
             self.fresh.set()
             for *_, done in batch:
                 if not done.done():
                     done.set_result(None)
+
+    async def _wait(self, batch: list[_Pending], error: sqlite3.Error) -> None:
+        """The disk is full, or the file cannot be written now: what was to be said is kept, in its order."""
+        self._pending = batch + self._pending
+        if not self.trouble:
+            _log.error("reports cannot be journaled now, and wait: %s; make room on the disk of %s", error, self._path)
+        self.trouble = str(error)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closed.wait(), _AGAIN_S)
 
     # in the journal's thread
 

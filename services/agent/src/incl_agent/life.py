@@ -11,6 +11,7 @@ done again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import time
@@ -91,9 +92,9 @@ class JobLife:
         if self.state.phase in (Phase.UPLOADING, Phase.ENDED) or self.stop_wanted:
             return
         self.state.fenced = why
-        if self.files.root.exists():
-            self.files.save_state(self.state)
         self._stop_wanted.set()
+        with contextlib.suppress(OSError):  # a full disk, or no folder yet: an agent that starts anew says "stopped"
+            self.files.save_state(self.state)
 
     def kill(self) -> None:
         """What still runs of it is killed, whatever its grace."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import re
 import shutil
@@ -218,8 +219,11 @@ class JobManager:
             except Exception as error:  # noqa: BLE001 - the edge of the loop
                 self.failures += 1
                 self.restarts += 1
-                _log.exception("job %s: its task broke and is begun again", life.job)
-                breaks += 1
+                if self._no_room(life, error):
+                    delay = _FIRST_RETRY_S
+                else:
+                    _log.exception("job %s: its task broke and is begun again", life.job)
+                    breaks += 1
                 if breaks >= _MOST_BREAKS and life.over.is_set():
                     life.leave(f"the agent could not count or store what it made: {type(error).__name__}")
             else:
@@ -233,6 +237,13 @@ class JobManager:
             if held is not None:
                 held.life = fresh
             life = fresh
+
+    def _no_room(self, life: JobLife, error: Exception) -> bool:
+        """Whether the disk of this machine is full: then the job waits for room, however long."""
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full:
+            self._node.no_room(life.job)
+        return full
 
     def _never_started(self, job: JobWanted) -> None:
         """A stop for a job that was never here: say so, as somebody waits for its end."""

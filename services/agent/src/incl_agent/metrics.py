@@ -25,6 +25,7 @@ _EVER = {
     "failures": "Faults at the edge of the agent's loops.",
     "dropped_jobs": "Jobs whose telemetry went before it was stored: the disk was full, or the limit reached.",
     "job_restarts": "Times that the task of a job broke on a fault of the agent and was begun again.",
+    "disk_waits": "Times that a job had to wait because the disk of this machine was full.",
     "fenced": "Times that jobs were ended because this node was cut off from the bus.",
     "report_failures": "Reports and heartbeats that the bus did not take.",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from incl_shared.states import EndReason
 if TYPE_CHECKING:
     from incl_agent.life import JobLife
     from incl_agent.telemetry import JobTelemetry
+
+_log = logging.getLogger("incl.agent")
 
 
 @dataclass
@@ -48,6 +51,8 @@ class Node:
     base_environment: dict[str, str]
     lease: LeaseFile
     hidden: tuple[Path, ...] = ()
+    disk_waits: int = 0
+    """How often a job had to wait because the disk of this machine was full."""
     children: set[int] = field(default_factory=set)
     """Shims that this process started and has not reaped."""
     clear_way: Callable[[JobWanted], Coroutine[Any, Any, None]] | None = None
@@ -77,6 +82,12 @@ class Node:
             f"the image {spec.image} cannot be run: no podman or docker works on the machine {self.settings.node}",
             "install podman there, or run without an image: --no-image",
         )
+
+    def no_room(self, job: str) -> None:
+        """The disk of this machine is full: the job waits for room, and is counted."""
+        self.disk_waits += 1
+        place = self.settings.data_dir
+        _log.error("job %s waits: the disk of this machine is full; make room on the disk of %s", job, place)
 
     def watch(self, job: str, shim: int, gpus: tuple[int, ...], spool: Path) -> None:
         """Measure a job from now on."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import shutil
 import socket
 import time
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from incl_agent.node import Node
 
 T = TypeVar("T")
+_NO_ROOM = os.strerror(errno.ENOSPC)
 _NEVER = (InvalidInput, NotFoundError, DeniedError, IntegrityError)
 _FIRST_RETRY_S = 0.2
 _LAST_RETRY_S = 3.0
@@ -126,7 +129,7 @@ class Preparation:
             archive = await self._blob(code.sha256)
             await asyncio.to_thread(_clear, work)
             try:
-                await asyncio.to_thread(unpack, archive, work, sha256=code.sha256)
+                await self._retry(lambda: asyncio.to_thread(unpack, archive, work, sha256=code.sha256))  # noqa: B023
                 return
             except IntegrityError:
                 self._node.cache.forget(code.sha256)
@@ -142,7 +145,7 @@ class Preparation:
         await asyncio.to_thread(_clear, self._files.checkpoint)
         target.parent.mkdir(parents=True)
         if wanted.path.endswith(DIRECTORY_ENDING):
-            await asyncio.to_thread(unpack, blob, target, sha256=wanted.sha256)
+            await self._retry(lambda: asyncio.to_thread(unpack, blob, target, sha256=wanted.sha256))
         else:
             await asyncio.to_thread(shutil.copyfile, blob, target)
 
@@ -156,9 +159,11 @@ class Preparation:
                 return await work()
             except _NEVER:
                 raise
-            except InclError:
+            except InclError as error:
                 if time.monotonic() + delay > deadline:
                     raise
+                if _NO_ROOM in error.cause:
+                    self._node.no_room(self._life.job)
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LAST_RETRY_S)
 

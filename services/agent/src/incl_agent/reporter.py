@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import time
 from collections.abc import Callable
 
@@ -54,8 +55,14 @@ class Reporter:
         while True:
             await self._journal.fresh.wait()
             self._journal.fresh.clear()
-            while await self._send_batch():
-                pass
+            try:
+                while await self._send_batch():
+                    pass
+            except sqlite3.Error as error:  # what was sent and not noted is sent again under the same ids
+                self.failures += 1
+                _log.warning("reports wait for the disk: %s", error)
+                self._journal.fresh.set()
+                await asyncio.sleep(_RETRY_S)
 
     async def _send_batch(self) -> bool:
         """Send the oldest entries. Whether more may be waiting."""

@@ -55,6 +55,8 @@ class Publisher:
 
     def __init__(self, bus: ControlBus, fence: int, metrics: ProvisionerMetrics, wake: Callable[[], None]) -> None:
         self.floors: dict[str, int] = {}
+        self.failing = False
+        """Whether the bus did not take the last order: then it takes no machine's word either."""
         self._bus = bus
         self._fence = fence
         self._metrics = metrics
@@ -107,6 +109,7 @@ class Publisher:
             floor = await self._write(order)
         except InclError as error:
             self.doubt(order.node)
+            self.failing = not isinstance(error, WrongSequence)
             self._metrics.control.labels("failed").inc()
             _log.warning("the wanted state of %s could not be written: %s", order.node, error)
             return False
@@ -115,6 +118,7 @@ class Publisher:
             self._metrics.control.labels("error").inc()
             _log.exception("the wanted state of %s could not be written", order.node)
             return False
+        self.failing = False
         if self._pending.get(order.node) is order:
             del self._pending[order.node]
         if floor is not None:

@@ -168,9 +168,9 @@ class Reconciler:
         if self._lease is None and not await self._ascend():
             self._due = None
             return False
-        recovered = self._watch.tick(self._clock.monotonic(), healthy=self._healthy())
         publisher = self._publisher
         assert publisher is not None
+        recovered = self._watch.tick(self._clock.monotonic(), healthy=self._healthy() and not publisher.failing)
         if self._reconnected:
             self._watch.forgive()
         republish, self._reconnected = recovered or self._reconnected, False
@@ -227,6 +227,7 @@ class Reconciler:
                 work.touched = set(touched)
                 self._look_at_nodes(work, model)
             self._watch.heard(model.seen)
+            model.fleet.dirty |= self._watch.doubtful() & model.generations.keys()
             budget = self._notices(work.now)
             outcome = passes.run(
                 work, model, self._backend, silent=self._watch.silent(), floors=floors, republish=republish,

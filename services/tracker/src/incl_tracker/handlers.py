@@ -229,5 +229,5 @@ class Handlers:
 
 
 def _note_lag(tx: Transaction, deliveries: Sequence[Delivery]) -> None:
-    lag = max(0.0, tx.clock.now() - min(delivery.time for delivery in deliveries))
+    lag = max(0.0, tx.clock.now() - min((delivery.time for delivery in deliveries), default=tx.clock.now()))
     tx.after_commit(lambda: counters.LAG.labels(deliveries[0].stream).observe(lag))

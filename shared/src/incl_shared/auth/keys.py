@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nkeys
 
@@ -94,19 +95,28 @@ class PlatformKeys:
         claims = {"type": "operator", "system_account": self.system.public}
         return jwt.encode(self.operator, self.operator.public, "INCL", claims, issued=now)
 
-    def account_jwts(self, clock: Clock | None = None) -> dict[str, str]:
-        """Public key -> JWT of the accounts, with the permission table of this version of the platform."""
+    def account_jwts(self, clock: Clock | None = None, *, refuse: bool = False) -> dict[str, str]:
+        """Public key -> JWT of the accounts, with the permission table of this version of the platform.
+
+        refuse: nothing more is stored; what is published is refused at once.
+        """
         now = (clock or SystemClock()).now()
         exports, imports = borders(self.core.public)
         accounts = (
             (self.system, "SYS", jwt.account_claims((), jetstream=False)),
-            (self.core, "CORE", jwt.account_claims(self._scopes(edge=False), jetstream=True, exports=exports)),
+            (self.core, "CORE", self._core_claims(exports, refuse=refuse)),
             (self.edge, "EDGE", jwt.account_claims(self._scopes(edge=True), jetstream=False, imports=imports)),
         )
         return {
             key.public: jwt.encode(self.operator, key.public, name, claims, issued=now)
             for key, name, claims in accounts
         }
+
+    def _core_claims(self, exports: Sequence[Mapping[str, Any]], *, refuse: bool) -> dict[str, Any]:
+        claims = jwt.account_claims(self._scopes(edge=False), jetstream=True, exports=exports)
+        if refuse:
+            claims["limits"]["disk_storage"] = 1
+        return claims
 
     def _scopes(self, *, edge: bool) -> list[dict[str, object]]:
         return [

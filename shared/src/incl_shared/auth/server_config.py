@@ -15,6 +15,8 @@ MAX_PAYLOAD = 8 * 1024 * 1024
 _SHARE_OF_FREE = 0.8
 _LEAST_STORE = 64 * 1024 * 1024
 _MOST_STORE = 1 << 40
+_SLACK = 1 << 20
+"""The server refuses a limit for the account (`refuse`) where the streams reserve all that it has."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,9 @@ class BusPaths:
     """What `prepare` made: start `nats-server -c <config>`, mint with `minter`."""
 
     config: Path
+    taking: Path
+    """The usual configuration, and one with which nothing is stored. `config` is one of them."""
+    refusing: Path
     keys_dir: Path
     store: Path
     ports_dir: Path
@@ -46,16 +51,24 @@ def prepare(directory: Path, port: int, *, reserved: int = 0) -> BusPaths:
     store = private_dir(directory / "jetstream")
     ports = private_dir(directory / "ports")
     config = directory / "nats-server.conf"
-    write_private(config, config_text(keys, store=store, ports_dir=ports, port=port, reserved=reserved).encode())
-    return BusPaths(config, directory / "keys", store, ports, port, keys, Minter(keys.signers()))
+    taking, refusing = directory / "nats-server.taking.conf", directory / "nats-server.refusing.conf"
+    room = max(max_store(store), reserved + _SLACK)
+    for path, refuse in ((config, False), (taking, False), (refusing, True)):
+        text = config_text(keys, store=store, ports_dir=ports, port=port, room=room, refuse=refuse)
+        write_private(path, text.encode())
+    return BusPaths(
+        config, taking, refusing, directory / "keys", store, ports, port, keys, Minter(keys.signers())
+    )  # fmt: skip
 
 
-def config_text(keys: PlatformKeys, *, store: Path, ports_dir: Path, port: int, reserved: int = 0) -> str:
+def config_text(keys: PlatformKeys, *, store: Path, ports_dir: Path, port: int, room: int, refuse: bool = False) -> str:
     """The text of nats-server.conf. It holds no secret: public keys and signed claims only.
+
+    room: bytes that JetStream may use; another number takes a restart. refuse: nothing more is stored.
 
     js_ack_fc_v2 stays off: it breaks ordered consumers, KV and object get of nats-py 2.16.
     """
-    preload = "\n".join(f"  {account}: {token}" for account, token in keys.account_jwts().items())
+    preload = "\n".join(f"  {account}: {token}" for account, token in keys.account_jwts(refuse=refuse).items())
     return f"""\
 server_name: incl
 host: 127.0.0.1
@@ -76,7 +89,7 @@ jetstream {{
   store_dir: {_quoted(store)}
   sync_interval: always
   max_memory_store: {256 * 1024 * 1024}
-  max_file_store: {max(max_store(store), reserved)}
+  max_file_store: {room}
 }}
 """
 

@@ -47,6 +47,7 @@ _ATTEMPT_S = 5.0
 _NOBODY_S = 0.1
 _WRONG_SEQUENCE = {10_071, 10_164}
 _FULL = ("maximum messages", "maximum bytes", "insufficient resources", "insufficient storage", "no space left")
+_FULL_DISK = "resource limits exceeded for account"
 
 MessageCallback = Callable[[str, bytes, Mapping[str, str]], Awaitable[None]]
 
@@ -413,6 +414,11 @@ def _ack(reply: Reply) -> Ack:
     code, text = int(error.get("err_code", 0)), str(error.get("description", ""))
     if code in _WRONG_SEQUENCE:
         raise WrongSequence("another one wrote meanwhile", cause=text)
+    if _FULL_DISK in text.lower():
+        raise BackPressure(
+            "the bus takes nothing new: the disk of the platform's data is full", cause=text,
+            hint="make room there, it goes on by itself; incl doctor says where",
+        )  # fmt: skip
     if any(mark in text.lower() for mark in _FULL):
         raise BackPressure("the stream is full", cause=text, hint="see: incl doctor")
     if int(error.get("code", 500)) == 503:

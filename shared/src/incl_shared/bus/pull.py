@@ -6,6 +6,7 @@ One inbox, requests that overlap, idle heartbeats. What FastStream's loop does n
   made again; while that fails it waits, growing, and the health says why: no spinning, no silent zombie;
 - a durable whose configuration drifted is noticed, at every (re)connect and every minute, and mended;
 - a part of a batch is handled at once: FastStream 0.7.8 waits for the full batch until its timeout;
+- a message larger than a batch may be is asked for by itself: the server gives nothing more of the durable else;
 - messages that were fetched and not begun are given back when it stops.
 """
 
@@ -84,6 +85,7 @@ class PullLoop:
         self._handling = asyncio.Lock()
         self._open = 0
         self._lost = False
+        self._too_large = False
         self._checked = 0.0
         self._told = time.monotonic()
         self._reconnects = 0
@@ -230,6 +232,10 @@ class PullLoop:
             "batch": count, "expires": int(EXPIRES_S * 1e9), "idle_heartbeat": int(HEARTBEAT_S * 1e9),
             "max_bytes": self._durable.batch_bytes,
         }  # fmt: skip
+        if self._too_large:
+            self._too_large = False
+            count = body["batch"] = 1
+            del body["max_bytes"]
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._durable.stream}.{self._durable.name}"
         self._open += count
         try:
@@ -276,5 +282,6 @@ class PullLoop:
         left = headers.get("Nats-Pending-Messages")
         self._open = max(0, self._open - int(left)) if left is not None else 0
         text = headers.get("Description", "").lower()
+        self._too_large = self._too_large or (status == "409" and "maxbytes" in text.replace(" ", ""))
         if status == "503" or (status == "409" and ("deleted" in text or "not found" in text)) or status == "400":
             self._open, self._lost = 0, True

@@ -89,7 +89,7 @@ class Durable:
     ack_wait: seconds after which what a killed process had in hand is delivered again. Whoever lives says in time that
     it works on it; an inbox skips what comes twice all the same.
 
-    service: whose it is; the name by default. batch_bytes is more than one message can have.
+    service: whose it is; the name by default. A message larger than batch_bytes comes alone.
 
     max_deliver is always unlimited: retry and dead letters are the runtime's, which knows an outage from poison.
     """

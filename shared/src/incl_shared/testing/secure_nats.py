@@ -21,11 +21,14 @@ from incl_shared.testing.wait import until_sync
 
 
 class SecureNats(NatsServer):
-    """A nats-server in operator mode. `folder` may have been another's before: its keys and its store are kept."""
+    """A nats-server in operator mode. `folder` may have been another's before: its keys and its store are kept.
 
-    def __init__(self, folder: Path, *, port: int | None = None) -> None:
+    reserved: bytes that it may store, whatever the disk has.
+    """
+
+    def __init__(self, folder: Path, *, port: int | None = None, reserved: int = 0) -> None:
         super().__init__(folder, port=port)
-        self.paths: BusPaths = prepare(folder, self.port)
+        self.paths: BusPaths = prepare(folder, self.port, reserved=reserved)
 
     @property
     def minter(self) -> Minter:

@@ -18,6 +18,7 @@ class Watch:
         self._last: float | None = None
         self._healthy = False
         self._heard: dict[str, tuple[float, float]] = {}
+        self._asked: dict[str, float] = {}
 
     def tick(self, monotonic: float, *, healthy: bool) -> bool:
         """Time passes. True: we can hear again after an outage or a pause; every machine has a full lease anew."""
@@ -43,6 +44,21 @@ class Watch:
         for node, said in words.items():
             known = before.get(node)
             self._heard[node] = known if known is not None and known[0] == said else (said, self._clock)
+
+    def doubtful(self) -> set[str]:
+        """Machines that have been silent for half a lease, each once in a sixth of it.
+
+        Their wanted state is written anew: should the bus take that, it would have taken their word as well.
+        """
+        after, again = self._lease_s / 2, self._lease_s / 6
+        found = {
+            node
+            for node, (_, since) in self._heard.items()
+            if self._clock - since > after and self._clock - self._asked.get(node, -again) >= again
+        }
+        self._asked = {node: at for node, at in self._asked.items() if node in self._heard}
+        self._asked |= dict.fromkeys(found, self._clock)
+        return found
 
     def silent(self) -> dict[str, float]:
         """Machines whose lease is over, with the seconds of their silence."""

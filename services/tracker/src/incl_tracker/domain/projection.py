@@ -184,7 +184,7 @@ def _started(row: Row, event: AttemptStarted, time: float) -> Change:
     state = row["state"] if row["state"] == ExperimentState.STOPPING else ExperimentState.RUNNING.value
     change: dict[str, Any] = {"state": state}
     if row["started"] is None:
-        change["started"] = started
+        change["started"] = max(started, row["created"])  # by another clock, which may have been set
     values = {"state": AttemptState.RUNNING.value, "starts": _array(event.ranks), "started": started}
     return Change(change, event.attempt, values)
 
@@ -220,7 +220,7 @@ def _finished(row: Row, event: ExperimentFinished, time: float) -> Change:
             "hint": clean(event.hint, MAX_REASON),
             "attempts": event.attempts,
             "waiting": "",
-            "ended": time,
+            "ended": max(time, row["started"] or row["created"]),
         }
     )
 
