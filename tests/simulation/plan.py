@@ -104,23 +104,58 @@ KINDS: dict[str, tuple[float, float, float]] = {
 """Kind of fault -> weight, and its least and most seconds."""
 
 
+_THEMES: dict[str, tuple[float, tuple[str, ...]]] = {
+    "mixed": (3.0, tuple(KINDS)),
+    "network": (
+        2.0,
+        ("cut off", "cut off", "provisioner cut off", "connection breaks", "lossy", "slow", "bus down", "pause agent"),
+    ),
+    "machines": (
+        2.0,
+        (
+            "machine off", "machine off", "machine lost", "kill agent", "kill agent at a step", "restart agent",
+            "kill shim", "cut off",
+        ),
+    ),
+    "provisioner": (
+        2.0,
+        (
+            "kill provisioner", "kill provisioner at a step", "kill provisioner at a step", "pause provisioner",
+            "restart provisioner", "durable deleted", "database slow", "database away", "server clock",
+        ),
+    ),
+    "bus": (
+        1.5,
+        ("bus down", "bus restored", "bus restored", "durable deleted", "connection breaks", "kill provisioner"),
+    ),
+}  # fmt: skip
+"""Theme of a schedule -> weight, and the kinds of its faults: those that meddle with each other come together."""
+_LONG = ("network", "machines")
+"""Themes whose jobs outlast a lease."""
+
+
 def draw(seed: int) -> Plan:
     """The schedule of a seed."""
     numbers = random.Random(f"{seed}:plan")
+    theme = numbers.choices(list(_THEMES), [weight for weight, _ in _THEMES.values()])[0]
     machines = tuple(numbers.choice((1.0, 2.0, 2.0)) for _ in range(numbers.choice((1, 2, 2, 3))))
+    long = theme in _LONG and numbers.random() < 0.7
     return Plan(
         seed=seed, machines=machines, provisioners=numbers.choice((1, 1, 2)),
-        experiments=tuple(_experiment(seed, index, numbers, machines) for index in range(numbers.randint(2, 4))),
-        faults=_faults(numbers, len(machines)),
+        experiments=tuple(
+            _experiment(seed, index, numbers, machines, long=long)
+            for index in range(numbers.randint(1, 2) if long else numbers.randint(2, 4))
+        ),
+        faults=_faults(numbers, theme),
         poison=(numbers.uniform(0, BUSY_S),) if numbers.random() < 0.1 else (),
     )  # fmt: skip
 
 
-def _experiment(seed: int, index: int, numbers: random.Random, machines: tuple[float, ...]) -> Asked:
+def _experiment(seed: int, index: int, numbers: random.Random, machines: tuple[float, ...], *, long: bool) -> Asked:
     nodes = 2 if numbers.random() < 0.3 and sum(machines) >= 2.0 else 1
-    at = numbers.uniform(0.0, 12.0)
-    on = [reason for reason in ("preempted", "lost", "infra", "error") if numbers.random() < 0.85]
-    retry = {"attempts": numbers.randint(1, 5), "on": on}
+    at = numbers.uniform(0.0, 5.0 if long else 12.0)
+    on = [reason for reason in ("preempted", "lost", "infra", "error") if long or numbers.random() < 0.85]
+    retry = {"attempts": numbers.randint(2 if long else 1, 5), "on": on}
     spec = {
         "command": ["python", "train.py"], "project": "default", "nodes": nodes,
         "resources": {"cpu": numbers.choice((0.5, 1.0))}, "retry": retry,
@@ -128,16 +163,17 @@ def _experiment(seed: int, index: int, numbers: random.Random, machines: tuple[f
     }  # fmt: skip
     if numbers.random() < 0.1:
         spec["max_duration"] = 600.0
-    least = numbers.uniform(1.0, 12.0)
+    least = numbers.uniform(20.0, 30.0) if long else numbers.uniform(1.0, 12.0)
     return Asked(
         seed=f"{seed}:{index}", experiment=derived_id("simulated", seed, index), at=at,
         stop_at=at + numbers.uniform(0.0, 30.0) if numbers.random() < 0.3 else None, spec=spec,
-        fails=numbers.choice((0.0, 0.0, 0.5)), seconds=(least, least * numbers.uniform(1.0, 2.5)),
+        fails=numbers.choice((0.0, 0.0, 0.5)), seconds=(least, least * numbers.uniform(1.0, 1.3 if long else 2.5)),
     )  # fmt: skip
 
 
-def _faults(numbers: random.Random, machines: int) -> tuple[Fault, ...]:
-    kinds = numbers.choices(list(KINDS), [weight for weight, *_ in KINDS.values()], k=numbers.randint(1, 6))
+def _faults(numbers: random.Random, theme: str) -> tuple[Fault, ...]:
+    choice = _THEMES[theme][1]
+    kinds = numbers.choices(choice, [KINDS[kind][0] for kind in choice], k=numbers.randint(1, 5))
     found = [
         Fault(
             kind, numbers.uniform(1.0, BUSY_S), numbers.uniform(*KINDS[kind][1:]), numbers.randrange(12),

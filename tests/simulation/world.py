@@ -31,7 +31,7 @@ from simulation.plan import Asked, Plan
 
 BUS = BusSettings(urls=("nats://simulated:4222",))
 PROJECT, USER = "default", "ann"
-NODE_LEASE_S = 15.0
+NODE_LEASE_S = 10.0
 SETTINGS: dict[str, Any] = {
     "bus": BUS, "node_lease_s": NODE_LEASE_S, "tick_s": 2.0, "lease_ttl_s": 6.0, "stop_margin_s": 45.0,
     "retry_pause_s": 0.5, "patience_s": 20.0, "machine_wait_s": 150.0,
@@ -47,7 +47,7 @@ def _provisioner_settings() -> ProvisionerSettings:
 @functools.cache
 def _agent_settings() -> AgentSettings:
     return AgentSettings(
-        bus=BUS, memory=8 << 30, heartbeat_s=3.0, poll_s=2.0, sample_s=1e6, drain_check_s=1e6, retry_limit_s=40.0,
+        bus=BUS, memory=8 << 30, heartbeat_s=2.5, poll_s=2.0, sample_s=1e6, drain_check_s=1e6, retry_limit_s=40.0,
         leave_s=20.0,
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from incl_provisioner.backends import Backend
 from incl_provisioner.control import ControlBus, Publisher
 from incl_provisioner.domain.liveness import Watch
 from incl_provisioner.domain.quotas import Quotas
+from incl_provisioner.domain.retry import LONGEST_S
 from incl_provisioner.domain.scheduler import Policy
 from incl_provisioner.metrics import ProvisionerMetrics
 from incl_provisioner.model import Model
@@ -221,6 +222,7 @@ class Reconciler:
             work = Work(tx, self._settings, self._metrics, now, now, touched=set())
             touched = store.take_changes(tx.connection)
             if model is None:
+                store.cut_waits(tx.connection, now + max(LONGEST_S, self._settings.retry_pause_s))
                 model = Model(self._policy, self._quotas)
                 model.load(tx.connection)
             else:

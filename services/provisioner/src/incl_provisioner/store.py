@@ -459,6 +459,12 @@ def next_due(connection: sa.Connection) -> float | None:
     return value
 
 
+def cut_waits(connection: sa.Connection, latest: float) -> None:
+    """No pause ends later than that: one that would was written when the clock was wrong, by a process that is gone."""
+    late = sa.and_(experiments.c.live == 1, experiments.c.not_before > latest)
+    connection.execute(sa.update(experiments).where(late).values(not_before=latest))
+
+
 def shift_times(connection: sa.Connection, seconds: float) -> None:
     """The clock was set by so many seconds: what is still to come comes as long from now as before."""
     connection.execute(sa.update(timers).where(timers.c.due > 0).values(due=timers.c.due + seconds))

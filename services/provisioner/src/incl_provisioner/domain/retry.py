@@ -19,7 +19,7 @@ RETRY_REASONS: dict[EndReason, RetryReason | None] = {
 }
 """The name in the author's retry policy of each end; none: trying again would end the same."""
 
-_LONGEST_S = 60.0
+LONGEST_S = 60.0
 
 
 def retries(reason: EndReason, attempts: int, policy: Retry, *, stopping: bool) -> bool:
@@ -36,4 +36,4 @@ def backoff_s(reason: EndReason, attempts: int, first_s: float) -> float:
     """
     if reason in (EndReason.PREEMPTED, EndReason.LOST):
         return first_s
-    return float(min(_LONGEST_S, first_s * 2 ** (attempts - 1)))
+    return float(min(LONGEST_S, first_s * 2 ** (attempts - 1)))
