@@ -260,7 +260,8 @@ def test_nothing_is_left_when_the_cloud_is_killed(tmp_path: Path) -> None:
     until_sync(lambda: not alive(pid))
 
 
-def test_the_command_line_says_where_it_is_and_ends_on_sigterm() -> None:
+def test_the_command_line_says_where_it_is_and_ends_on_sigterm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     command = [sys.executable, "-m", "incl_provisioner.fakes.gce", "--vms", "none", "--project", "mine"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -270,6 +271,7 @@ def test_the_command_line_says_where_it_is_and_ends_on_sigterm() -> None:
         taken = subprocess.run([*command, "--port", shown["url"].rpartition(":")[2]], capture_output=True, text=True)
         assert taken.returncode == 1
         assert "error: the fake cloud cannot listen" in taken.stderr
+        assert [one.name for one in tmp_path.iterdir()] == [Path(shown["folder"]).name]
         process.terminate()
         assert process.wait(20) == 0
         assert not Path(shown["folder"]).exists()

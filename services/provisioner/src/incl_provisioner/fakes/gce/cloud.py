@@ -32,7 +32,7 @@ from incl_provisioner.fakes.gce.pace import QUICK, Pace
 from incl_provisioner.fakes.gce.reads import Reads
 from incl_provisioner.fakes.gce.switches import Switches
 from incl_provisioner.fakes.gce.wire import Listeners, bind, respond_json
-from incl_shared.errors import ConflictError
+from incl_shared.errors import ConflictError, InclError
 
 FORMS = ("auto", "namespaces", "groups", "none")
 CERTIFICATES = "/oauth2/v3/certs"
@@ -158,6 +158,13 @@ class FakeCloud:
             ConflictError: the port is taken.
             UnavailableError: this machine does not allow such VMs.
         """
+        try:
+            await self._start()
+        except InclError:
+            self._clean()
+            raise
+
+    async def _start(self) -> None:
         await self.host.start()
         where = (self.settings.host, self.settings.port)
         try:
@@ -179,5 +186,8 @@ class FakeCloud:
         await self.host.stop()
         await self._metadata.stop()
         await self.operations.stop()
+        self._clean()
+
+    def _clean(self) -> None:
         if self._own_folder:
             shutil.rmtree(self.folder, ignore_errors=True)
