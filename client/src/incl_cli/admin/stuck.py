@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "Everything that does not move, with the reason and the next step"
 EXAMPLES = """  incl admin stuck
-  incl admin stuck --after 30s       # tell of what has stood still for so long, whatever is usual for it
-  incl admin stuck --json            # exit code 9: something is stuck"""
+  incl admin stuck --after 30s              what has stood still for so long, whatever is usual for it
+  incl admin stuck --json                   exit code 9: something is stuck"""
 STUCK = 9
 """The exit code when something is."""
 _MARKS = {"error": "✗", "warning": "!", "note": "·"}
