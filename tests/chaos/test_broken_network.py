@@ -61,15 +61,16 @@ def settled(arena: Arena, experiment: str, attempt: int) -> bool:
     return any(each["attempt"] == attempt and each["settled"] for each in view["attempts"])
 
 
-def jobs(far: Path) -> list[str]:
-    return sorted(path.name for path in (far / "jobs").glob("*-*-*"))
+def is_far(siege: Siege, far: Path) -> bool:
+    """Whether the job that is held runs on the far machine; an earlier one may be drained there still."""
+    return any((far / "jobs").glob(f"{siege.stage.held['running'].experiment}-*-*"))
 
 
 async def test_it_comes_back_before_its_lease_is_over(
     arena: Arena, network: Network, far: Path, tmp_path: Path
 ) -> None:
     def cut(siege: Siege) -> None:
-        assert len(jobs(far)) == 1, "the job is on the machine that will be cut off"
+        assert is_far(siege, far), "the job is on the machine that will be cut off"
         before = siege.steps()
         network.cut()
         freeze_for(LEASE_S * 0.4)
@@ -83,7 +84,7 @@ async def test_it_comes_back_before_its_lease_is_over(
 
 async def test_it_comes_back_after_its_lease_is_over(arena: Arena, network: Network, far: Path, tmp_path: Path) -> None:
     def cut(siege: Siege) -> None:
-        assert len(jobs(far)) == 1, "the job is on the machine that will be cut off"
+        assert is_far(siege, far), "the job is on the machine that will be cut off"
         experiment, books = siege.stage.held["running"].experiment, tmp_path / "ledger"
         network.cut()
         try:
@@ -95,7 +96,7 @@ async def test_it_comes_back_after_its_lease_is_over(arena: Arena, network: Netw
         finally:
             network.heal()
         wait(lambda: alive(arena, "far"), 30, "the machine to be back")
-        wait(lambda: not jobs(far), 60, "all that it had to say to be said")
+        wait(lambda: not list((far / "jobs").glob("*-*-*")), 60, "all that it had to say to be said")
         wait(lambda: settled(arena, experiment, 1), 60, "the lost attempt to be settled")
 
     outcome = await Siege(arena, tmp_path, cut).endure("cut off for more than its lease", ("running",))

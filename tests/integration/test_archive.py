@@ -201,6 +201,12 @@ async def test_what_came_meanwhile_is_not_lost(both: Both) -> None:
     assert min(curve.values) == -2.0
 
 
+def fold_all(connection: sa.Connection, experiment: str) -> None:
+    """Make chunks of all that is in tails."""
+    while store_tails.fold(connection, experiment):
+        pass
+
+
 async def test_what_was_merged_meanwhile_is_archived_anew(both: Both) -> None:
     """The archive has the chunks as they were: another one of the same number has points that it has not."""
     experiment = await old(both)
@@ -212,7 +218,7 @@ async def test_what_was_merged_meanwhile_is_archived_anew(both: Both) -> None:
     store = both.store.handlers.commit
 
     async def merging(asker: Asker, query: CommitArtifacts) -> Any:
-        await both.database.write(lambda tx: store_tails.fold_all(tx.connection, experiment))
+        await both.database.write(lambda tx: fold_all(tx.connection, experiment))
         return await store(asker, query)
 
     both.store.handlers.commit = merging  # type: ignore[method-assign]

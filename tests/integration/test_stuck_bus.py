@@ -43,7 +43,11 @@ async def test_services_that_are_down_and_what_waits_for_them(secure_nats: Secur
         found = await kinds(secure_nats)
         silent = {one.subject for one in found["service.silent"]}
         assert silent == {"provisioner", "tracker", "registry", "gateway"}
-        assert {one.subject for one in found["durable.unread"]} == {"EVENTS/tracker", "EVENTS/registry"}
+        assert {one.subject for one in found["durable.unread"]} == {
+            "EVENTS/tracker",
+            "EVENTS/tracker-history",
+            "EVENTS/registry",
+        }
         await client.jetstream().delete_consumer("EVENTS", "tracker")
         found = await kinds(secure_nats)
         assert [one.subject for one in found["durable.missing"]] == ["EVENTS/tracker"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -183,12 +184,22 @@ def test_ctrl_c_at_a_prompt_ends_with_130(env: dict[str, str]) -> None:
         seen = b""
         while b"value of KEY: " not in seen:
             seen += os.read(ours, 1000)
-        os.write(ours, b"hidden\x03")
-        assert process.wait(30) == 130
+        os.write(ours, b"hidden")
+        assert _pressed(ours, process) == 130
         seen += os.read(ours, 1000)
     os.close(ours)
     assert b"interrupted" in seen
     assert b"hidden" not in seen
+
+
+def _pressed(terminal: int, process: subprocess.Popen[bytes]) -> int:
+    """Ctrl-C until it ends: Python loses the one that comes in the moment before its read begins."""
+    for _ in range(10):
+        os.write(terminal, b"\x03")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(3)
+    process.kill()
+    return process.wait()
 
 
 def test_the_local_commands_say_what_to_install_where_it_is_missing(env: dict[str, str]) -> None:

@@ -411,6 +411,17 @@ def test_stop_of_a_finished_one_is_a_conflict_after_the_others_were_stopped(cli:
     assert [event.experiment for event, _ in fake.published] == [going.row.id]
 
 
+def test_a_run_outside_the_platform_cannot_be_stopped_from_here(cli: Run, fake: FakePlatform) -> None:
+    """Nobody would ever answer, and --wait would wait for ever."""
+    outside = fake.add(state=ExperimentState.RUNNING)
+    fake.change(outside.row.id, outside=True)
+    going = fake.add(state=ExperimentState.RUNNING)
+    result = cli("stop", outside.row.id, going.row.id, "--wait")
+    assert result.code == 5
+    assert "runs outside the platform, which cannot stop it" in result.err
+    assert [event.experiment for event, _ in fake.published] == [going.row.id]
+
+
 def test_an_attempt_that_is_not_stored_yet_is_waited_for(cli: Run, fake: FakePlatform) -> None:
     async def script(event: ExperimentSubmitted) -> None:
         attempt = AttemptView(attempt=1, state=AttemptState.ENDED, assigned=1.0)

@@ -136,7 +136,7 @@ incl.log({"x": 4})
 assert incl.experiment_id is None
 """
     _, err = run(script, here)
-    folders = sorted((here / ".incl" / "runs").iterdir())
+    folders = sorted((here / ".incl" / "runs").iterdir(), key=lambda folder: read(folder / "meta.json")["started"])
     assert [read(folder / "meta.json")["name"] for folder in folders] == ["one", "two", "three"]
     assert [read(folder / "end.json")["state"] for folder in folders] == ["finished"] * 3
     logged = [[record["v"]["x"] for record in records(folder) if record["k"] == "m"] for folder in folders]

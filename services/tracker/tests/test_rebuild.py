@@ -44,6 +44,7 @@ from incl_shared.queries.tracker import (
     GetPoints,
     GetWatermarks,
     GroupExperiments,
+    GroupPage,
     ListArtifacts,
     ListExperiments,
     ListMediaKeys,
@@ -60,6 +61,18 @@ from incl_tracker.rebuild import Rebuilt, Spool, rebuild
 
 SHA = "ab" * 32
 LISTS = ("", "state = finished", "metric.loss < 0.9", "param.lr > 0", "tag = a", "env.LR = 0.1", "user = ann")
+
+
+def _to_twelve_digits(page: GroupPage) -> GroupPage:
+    """The last digits of a mean follow from the order of the rows, which a rebuild may change."""
+    groups = []
+    for group in page.groups:
+        rounded = {
+            name: one.model_copy(update={"mean": round(one.mean, 12), "deviation": round(one.deviation, 12)})
+            for name, one in group.metrics.items()
+        }
+        groups.append(group.model_copy(update={"metrics": rounded}))
+    return page.model_copy(update={"groups": tuple(groups)})
 
 
 class World:
@@ -119,6 +132,7 @@ class World:
             for binned in (False, True):
                 await ask(f"list {text} {binned}", ListExperiments(filter=text, sort="created", trash=binned))
         await ask("groups", GroupExperiments(by=("state",), metrics=("loss",)))
+        found["groups"] = _to_twelve_digits(found["groups"])
         await ask("tags", GroupExperiments(by=("tag",)))
         return found
 

@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(args: argparse.Namespace, session: Session) -> int:
-    """Ask for each to stop. One that is over already is a conflict (exit 5), after the others were stopped."""
+    """Ask for each to stop. One that cannot be stopped is a conflict (exit 5), after the others were stopped."""
     from incl_cli.look import find_all
     from incl_shared.errors import ConflictError
     from incl_shared.events import StopRequested
@@ -39,13 +39,14 @@ async def run(args: argparse.Namespace, session: Session) -> int:
     platform = await session.platform(args.project)
     views = await find_all(platform, args.experiment)
     over = [view for view in views if view.row.state in FINAL_STATES]
-    going = [view for view in views if view.row.state not in FINAL_STATES]
+    outside = [view for view in views if view.outside and view not in over]
+    going = [view for view in views if view not in over and view not in outside]
     for view in going:
         await platform.publish(StopRequested(experiment=view.row.id, reason=args.reason[:1000]), identifier=new_id())
         session.out.note(f"{short(view.row.id)} {view.row.name}: asked to stop")
     ended = [await _wait(platform, view) for view in going] if args.wait else going
     if args.json:
-        session.out.json([{"id": view.row.id, "state": view.row.state.value} for view in [*ended, *over]])
+        session.out.json([{"id": view.row.id, "state": view.row.state.value} for view in [*ended, *over, *outside]])
     elif args.wait:
         for view in ended:
             session.out.note(f"{short(view.row.id)} {view.row.name}: {view.row.state.value}")
@@ -56,6 +57,11 @@ async def run(args: argparse.Namespace, session: Session) -> int:
         raise ConflictError(
             f"{short(view.row.id)} is {view.row.state.value} already; there is nothing to stop",
             hint=f"incl show {short(view.row.id)}",
+        )
+    if outside:
+        raise ConflictError(
+            f"{short(outside[0].row.id)} runs outside the platform, which cannot stop it",
+            hint="end its process where it runs; without word from it, it is lost after a time",
         )
     return 0
 
