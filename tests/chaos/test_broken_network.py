@@ -82,6 +82,7 @@ async def test_it_comes_back_before_its_lease_is_over(
     assert not collect.process_leftovers(far / "jobs")
 
 
+@pytest.mark.timeout(300)
 async def test_it_comes_back_after_its_lease_is_over(arena: Arena, network: Network, far: Path, tmp_path: Path) -> None:
     def cut(siege: Siege) -> None:
         assert is_far(siege, far), "the job is on the machine that will be cut off"
@@ -97,7 +98,7 @@ async def test_it_comes_back_after_its_lease_is_over(arena: Arena, network: Netw
             network.heal()
         wait(lambda: alive(arena, "far"), 30, "the machine to be back")
         wait(lambda: not list((far / "jobs").glob("*-*-*")), 60, "all that it had to say to be said")
-        wait(lambda: settled(arena, experiment, 1), 60, "the lost attempt to be settled")
+        wait(lambda: settled(arena, experiment, 1), 100, "the lost attempt to be settled, its time to wait begun anew")
 
     outcome = await Siege(arena, tmp_path, cut).endure("cut off for more than its lease", ("running",))
     assert_holds(allow_attempts(outcome.evidence, 2))

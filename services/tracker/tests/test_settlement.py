@@ -100,6 +100,18 @@ async def test_what_still_comes_is_waited_for_however_long_it_takes(bench: Any, 
     assert (settled.points, settled.gaps) == (10, 0)
 
 
+async def test_what_a_later_attempt_says_keeps_no_earlier_one_waiting(bench: Any, make: Any) -> None:
+    experiment = await run(bench, (rank(0, w=10),))
+    await bench.batch(Origin("default", experiment, 1, 0), make.metric_batch("w", 1, [(1, 1.0, {"a": 1.0})]))
+    later = Origin("default", experiment, 2, 0)
+    for n in range(1, 8):
+        bench.clock.advance(9.0)
+        await bench.batch(later, make.metric_batch("w", n, [(n, float(n), {"a": 2.0})]))
+    assert await bench.settle_due() == 1
+    [settled] = await bench.emitted(AttemptSettled)
+    assert (settled.attempt, settled.gaps) == (1, 9)
+
+
 async def test_a_shipper_that_asks_is_waited_for_but_not_for_ever(bench: Any) -> None:
     experiment = await run(bench, (rank(0, w=10),))
     ask = GetWatermarks(experiment=experiment, attempt=1, rank=0)

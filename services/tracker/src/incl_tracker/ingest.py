@@ -242,8 +242,11 @@ class Ingest:
             tx.connection,
             [(p.points + p.new_points, p.lines, p.known.stamp, p.compact_at, p.id) for p in changed],
         )
+        grown = {(w.place.id, w.writer.key.attempt) for w in works if w.changed}
         waiting = store_settlement.unsettled_of(tx.connection, [place.id for place in changed])
         for experiment, attempt, due in waiting:
+            if (experiment, attempt) not in grown:
+                continue
             place = places[experiment]
             if settle_or_wait(tx, place.project, experiment, attempt, due, place.known, self._settle_after_s):
                 place.view_changed = True
