@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what it puts into the background so, and children inherit it: their Ctrl-C would do nothing.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = [
     name
