@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from incl_shared.telemetry.batcher import build
 from incl_shared.telemetry.spool import (
     READ_BYTES,
     Piece,
@@ -21,8 +22,10 @@ from incl_shared.telemetry.spool import (
     as_extra,
     drops,
     scalars,
+    spooled_file,
     spooled_files,
 )
+from incl_shared.testing.telemetry import points_of
 
 line_bytes = st.binary(max_size=40).filter(lambda data: b"\n" not in data)
 
@@ -139,6 +142,33 @@ def test_what_is_no_record_is_none() -> None:
     ):
         assert scalars(broken) is None
         assert as_extra(broken) is None
+
+
+@pytest.mark.parametrize("depth", [900, 985, 990, 995, 1000, 1005, 100_000])
+def test_what_has_no_end_costs_no_reader_its_life(depth: int, tmp_path: Path) -> None:
+    """Nested deeper than a decoder goes, or a number longer than any: the line carries nothing, the others all."""
+    deep, endless = b"[" * depth + b"]" * depth, b"1" + b"0" * min(depth, 4000)
+    lines = [
+        b'{"k":"m","t":1,"s":1,"v":{"a":1},"x":%b}' % deep,
+        b'{"k":"m","t":1,"s":1,"b":"AAAAAAAAAAA=","n":%b}' % deep,
+        b'{"k":"m","t":1,"s":1,"x":%b}' % deep,
+        b'{"k":"p","t":1,"v":%b}' % deep,
+        b'{"k":"f","t":1,"s":1,"key":%b,"file":"%b"}' % (deep, bytes(tmp_path)),
+        b'{"k":"m","t":%b,"s":1,"v":{"a":1}}' % endless,
+        b'{"k":"m","t":1,"s":%b,"v":{"a":1}}' % endless,
+        b'{"k":"m","t":1,"s":1,"v":{"a":%b}}' % endless,
+        b'{"k":"d","t":1,"n":%b}' % endless,
+    ]
+    good = b'{"k":"m","t":1,"s":7,"v":{"b":1}}'
+    for line in lines:
+        data = line + b"\n" + good + b"\n"
+        piece = Piece("w", 1, 2, data, len(data))
+        batch = build(piece)
+        assert batch.count == 2
+        assert points_of(batch)["b"] == [(1, 7, 1.0, 1.0)]
+        assert after(Position(), piece).sequence == 2
+        file = spooled_file(tmp_path, "w", 1, line)
+        assert file is None or file.listed_as == f"media/1/{tmp_path.name}"
 
 
 def test_a_record_glued_to_a_torn_one_is_found() -> None:

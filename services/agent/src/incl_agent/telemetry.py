@@ -14,7 +14,7 @@ from incl_shared import subjects
 from incl_shared.clock import Clock
 from incl_shared.events.experiments import WriterCount
 from incl_shared.queries.tracker import GetWatermarks
-from incl_shared.tasks import end_all
+from incl_shared.tasks import end_all, gather
 from incl_shared.telemetry import (
     ERR,
     OUT,
@@ -154,7 +154,7 @@ class ShippedTelemetry:
         if self._tailer is None and not _spool_sizes(files.spool) and not _sizes(files.stdout, files.stderr):
             return
         self._open()
-        await asyncio.gather(*(shipper.drain() for shipper in self._shippers))
+        await gather(*(shipper.drain() for shipper in self._shippers))
 
     async def stop(self) -> None:
         """See JobTelemetry."""

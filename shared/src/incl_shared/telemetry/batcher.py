@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from incl_shared.telemetry.spool import Piece, Step, as_extra, scalars
+from incl_shared.telemetry.spool import NO_RECORD, Piece, Step, as_extra, scalars
 from incl_shared.telemetry.wire import BATCH_VERSION, MAX_NAMES, Extra, Group, LogBatch, MetricBatch
 
 MAX_PAYLOAD = 900_000
@@ -89,7 +89,7 @@ def _plain(piece: Piece) -> list[_Any] | None:
         return None
     try:
         records = _records.decode_lines(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NO_RECORD:
         return None
     return records if len(records) == piece.count else None
 
@@ -130,7 +130,7 @@ def _of_scalars(piece: Piece, records: list[_Any], max_payload: int | None) -> M
 def _unique(raw: msgspec.Raw) -> tuple[str, ...] | None:
     try:
         names = _names.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NO_RECORD:
         return None
     return tuple(names) if len(set(names)) == len(names) else None
 

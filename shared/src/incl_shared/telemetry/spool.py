@@ -37,6 +37,9 @@ _DROPS = b'{"k":"d"'
 _FILES = (b'{"k":"c"', b'{"k":"f"')
 _HELD_OF_ONE = 32
 _MOST_DROPS = 2**31 - 1
+_MOST_WORD = 2000
+NO_RECORD = (msgspec.DecodeError, UnicodeDecodeError, ValueError, OverflowError, RecursionError)
+"""What the decoders raise of lines that are none: nested without end, or with numbers without end, among others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,14 +330,17 @@ def scalars(line: bytes) -> Scalars | None:
     record = loads(line)
     if record is None or record.get("k") != "m":
         return None
-    return _tolerant(record) if "v" in record else _strict(json.dumps(record).encode("ascii"))
+    try:
+        return _tolerant(record) if "v" in record else _strict(json.dumps(record).encode("ascii"))
+    except NO_RECORD:
+        return None
 
 
 def _strict(line: bytes) -> Scalars | None:
     try:
         record = _scalars.decode(line)
         return Scalars(record.t, record.s, record.values) if record.v is None else record
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
+    except NO_RECORD:
         return None
 
 
@@ -384,8 +390,10 @@ def as_extra(line: bytes) -> bytes | None:
     record = loads(line)
     if record is None or record["k"] == "m":
         return None
-    text = json.dumps(record, separators=(",", ":"), ensure_ascii=True)
-    return text.encode("ascii")
+    try:
+        return json.dumps(record, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+    except NO_RECORD:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,9 +410,10 @@ class SpooledFile:
         """The path under which it is listed among the files of the experiment; never leads out of it."""
         record = self.record
         if record["k"] == "c":
-            name = str(record.get("path") or self.path.name)
+            name = _word(record.get("path"), self.path.name)
         else:
-            name = f"{record.get('key', 'media')}/{record.get('s', 0)}/{record.get('name') or self.path.name}"
+            key, step = _word(record.get("key"), "media"), _word(record.get("s"), "0")
+            name = f"{key}/{step}/{_word(record.get('name'), self.path.name)}"
         clean = name.encode("utf-8", "replace").decode().replace("\x00", "\N{REPLACEMENT CHARACTER}")
         parts = [part for part in clean.split("/") if part not in ("", ".", "..")]
         return "/".join(parts)[:2000].rstrip("/") or "file"
@@ -414,6 +423,11 @@ class SpooledFile:
         """The step that its record says, if it says one that can be stored."""
         step = self.record.get("s")
         return step if type(step) is int and -_INT64 <= step < _INT64 else None
+
+
+def _word(value: object, other: str) -> str:
+    """A value as a part of a path; another one where there is none, or a thing that has no name."""
+    return (str(value) or other)[:_MOST_WORD] if isinstance(value, str | int | float) else other
 
 
 def spooled_files(directory: Path) -> list[SpooledFile]:
