@@ -28,11 +28,12 @@ from incl_shared.ids import new_id
 from incl_shared.queries.tracker import GetExperiment
 from incl_shared.spec import ExperimentSpec
 from incl_shared.subjects import Origin
-from incl_shared.telemetry.wire import BATCH_VERSION, MAX_NAMES, Extra, Group, MetricBatch
+from incl_shared.telemetry.wire import BATCH_VERSION, MAX_NAMES, Extra, Group, Line, LogBatch, MetricBatch
 from incl_shared.testing.telemetry import batch_of
 from incl_tracker import ingest, store_pieces
 from incl_tracker import tables as t
-from incl_tracker.domain.batches import BadBatch, decode_metrics
+from incl_tracker.domain.batches import BadBatch, decode_logs, decode_metrics
+from incl_tracker.domain.extras import flatten
 from incl_tracker.domain.samples import Samples, joined
 from incl_tracker.memory import Memory
 from incl_tracker.store_pieces import GREATEST, LEAST
@@ -120,6 +121,23 @@ async def test_one_bad_batch_is_refused_before_anything_is_stored(lite: Any) -> 
         await lite.database.write(lambda tx: lite.handlers.metric_batches(tx, [foreign]))
 
 
+@pytest.mark.parametrize("sequences", [[0], [4], [1 << 63], [2, 2], [3, 2]])
+def test_a_batch_has_its_own_extras_only_and_each_once(sequences: list[int]) -> None:
+    extras = [Extra(sequence, b'{"k":"d","n":1}') for sequence in sequences]
+    with pytest.raises(BadBatch, match="none of the batch"):
+        decode_metrics(msgspec.msgpack.encode(MetricBatch(BATCH_VERSION, "w", 1, 3, [], extras)))
+
+
+def test_a_batch_nested_without_end_is_none() -> None:
+    metrics = msgspec.msgpack.encode(MetricBatch(BATCH_VERSION, "w", 1, 1, [], []))
+    lines = msgspec.msgpack.encode(LogBatch(BATCH_VERSION, "w", 1, [Line(1.0, 0, "x")]))
+    for decode, whole in ((decode_metrics, metrics), (decode_logs, lines)):
+        one_more = bytes([whole[0] + 1]) + whole[1:]
+        decode(one_more + b"\x91\x01")  # a field of a later version
+        with pytest.raises(BadBatch, match="recursion"):
+            decode(one_more + b"\x91" * 100_000)
+
+
 async def test_values_that_are_no_numbers_are_kept(bench: Any) -> None:
     experiment = new_id()
     origin, values = Origin("default", experiment, 1, 0), [[1.0], [math.inf], [-math.inf], [math.nan]]
@@ -197,6 +215,23 @@ async def test_many_parameters_at_once_and_the_later_word(bench: Any) -> None:
     found = dict(await bench.read(lambda x: x.execute(sa.select(c.name, c.text)).all()))
     truth = {f"p{n}": "old" for n in range(500)} | {f"p{n}": "late" for n in range(500, 600)}
     assert found == truth | {f"p{n}": "new" for n in range(600, 1_300)}
+
+
+def test_a_deep_configuration_costs_no_more_than_its_size() -> None:
+    leaves = {f"k{number}": number for number in range(9_000)}
+    for depth, name in ((3, "a"), (900, "a" * 100)):
+        values: dict[str, Any] = leaves
+        for _ in range(depth):
+            values = {name: values}
+        started = time.process_time()
+        flat = flatten(values)
+        assert time.process_time() - started < 5, "it took minutes"
+        assert len(flat) == len(leaves)
+    flat = flatten({"a": {"": {"b": 1}, "c": {}}, "d": [1, {"e": 2}]})
+    assert flat == {"a..b": "1", "a.c": "{}", "d": '[1, {"e": 2}]'}
+    deep = flatten({"x" * 300: {"a": 1}, "x" * 301: {"a": 1}})
+    assert len(deep) == 2, "long names stay different ones"
+    assert max(map(len, deep)) == 250
 
 
 def test_what_is_remembered_is_bounded_and_void_under_another_stamp() -> None:

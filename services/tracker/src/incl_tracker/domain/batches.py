@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -79,12 +80,15 @@ def decode_metrics(payload: bytes) -> Metrics:
     """
     try:
         batch = _metrics.decode(payload)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise BadBatch(f"no metric batch: {error}") from error
     _check(batch.version, batch.writer, batch.first, batch.count)
     names = sum(len(group.names) for group in batch.groups)
     if names > MAX_NAMES:
         raise BadBatch(f"it names {names} metrics, {MAX_NAMES} are allowed")
+    places = [extra.sequence - batch.first for extra in batch.extras]
+    if any(b <= a for a, b in pairwise([-1, *places, batch.count])):
+        raise BadBatch("records that are no scalars do not rise, or are none of the batch")
     tables = [table for group in batch.groups for table in _tables(group, batch.count)]
     return Metrics(batch.writer, batch.first, batch.count, tables, batch.extras)
 
@@ -97,7 +101,7 @@ def decode_logs(payload: bytes) -> LogBatch:
     """
     try:
         batch = _logs.decode(payload)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise BadBatch(f"no log batch: {error}") from error
     _check(batch.version, batch.writer, batch.first, len(batch.lines))
     return batch

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from incl_shared.telemetry.wire import Extra
-from incl_tracker.domain.text import clean, clean_name
+from incl_tracker.domain.text import MAX_NAME, clean, clean_name
 
 LEVELS = ("info", "warn", "error")
 MAX_VALUE = 10_000
@@ -79,16 +79,24 @@ def _moment(value: object) -> float | None:
 def flatten(values: dict[str, Any]) -> dict[str, str]:
     """{'model': {'depth': 3}} -> {'model.depth': '3'}; lists become JSON.
 
+    The names of what lies deep are made of a prefix that was cut, so that a hostile record costs no more than its size.
+
     Raises:
         AttributeError: when it is no dictionary.
     """
     flat: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            flat.update({f"{name}.{inner}": text for inner, text in flatten(value).items()})
+    levels = [("", iter(values.items()))]
+    while levels:
+        prefix, items = levels[-1]
+        for name, value in items:
+            if isinstance(value, dict) and value:
+                inner = f"{prefix}{name}"
+                levels.append((f"{inner if len(inner) <= MAX_NAME else clean_name(inner)}.", iter(value.items())))
+                break
+            flat[clean_name(f"{prefix}{name}")] = clean(_text(value), MAX_VALUE)
         else:
-            flat[name] = _text(value)
-    return {clean_name(name): clean(text, MAX_VALUE) for name, text in flat.items()}
+            levels.pop()
+    return flat
 
 
 def _text(value: object) -> str:
