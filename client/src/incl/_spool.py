@@ -26,7 +26,9 @@ _LOST = (errno.EFBIG, errno.EBADF, errno.EIO, getattr(errno, "ESTALE", errno.EBA
 class Writer:
     """Appends records to `<directory>/<name>.jsonl`. Any thread and any signal handler may call write().
 
-    What cannot be written is dropped and counted; the count is written as a record once there is room again.
+    What cannot be written is dropped and counted; the count is written as a record once there is room again. Until then
+    it is the length of `<directory>/<name>.lost`, a file of nothing but a hole: a full disk has room for that, so that
+    a process which ends before there is room has said it too.
     """
 
     def __init__(self, directory: str, prefix: str) -> None:
@@ -41,6 +43,8 @@ class Writer:
         self._torn = False
         self._used = False
         self._dropped = 0
+        self._lost = 0  # in all, of this file
+        self._lost_said = True
         # Taken only off the normal path. Re-entrant, for a signal handler that logs while its own thread holds it.
         self._lock = threading.RLock()
 
@@ -62,7 +66,7 @@ class Writer:
         with self._lock:
             self._verify(now)
             if self._fd < 0 and not self._open():
-                self._dropped += 1
+                self._drop()
                 return False
             mend = b"\n" if self._torn else b""
             head = mend + (encode({"k": "d", "t": now, "n": self._dropped}) if self._dropped else b"")
@@ -91,13 +95,35 @@ class Writer:
             code = error.errno if error is not None else errno.ENOSPC
             if code in _LOST and self._go_on_elsewhere(line):
                 return True
-            self._dropped += 1
+            if line:
+                self._drop()
         warn(f"write-{code}", f"{self.directory}: {os.strerror(code or 0)}: records are dropped (and counted)")
         return False
 
+    def _drop(self) -> None:
+        self._dropped += 1
+        self._lost += 1
+        if self._fd >= 0:
+            self._say_lost()
+
+    def _say_lost(self) -> None:
+        path = os.path.join(self.directory, self.name + ".lost")
+        try:
+            try:
+                os.truncate(path, self._lost)
+            except FileNotFoundError:
+                os.close(os.open(path, _FLAGS, 0o644))
+                os.truncate(path, self._lost)
+            self._lost_said = True
+        except OSError:
+            self._lost_said = False
+
     def _go_on_elsewhere(self, line: bytes) -> bool:
-        """This file takes no more, or is no longer ours: a new writer. The reader counts the old one's torn end."""
-        if self._torn and self._dropped:
+        """This file takes no more, or is no longer ours: a new writer, which says what the old one did not. The reader
+        counts the old one's torn end."""
+        if self._lost_said:
+            self._dropped = 0
+        elif self._torn and self._dropped:
             self._dropped -= 1
         if not self._used:
             self._retry_at = time.monotonic() + _RETRY_S
@@ -143,6 +169,9 @@ class Writer:
             warn("open", f"cannot write in {self.directory}: {error.strerror}: records are dropped (and counted)")
             return False
         self._identity, self._used = (status.st_dev, status.st_ino), False
+        self._lost, self._lost_said = self._dropped, True
+        if self._lost:
+            self._say_lost()
         return True
 
     def close(self, now: float) -> None:

@@ -89,6 +89,23 @@ async def test_a_full_spool_drops_and_counts_and_recovers(small_disk: Path) -> N
     assert len(steps) + dropped == 4010 and dropped > 0
 
 
+@pytest.mark.parametrize("end", ["incl.finish()", "os.kill(os.getpid(), 9)"])
+@pytest.mark.parametrize("width", range(0, 60, 7))
+def test_what_a_process_dropped_is_counted_though_there_is_never_room(small_disk: Path, end: str, width: int) -> None:
+    spool = small_disk / "spool"
+    spool.mkdir()
+    logged = f"for i in range(9000): incl.log({{'a{'b' * width}': float(i)}}, step=i)"
+    environment = {**os.environ, "INCL_SPOOL_DIR": str(spool), "INCL_EXPERIMENT_ID": "x"}
+    command = [sys.executable, "-c", f"import incl, os\n{logged}\n{end}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, -9) and "dropped" in done.stderr
+    source = MetricSource(spool, small_disk / "metrics.json")
+    source.seal()
+    (count,) = source.counts()
+    source.close()
+    assert count.dropped > 1 and count.records + count.dropped == 9000
+
+
 async def test_a_full_disk_holds_the_log_back_and_loses_no_line(small_disk: Path, tmp_path: Path) -> None:
     output, bus = tmp_path / "stdout.log", Bus()
     tailer = LogTailer({OUT: output}, small_disk / "log.index")

@@ -71,7 +71,7 @@ def test_a_last_line_without_newline_waits(tmp_path: Path) -> None:
     file.write_bytes(b'{"k":"m"')
     reader = SpoolReader(tmp_path)
     assert reader.read("w", Position()) is None
-    assert reader.tail("w", Position()) == 8
+    assert reader.untold("w", Position()) == 1
     file.write_bytes(b'{"k":"m"}\nrest')
     piece = reader.read("w", Position())
     assert piece is not None
@@ -217,6 +217,29 @@ def test_spooled_files_are_those_inside_that_are_still_there(tmp_path: Path) -> 
     ]
 
 
+def test_what_a_writer_dropped_is_counted_once(tmp_path: Path) -> None:
+    """The length of its .lost file is all of it; records tell of a part; a line that lacks its newline comes on top."""
+    told = b'{"k":"d","t":0,"n":3}\n'
+    (tmp_path / "w.lost").touch()
+    for length, data, untold in [
+        (0, told, 0),
+        (3, told, 0),
+        (5, told, 2),
+        (5, told + b'{"k":"m","t":0,"s', 2),
+        (5, told + b'{"k":"m","t":0,"s":1,"v":{"a":1.0}}', 3),
+        (0, told + b'{"k":"m","t":0,"s":1,"v":{"a":1.0}}', 1),
+        (2**40, b"", 2**31 - 1),
+    ]:
+        (tmp_path / "w.jsonl").write_bytes(data)
+        os.truncate(tmp_path / "w.lost", length)
+        reader = SpoolReader(tmp_path)
+        assert reader.untold("w", reader.skip("w", Position())) == untold, (length, data)
+        reader.close()
+    (tmp_path / "w.lost").unlink()
+    (tmp_path / "w.lost").symlink_to("/etc/passwd")
+    assert SpoolReader(tmp_path).untold("w", Position()) == 0
+
+
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
     """A pipe would make the reader wait, /dev/zero read for ever, a link show what the job may not see."""
     (tmp_path / "secret").write_text("secret\n")
@@ -226,7 +249,7 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
     reader = SpoolReader(tmp_path)
     assert [reader.read(writer, Position()) for writer in reader.writers()] == [None] * 4
-    assert [reader.tail(writer, Position()) for writer in reader.writers()] == [0] * 4
+    assert [reader.untold(writer, Position()) for writer in reader.writers()] == [0] * 4
     assert spooled_files(tmp_path) == []
 
 

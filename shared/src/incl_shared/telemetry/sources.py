@@ -239,7 +239,7 @@ class MetricSource:
             at, lost = noted.position, noted.lost
             if self._sealed:
                 at = self.reader.skip(writer, at)
-                lost += self.reader.tail(writer, at) > 0  # torn by the death of its writer
+                lost += self.reader.untold(writer, at)
                 lost += bool(noted.position.offset and self.reader.gone(writer))
             if at.sequence or at.dropped or lost:
                 dropped = at.dropped + lost

@@ -24,6 +24,8 @@ from incl_shared.ids import TOKEN_PATTERN
 READ_BYTES = 2 << 20
 """The most that is read at once; a line longer than this is no record."""
 ENDING = ".jsonl"
+LOST_ENDING = ".lost"
+"""Of a file whose length is how many records its writer dropped in all (see docs/mechanisms/spool.md)."""
 MAX_WRITERS = 5_000
 """Of one spool; files beyond these are left alone, each a gap."""
 DIRECTORY_ENDING = ".incl-dir.tar.zst"
@@ -166,13 +168,18 @@ class SpoolReader:
         self._heads.pop(writer, None)
         return True
 
-    def tail(self, writer: str, position: Position) -> int:
-        """Bytes after position that end in no newline: a record that its writer never finished."""
+    def untold(self, writer: str, position: Position) -> int:
+        """Records lost that no record before position (the end of its lines) tells of: a line that was never finished,
+        and what the writer dropped until it died."""
         try:
             descriptor = self._held.get(writer, self.directory / f"{writer}{ENDING}")
-            return max(0, os.fstat(descriptor).st_size - position.offset)
+            tail = os.pread(descriptor, READ_BYTES, position.offset)
         except OSError:
-            return 0
+            tail = b""
+        lost = _length(self.directory / f"{writer}{LOST_ENDING}")
+        if lost and loads(tail) is not None:
+            lost += 1  # it lacks its newline alone: its writer did not drop it
+        return max(bool(tail), lost - position.dropped)
 
     def seek(self, writer: str, sequence: int) -> Position:
         """The position after record `sequence`, or after the last one there is. Reads the file from its beginning."""
@@ -239,6 +246,14 @@ def _data_from(descriptor: int, at: int) -> int | None:
         if error.errno == errno.ENXIO:
             return None
         raise
+
+
+def _length(path: Path) -> int:
+    try:
+        status = path.lstat()
+    except OSError:
+        return 0
+    return min(status.st_size, _MOST_DROPS) if stat.S_ISREG(status.st_mode) else 0
 
 
 class Held:
