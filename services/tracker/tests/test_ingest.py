@@ -30,7 +30,7 @@ from incl_shared.spec import ExperimentSpec
 from incl_shared.subjects import Origin
 from incl_shared.telemetry.wire import BATCH_VERSION, MAX_NAMES, Extra, Group, Line, LogBatch, MetricBatch
 from incl_shared.testing.telemetry import batch_of
-from incl_tracker import ingest, store_pieces
+from incl_tracker import ingest, saying, store_pieces
 from incl_tracker import tables as t
 from incl_tracker.domain.batches import BadBatch, decode_logs, decode_metrics
 from incl_tracker.domain.extras import flatten
@@ -271,6 +271,52 @@ async def test_an_experiment_has_no_endless_metrics_and_says_so_once(bench: Any,
     await bench.event(AttemptEnded(experiment=experiment, attempt=1, reason="completed", retry=False, ranks=(end,)), 3)
     view = await bench.ask(GetExperiment(ref=experiment))
     assert (view.settled, view.gaps) == (True, 2), "two records could not be kept whole"
+
+
+async def test_an_experiment_has_no_endless_alerts_and_says_so_once(
+    bench: Any, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saying, "MAX_ALERTS", 5)
+    experiment = new_id()
+    origin = Origin("default", experiment, 1, 0)
+    await bench.event(ExperimentQueued(experiment=experiment, user="ann", spec=ExperimentSpec(command=["x"])), 1)
+    for first in (1, 4, 7, 10):
+        lines = [msgspec.json.encode({"k": "a", "t": 1.0, "title": f"t{n}"}) for n in range(first, first + 3)]
+        await bench.batch(origin, batch_of("w", first, [*lines]))
+    told = await bench.emitted(AlertRaised)
+    assert [alert.title for alert in told] == ["t1", "t2", "t3", "t4", "t5", "more than 1000 alerts"]
+    view = await bench.ask(GetExperiment(ref=experiment))
+    assert len(view.alerts) == 6
+    dropped = await bench.read(lambda c: c.execute(sa.select(t.writers.c.dropped)).scalar_one())
+    assert dropped == 7, "each is a gap"
+
+
+async def test_configurations_that_come_together_are_one(bench: Any) -> None:
+    experiment = new_id()
+    origin = Origin("default", experiment, 1, 0)
+    await bench.event(ExperimentQueued(experiment=experiment, user="ann", spec=ExperimentSpec(command=["x"])), 1)
+    said = [(5.0, {"a": 1, "b": 1}), (9.0, {"a": 2}), (7.0, {"a": 3, "c": 3})]
+    lines = [msgspec.json.encode({"k": "p", "t": moment, "v": values}) for moment, values in said]
+    sent = [delivery(origin, msgspec.msgpack.encode(batch_of("w", n, [line])), n) for n, line in enumerate(lines, 1)]
+    await bench.database.write(lambda tx: bench.handlers.metric_batches(tx, sent))
+    view = await bench.ask(GetExperiment(ref=experiment))
+    assert view.config == {"a": "2", "b": "1", "c": "3"}
+
+
+async def test_of_a_giant_experiment_no_more_is_remembered_than_may_be(lite: Any) -> None:
+    small = ingest.Ingest(lite.told, 60.0)
+    small._memory = Memory(items=300)
+    lite.handlers.metric_batches = small.metrics
+    origin, names = Origin("default", new_id(), 1, 0), [f"m{n}" for n in range(50)]
+    for step in range(1, 6):
+        for writer in range(12):
+            batch = grid(step, 1, names, np.full((1, 50), writer + step / 10))
+            await lite.batch(origin, msgspec.structs.replace(batch, writer=f"w{writer}"))
+            (known,) = small._memory._known.values()
+            assert known.size <= 300
+            assert f"w{writer}" in {key.writer for key in known.writers}, "the one used last stays"
+    found = await lite.read(lambda c: points(c, origin.experiment, "m7"))
+    assert np.allclose(np.sort(found.values), sorted(w + s / 10 for w in range(12) for s in range(1, 6)))
 
 
 def test_a_batch_of_too_many_names_is_none() -> None:

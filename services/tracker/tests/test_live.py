@@ -17,7 +17,7 @@ from incl_shared.subjects import Origin, live, stored
 from incl_shared.telemetry.wire import Line
 from incl_shared.testing.clock import FakeClock
 from incl_shared.testing.wait import until
-from incl_tracker.live import LiveHub
+from incl_tracker.live import MOST_VALUES, LiveHub
 
 E = new_id()
 
@@ -88,6 +88,19 @@ async def test_the_first_is_told_at_once_and_the_rest_together(fake_clock: FakeC
         ({"acc": [5, 0.5], "nan": [1, "NaN"]}, 10),
     ]
     assert json.loads(wire.sent[3][1]) == {"logs/t": 7}
+
+
+async def test_of_endless_metrics_some_are_told(fake_clock: FakeClock) -> None:
+    wire = Wire()
+    told = hub(wire, fake_clock)
+    told.points("p", E, {f"m{n}": (1, 0.0) for n in range(2 * MOST_VALUES)}, 2 * MOST_VALUES)
+    told.points("p", E, {f"m{n}": (2, 1.0) for n in range(2 * MOST_VALUES)}, 2 * MOST_VALUES)
+    told.start()
+    await told.stop()
+    messages = wire.messages("metrics")
+    assert sum(len(message.values) for message in messages) == MOST_VALUES
+    assert messages[0].values["m0"] == [2, 1.0], "the newest of each"
+    assert sum(message.points for message in messages) == 4 * MOST_VALUES, "all are counted"
 
 
 async def test_a_change_waits_for_nothing(fake_clock: FakeClock, view: ExperimentView) -> None:

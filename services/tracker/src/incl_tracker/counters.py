@@ -15,6 +15,9 @@ UNREADABLE = Counter(
 REFUSED = Counter(
     "incl_tracker_refused_records_total", "Records of metrics that were too many for their experiment.", registry=None
 )
+REFUSED_ALERTS = Counter(
+    "incl_tracker_refused_alerts_total", "Alerts that were too many for their experiment.", registry=None
+)
 REFUSED_PARAMS = Counter(
     "incl_tracker_refused_params_total", "Parameters that were too many for their experiment.", registry=None
 )
@@ -43,6 +46,7 @@ ALL = (
     LAG,
     UNSETTLED,
     REFUSED,
+    REFUSED_ALERTS,
     REFUSED_PARAMS,
     PARTITIONS,
     LAPSED,

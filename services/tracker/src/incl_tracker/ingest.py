@@ -22,7 +22,7 @@ from incl_shared.ids import is_id
 from incl_shared.queries.tracker import SYSTEM_PREFIX
 from incl_shared.subjects import Origin
 from incl_shared.telemetry.wire import MAX_NAMES
-from incl_tracker import counters, store_chunks, store_lines, store_settlement, store_summaries, store_tails
+from incl_tracker import counters, saying, store_chunks, store_lines, store_settlement, store_summaries, store_tails
 from incl_tracker import store_experiments as experiments
 from incl_tracker import store_writers as writers
 from incl_tracker import tables as t
@@ -37,10 +37,11 @@ from incl_tracker.domain.batches import (
     decode_metrics,
     stacked,
 )
-from incl_tracker.domain.extras import Alert, Said, read_extras
+from incl_tracker.domain.extras import Said, read_extras
 from incl_tracker.domain.tails import Rows
 from incl_tracker.memory import Columns, Known, Memory, Writer, WriterKey
-from incl_tracker.settling import raise_alerts, settle_or_wait
+from incl_tracker.saying import MAX_METRICS, Word
+from incl_tracker.settling import settle_or_wait
 from incl_tracker.statements import Update
 from incl_tracker.store_columns import touch
 
@@ -52,22 +53,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _Sent = tuple[Origin, "LogBatch", "Delivery"]
-MAX_METRICS = 100_000
-"""Of an experiment; what it logs beyond is counted, and told once."""
 MAX_RANGES = 10_000
 """Of a writer: one whose numbers have more holes is none of ours."""
 PATIENCE = 8
 """Deliveries (about 6 seconds) for which lines wait for the ones before them: a shipper tries for up to 5 seconds."""
 _SMALL_CHUNKS = 16
 _COMPACT_AFTER_S = 30.0
-_LIMIT = ".limit"
-"""In place of a writer, of whom the tracker itself warns; no writer has such a name."""
-_TOO_MANY_METRICS = Alert(
-    0,
-    f"more than {MAX_METRICS} metrics",
-    "An experiment keeps so many; what it logs under further names is not stored, and its records count as gaps.",
-    "warn",
-)
 _e = t.experiments.c
 _ROWS = (
     sa.select(_e.id, _e.project, _e.points, _e.lines, _e.epoch, _e.stamp, _e.purged, _e.compact_at)
@@ -146,18 +137,19 @@ class Ingest:
         batches = [(origin_of(d.subject), _decoded(decode_metrics, d.payload), d) for d in deliveries]
         places = self._places(tx, [(origin, d) for origin, _, d in batches])
         works = _works(tx, places, [(origin, "metrics", batch.writer) for origin, batch, _ in batches])
-        said: list[tuple[_Work, Said, float]] = []
+        said: list[Word] = []
         for (_, batch, delivery), work in zip(batches, works, strict=True):
             extras = _take(work, batch)
             if extras is not None:
-                said.append((work, extras, delivery.time))
+                said.append(Word(work.origin, work.writer, extras, delivery.time))
         busy = [work for work in _each(works) if work.tables]
         if len(deliveries) > 1 and _new_names(busy) > MAX_NAMES:
             raise TooMany
         self._points(tx, busy)
-        _tell_refused(tx, [work for work in busy if work.refused])
-        for work, extras, received in said:
-            _say(tx, work, extras, received)
+        told = saying.tell(tx, said)
+        told |= saying.tell_refused(tx, [(work.origin, work.refused) for work in busy if work.refused])
+        for experiment in told:
+            places[experiment].view_changed = True
         self._finish(tx, places, works)
 
     def logs(self, tx: Transaction, deliveries: Sequence[Delivery]) -> None:
@@ -300,7 +292,7 @@ def _works(tx: Transaction, places: dict[str, _Place], wanted: Sequence[tuple[Or
     writers.load(tx.connection, [(place.id, place.known, key) for place, key in zip(of, keys, strict=True)])
     made: dict[tuple[str, WriterKey], _Work] = {}
     return [
-        made.setdefault((place.id, key), _Work(place, origin, place.known.writers[key]))
+        made.setdefault((place.id, key), _Work(place, origin, place.known.use(key)))
         for (origin, _, _), place, key in zip(wanted, of, keys, strict=True)
     ]
 
@@ -404,16 +396,6 @@ def _fitting(work: _Work, table: Table, most: int) -> Table:
     return replace(table, names=tuple(table.names[place] for place in kept), values=table.values[:, kept])
 
 
-def _tell_refused(tx: Transaction, works: Sequence[_Work]) -> None:
-    """Say once of each rank that metrics are not stored."""
-    for work in works:
-        counters.REFUSED.inc(work.refused)
-        if not experiments.has_alerts(tx.connection, work.origin, _LIMIT):
-            experiments.add_alerts(tx.connection, work.origin, _LIMIT, [_TOO_MANY_METRICS], tx.clock.now())
-            raise_alerts(tx, work.origin, _LIMIT, [_TOO_MANY_METRICS])
-            work.place.view_changed = True
-
-
 def _columns(connection: sa.Connection, work: _Work, names: tuple[str, ...], fresh: list[tuple[str, str]]) -> Columns:
     """What these names are to the writer; the metrics that are new to the experiment go to `fresh`."""
     known, writer = work.place.known, work.writer
@@ -443,20 +425,6 @@ def _summarise(work: _Work, table: Table, columns: Columns) -> list[tuple[str, i
             if name not in told or told[name][0] <= step:
                 told[name] = (step, value)
     return [(place.id, where) for where in fresh.stale.tolist()]
-
-
-def _say(tx: Transaction, work: _Work, said: Said, received: float) -> None:
-    """Configuration and alerts."""
-    counters.UNREADABLE.inc(said.unreadable)
-    origin, experiment = work.origin, work.origin.experiment
-    if said.config:
-        experiments.set_params(tx.connection, experiment, "config", said.config, origin.attempt)
-        experiments.update(tx.connection, experiment, {})
-    if said.alerts:
-        experiments.add_alerts(tx.connection, origin, work.writer.key.writer, said.alerts, received)
-        raise_alerts(tx, origin, work.writer.key.writer, said.alerts)
-    if said.config or said.alerts:
-        work.place.view_changed = True
 
 
 def _in_order(sent: Iterable[tuple[_Work, _Sent]]) -> list[tuple[_Work, LogBatch, Delivery, bool]]:

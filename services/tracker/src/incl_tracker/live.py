@@ -27,6 +27,8 @@ _log = logging.getLogger("incl.tracker")
 MESSAGE_BYTES = 180_000
 MAX_WAITING_BYTES = 2_000_000
 REMEMBERED = 10_000
+MOST_VALUES = 5_000
+"""Metrics of an experiment whose newest values are told at a time; whoever wants further ones asks."""
 
 _SHORTER: tuple[dict[str, Any], ...] = (
     {"artifacts": ()},
@@ -100,9 +102,11 @@ class LiveHub:
     def points(self, project: str, experiment: str, newest: dict[str, tuple[int, float]], count: int) -> None:
         """Points: the newest of each metric."""
         pending = self._of(project, experiment)
+        values = pending.values
         for name, point in newest.items():
-            if name not in pending.values or pending.values[name][0] <= point[0]:
-                pending.values[name] = point
+            known = values.get(name)
+            if known[0] <= point[0] if known is not None else len(values) < MOST_VALUES:
+                values[name] = point
         pending.points += count
         self._wake.set()
 

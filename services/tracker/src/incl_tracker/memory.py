@@ -54,12 +54,20 @@ class Writer:
     series: dict[str, int] = field(default_factory=dict)
     numbers: dict[int, int] = field(default_factory=dict)
     columns: dict[tuple[str, ...], Columns] = field(default_factory=dict)
+    columns_size: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many things are known of it, as `Known.size` counts them."""
+        return 2 + len(self.series) + self.columns_size
 
     def remember(self, names: tuple[str, ...], columns: Columns) -> None:
         """Names that come again and again; whoever logs others each time is not remembered for it."""
         if len(self.columns) >= _NAMES:
             self.columns.clear()
+            self.columns_size = 0
         self.columns[names] = columns
+        self.columns_size += 1 + len(names) // 4
 
 
 @dataclass(slots=True)
@@ -77,6 +85,17 @@ class Known:
     counted: int = 0
     small: int = 0
     lacking: dict[int, Wrote] = field(default_factory=dict)
+
+    def shed(self, items: int) -> None:
+        """Forget writers, those used longest ago first, until there are no more things than these, or one writer."""
+        self.size = 1 + len(self.summaries or ()) + sum(writer.size for writer in self.writers.values())
+        while self.size > items and len(self.writers) > 1:
+            self.size -= self.writers.pop(next(iter(self.writers))).size
+
+    def use(self, key: WriterKey) -> Writer:
+        """A writer that is known; it is the one used last."""
+        writer = self.writers[key] = self.writers.pop(key)
+        return writer
 
 
 class Memory:
@@ -120,3 +139,8 @@ class Memory:
         while self._size > self._items and len(self._known) > 1:
             _, known = self._known.popitem(last=False)
             self._size -= known.counted
+        if self._size > self._items:
+            for known in self._known.values():
+                known.shed(self._items)
+                known.counted = known.size
+                self._size = known.size

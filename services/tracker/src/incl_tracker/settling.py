@@ -145,8 +145,10 @@ def settle_due(tx: Transaction) -> list[tuple[str, str]]:
 
 def raise_alerts(tx: Transaction, origin: Origin, writer: str, alerts: Sequence[Alert]) -> None:
     """Say AlertRaised for each alert, once: its id follows from the place of its record."""
-    for alert in alerts:
-        version = experiments.next_version(tx.connection, origin.experiment, "alerts")
+    if not alerts:
+        return
+    last = experiments.next_version(tx.connection, origin.experiment, "alerts", len(alerts))
+    for version, alert in enumerate(alerts, last - len(alerts) + 1):
         event = AlertRaised(
             experiment=origin.experiment,
             attempt=origin.attempt,

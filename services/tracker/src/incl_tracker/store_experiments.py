@@ -96,10 +96,10 @@ def count(connection: sa.Connection, experiment: str, **values: int) -> None:
     connection.execute(sa.update(t.experiments).where(t.experiments.c.id == experiment).values(**values))
 
 
-def next_version(connection: sa.Connection, experiment: str, counter: str) -> int:
-    """Count up `settlements` or `alerts`: the version of that aggregate."""
+def next_version(connection: sa.Connection, experiment: str, counter: str, count: int = 1) -> int:
+    """Count up `settlements` or `alerts`: the version of that aggregate; of several the last one."""
     column = t.experiments.c[counter]
-    values = {counter: column + 1, "revision": t.experiments.c.revision + 1}
+    values = {counter: column + count, "revision": t.experiments.c.revision + 1}
     connection.execute(sa.update(t.experiments).where(t.experiments.c.id == experiment).values(values))
     return int(connection.execute(sa.select(column).where(t.experiments.c.id == experiment)).scalar_one())
 
@@ -182,6 +182,12 @@ def _later_words(
 def know_metrics(connection: sa.Connection, project: str, names: list[str]) -> None:
     """Remember that the project has these metrics."""
     insert_new(connection, t.known_metrics, [{"project": project, "metric": name} for name in names])
+
+
+def alerts_of(connection: sa.Connection, experiment: str) -> int:
+    """How many alerts were raised of an experiment."""
+    query = sa.select(t.experiments.c.alerts).where(t.experiments.c.id == experiment)
+    return int(connection.execute(query).scalar_one())
 
 
 def has_alerts(connection: sa.Connection, origin: Origin, writer: str) -> bool:

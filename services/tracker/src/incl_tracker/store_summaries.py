@@ -28,17 +28,16 @@ _AT_ONCE = 200
 
 def load(connection: sa.Connection, wanted: Sequence[tuple[str, Known]]) -> None:
     """Read the summaries of these experiments, where they are not known."""
-    missing: dict[str, Summaries] = {}
-    for experiment, known in wanted:
-        if known.summaries is None:
-            known.summaries = missing[experiment] = Summaries()
+    missing = {experiment: known for experiment, known in wanted if known.summaries is None}
     names = list(missing)
     for begin in range(0, len(names), _AT_ONCE):
-        for experiment, metric, *values in connection.execute(_LOAD, {"experiments": names[begin : begin + _AT_ONCE]}):
-            missing[experiment].load(metric, values)
-    for experiment, known in wanted:
-        if experiment in missing:
-            known.size += len(missing[experiment])
+        found: dict[str, list[Sequence[Any]]] = {name: [] for name in names[begin : begin + _AT_ONCE]}
+        for row in connection.execute(_LOAD, {"experiments": list(found)}):
+            found[row[0]].append(row[1:])
+        for experiment, stored in found.items():
+            summaries = missing[experiment].summaries = Summaries()
+            summaries.load(stored)
+            missing[experiment].size += len(stored)
 
 
 def save(connection: sa.Connection, changed: Sequence[tuple[str, Summaries]]) -> None:

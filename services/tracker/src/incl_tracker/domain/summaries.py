@@ -57,13 +57,13 @@ class Summaries:
     def __len__(self) -> int:
         return len(self.names)
 
-    def load(self, name: str, values: Sequence[Any]) -> None:
-        """Take over a stored one: its values in the order of COLUMNS, None as the database has it."""
-        place = int(self.places((name,))[0])
-        found = dict(zip(COLUMNS, values, strict=True))
-        for column, value in found.items():
+    def load(self, stored: Sequence[Sequence[Any]]) -> None:
+        """Take over stored ones, each (name, *values in the order of COLUMNS), None as the database has it."""
+        places = self.places(row[0] for row in stored)
+        for number, column in enumerate(COLUMNS, 1):
             nothing = 0 if ROW[column].kind == "i" else np.nan
-            self._rows[column][place] = nothing if value is None else value
+            values = [nothing if row[number] is None else row[number] for row in stored]
+            self._rows[column][places] = np.array(values, ROW[column])
 
     def fitting(self, names: Sequence[str], most: int) -> list[int] | None:
         """Which of some names are metrics here, or can become ones while there are at most so many; none: all."""
