@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
+import sqlite3
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from incl_local.aftermath import assert_right
+from incl_local.layout import Layout
 from incl_local.testing import Home, wait
 
 LONG = """
@@ -49,6 +54,12 @@ def answers(home: Home, experiment: str) -> Any:
         "files": sorted((str(p.relative_to(out)), p.read_bytes()) for p in out.rglob("*") if p.is_file()),
         "fetched": fetched.code,
     }
+
+
+def settled(home: Home, experiment: str) -> bool:
+    with contextlib.closing(sqlite3.connect(home.data / "db" / "tracker.db")) as database:
+        left = "SELECT count(*) FROM attempts WHERE experiment = ? AND NOT settled"
+        return bool(database.execute(left, [experiment]).fetchone()[0] == 0)
 
 
 def up(home: Home) -> None:
@@ -107,10 +118,13 @@ def test_a_restored_platform_is_as_it_was(fresh: Home, project: Path, tmp_path: 
     assert sorted(int(line.rsplit(" ", 1)[1]) for line in lines) == list(range(len(lines)))
     assert (view["row"]["state"], view["gaps"], view["points"]) == ("finished", 0, len(lines))
     ended(fresh, fresh.submit("--", "python", "quick.py", cwd=project))
+    shutil.rmtree(said["aside"])  # as an operator does who is content
+    assert_right(Layout(fresh.data))
     assert fresh.incl("down").code == 0
 
     # another machine: what ran is lost, and ends as its policy says
     other = Home(tmp_path / "another home")
+    other.environment["INCL_TRACKER_SETTLE_AFTER_S"] = "5"
     try:
         restored(other, str(place))
         rebuilt = other.incl("admin", "rebuild", "tracker", "--json", timeout=90).json
@@ -121,7 +135,8 @@ def test_a_restored_platform_is_as_it_was(fresh: Home, project: Path, tmp_path: 
         attempts = ended(other, running)["attempts"]
         assert [attempt["reason"] for attempt in attempts] == ["lost", "completed"]
         ended(other, other.submit("--", "python", "quick.py", cwd=project))
-        assert other.incl("admin", "dead-letters", "ls", "--json").json == []
+        wait(lambda: settled(other, running), 30, "the lost attempt is given up")
+        assert_right(Layout(other.data))
     finally:
         other.incl("down", timeout=60)
 
@@ -147,3 +162,24 @@ def test_a_backup_that_is_killed_leaves_the_platform_and_the_others_as_they_were
     assert restored(fresh, str(fresh.folder / "one.tar"))["created"] == stopped["created"]
     up(fresh)
     assert json.loads(fresh.incl("status", "--json").out)["problem"] in (None, "")
+
+
+def test_a_rebuild_that_is_killed_leaves_the_tracker_as_it_was(fresh: Home, project: Path) -> None:
+    up(fresh)
+    (project / "quick.py").write_text(QUICK)
+    done = fresh.submit("--", "python", "quick.py", cwd=project)
+    before = ended(fresh, done) and answers(fresh, done)
+    assert fresh.incl("down").code == 0
+    for moment in range(1, 6):
+        child = fresh.start("admin", "rebuild", "tracker")
+        try:
+            child.wait(0.5 * moment)
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGKILL)
+        child.communicate(timeout=20)
+    rebuilt = fresh.incl("admin", "rebuild", "tracker", "--json", timeout=90)
+    assert rebuilt.code == 0, rebuilt.err
+    assert (rebuilt.json["changed"], rebuilt.json["made"], rebuilt.json["kept"]) == ([], [], {})
+    up(fresh)
+    assert answers(fresh, done) == before
+    assert_right(Layout(fresh.data))

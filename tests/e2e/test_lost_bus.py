@@ -12,6 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
+from incl_local.aftermath import assert_right
+from incl_local.layout import Layout
 from incl_local.testing import Home, wait
 
 SCRIPT = """
@@ -87,7 +89,7 @@ def test_everything_is_killed_and_the_bus_is_lost(fresh: Home, project: Path) ->
     whole(fresh, long)
     assert fresh.show(done) == before
     whole(fresh, submit(fresh, project, go["at once"]))
-    assert fresh.incl("admin", "dead-letters", "ls", "--json").json == []
+    assert_right(Layout(fresh.data))
 
 
 def test_the_bus_alone_is_lost_while_all_else_runs(fresh: Home, project: Path) -> None:
@@ -105,3 +107,4 @@ def test_the_bus_alone_is_lost_while_all_else_runs(fresh: Home, project: Path) -
     go.touch()
     whole(fresh, experiment)
     whole(fresh, submit(fresh, project, go))
+    assert_right(Layout(fresh.data))
