@@ -71,6 +71,22 @@ async def test_a_word_that_was_taken_counts_from_when_it_was_sent() -> None:
     assert [what for what, _ in net.done] == ["stop"]
 
 
+async def test_a_look_that_fails_is_counted_and_the_next_one_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net()
+    net.fence.lease_s = 0.3
+    net.clock.advance(1)
+
+    async def broken() -> Reach:
+        raise RuntimeError("no network at all")
+
+    monkeypatch.setattr(net.fence, "_ask", broken)
+    running = asyncio.create_task(net.fence.run())
+    await until(lambda: net.fence.failures > 1, 5, what="it is counted")
+    monkeypatch.undo()
+    await until(lambda: "kill" in [what for what, _ in net.done], 5, what="it acts")
+    running.cancel()
+
+
 async def test_a_bus_that_is_away_fences_nobody() -> None:
     net = Net()
     net.reach = Reach.DUMB

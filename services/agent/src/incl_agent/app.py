@@ -169,7 +169,7 @@ class Agent:
             "report_failures": 0 if reporter is None else reporter.failures,
             "disk_free_bytes": shutil.disk_usage(folder).free if folder.exists() else 0,
             "generation": -1 if control is None else control.generation,
-            "failures": (0 if manager is None else manager.failures) + self.sampler.failures,
+            "failures": sum(one.failures for one in (manager, control, self.fence, self.sampler) if one is not None),
             "runtimes": [] if self.node is None else sorted(self.node.runtimes),
         }
 

@@ -85,8 +85,8 @@ class Fence:
         """What the server said; none: it did not say, and nothing is fenced."""
         self.renewed: Callable[[float], None] = lambda _: None
         """Told the same as `heard`, and when the bus was seen to be away itself."""
-        self.fenced = 0
-        """How often jobs were ended."""
+        self.fenced = self.failures = 0
+        """How often jobs were ended; how often looking at the silence failed."""
         self._clock = clock
         self._ask = ask
         self._stop = stop
@@ -118,6 +118,7 @@ class Fence:
             try:
                 await self.step()
             except Exception:  # noqa: BLE001 - the edge of the loop
+                self.failures += 1
                 _log.exception("the silence of this node could not be looked at")
 
     async def step(self) -> None:
