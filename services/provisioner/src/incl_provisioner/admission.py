@@ -37,22 +37,23 @@ def submit(work: Work, asker: Asker, event: ExperimentSubmitted, backend: Backen
     rooms = work.rooms()
     refusal = _foreign(event, asker) or backend.refusal(event.spec, wire, rooms)
     spec = event.spec.model_copy(update={"project": asker.project})
-    execution = _queue(work, asker, event.model_copy(update={"spec": spec}), wire)
+    execution = _queue(work, asker, event.model_copy(update={"spec": spec}), wire, cloud=backend.cloud(spec))
     if refusal is not None:
         refuse(work, execution, refusal)
     else:
-        if not rooms:
+        if not rooms and not execution.cloud:
             store.arm(work.connection, Timer.FEASIBLE, execution.id, work.now + work.settings.machine_wait_s)
         work.touch(Change.EXPERIMENT, execution.id)
     store.insert(work.connection, execution, event.model_dump_json(), digest)
 
 
-def _queue(work: Work, asker: Asker, event: ExperimentSubmitted, wire: int) -> Execution:
+def _queue(work: Work, asker: Asker, event: ExperimentSubmitted, wire: int, *, cloud: bool) -> Execution:
     spec = event.spec
     execution = Execution(
         id=event.experiment, project=asker.project, user=asker.user, name=spec.name or short(event.experiment),
         live=True, state=ExperimentState.QUEUED, version=0, priority=spec.priority, demand=demand_of(spec, wire),
         retry=spec.retry.model_dump_json(), grace=spec.checkpoint.grace, created=work.now,
+        cloud=cloud,
     )  # fmt: skip
     queued = ExperimentQueued(
         experiment=event.experiment, user=asker.user, spec=spec, code=event.code, provenance=event.provenance,

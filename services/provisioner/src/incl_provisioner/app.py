@@ -7,12 +7,17 @@ import os
 import socket
 
 from incl_provisioner.backends import Backend
+from incl_provisioner.backends.cloud import CloudBackend
+from incl_provisioner.backends.gce.port import Compute
 from incl_provisioner.backends.local import LocalBackend
+from incl_provisioner.cloud.enrolment import Enrolment
+from incl_provisioner.cloud.loop import CloudLoop, OpenCompute
+from incl_provisioner.cloud.plans import Met
 from incl_provisioner.domain.quotas import Quotas
 from incl_provisioner.handlers import Handlers
 from incl_provisioner.loop import Reconciler
 from incl_provisioner.metrics import ProvisionerMetrics
-from incl_provisioner.planner import create_planner
+from incl_provisioner.planner import CatalogPlanner, create_planner
 from incl_provisioner.queries import Queries
 from incl_provisioner.settings import ProvisionerSettings
 from incl_provisioner.stuck import Stuck
@@ -25,7 +30,14 @@ from incl_shared.clock import Clock, SystemClock
 from incl_shared.db import Database, migrate
 from incl_shared.ids import new_id
 from incl_shared.ops import OpsServer, serving
-from incl_shared.queries.provisioner import CheckFeasible, GetCluster, GetExecution, PlanExperiment
+from incl_shared.queries.provisioner import (
+    CheckFeasible,
+    EnrollNode,
+    GetCluster,
+    GetExecution,
+    GetMachines,
+    PlanExperiment,
+)
 from incl_shared.queries.stuck import ProvisionerStuck
 
 PACKAGE = "incl_provisioner"
@@ -41,16 +53,20 @@ class App:
         clock: Clock,
         backend: Backend | None = None,
         quotas: Quotas | None = None,
+        compute: OpenCompute | None = None,
     ) -> None:
         self.settings = settings
         self.database = Database(settings.database_url, clock=clock)
         self.bus = Bus(settings.bus, service="provisioner", database=self.database, clock=clock)
         self.metrics = ProvisionerMetrics(self.bus.metrics.registry, self.bus.metrics.recovery, clock)
         self.ops: OpsServer | None = None
-        backend = backend or LocalBackend()
+        met = Met(clock)
+        planner = create_planner(settings, clock, met.state)
+        backend = backend or (CloudBackend(planner, settings.cloud) if planner and settings.cloud else LocalBackend())
+        cloud = self._cloud(planner, met, clock, compute)
         self.reconciler = Reconciler(
             settings, self.database, self.bus.client, backend, self.metrics, clock=clock, healthy=self._hears,
-            holder=settings.holder or f"{socket.gethostname()}-{os.getpid()}-{new_id()}", quotas=quotas,
+            holder=settings.holder or f"{socket.gethostname()}-{os.getpid()}-{new_id()}", quotas=quotas, cloud=cloud,
         )  # fmt: skip
         self.bus.client.on_reconnect(self.reconciler.reconnected)
         vitals = Vitals(clock)
@@ -58,12 +74,30 @@ class App:
         self.bus.consume(PROVISIONER_REQUESTS, handlers.requests)
         self.bus.consume(PROVISIONER_REPORTS, handlers.reports)
         self.bus.consume(PROVISIONER_EVENTS, handlers.events)
-        queries = Queries(self.database, backend, clock, create_planner(settings, clock))
+        queries = Queries(self.database, backend, clock, planner)
         self.bus.serve(GetCluster, queries.cluster)
         self.bus.serve(GetExecution, queries.execution)
         self.bus.serve(CheckFeasible, queries.feasible)
         self.bus.serve(PlanExperiment, queries.plan)
+        self.bus.serve(GetMachines, queries.machines)
+        self.bus.serve(EnrollNode, Enrolment(self.database, settings.cloud, planner).enroll)
         serve_stuck(self.bus, ProvisionerStuck, Stuck(settings, self.database, clock, self.reconciler, vitals).find)
+
+    def _cloud(
+        self, planner: CatalogPlanner | None, met: Met, clock: Clock, compute: OpenCompute | None
+    ) -> CloudLoop | None:
+        options = self.settings.cloud
+        if options is None or planner is None or not options.complete:
+            return None
+
+        async def opened() -> Compute:
+            from incl_provisioner.backends.gce.client import open_compute
+
+            return await open_compute(options.project, clock, endpoint=options.endpoint or None)
+
+        return CloudLoop(
+            options, self.database, planner, compute or opened, clock=clock, met=met, bus=self.settings.bus.urls
+        )
 
     async def start(self) -> None:
         """Migrate, open, connect, schedule.
@@ -101,8 +135,12 @@ def create_app(
     clock: Clock | None = None,
     backend: Backend | None = None,
     quotas: Quotas | None = None,
+    compute: OpenCompute | None = None,
 ) -> App:
-    """Build the service; nothing runs before `start`. Settings come from INCL_PROVISIONER_… unless given."""
+    """Build the service; nothing runs before `start`. Settings come from INCL_PROVISIONER_… unless given.
+
+    compute: opens the cloud, in place of the provider's own library.
+    """
     if settings is None:
         settings = ProvisionerSettings()  # from the environment
-    return App(settings, clock=clock or SystemClock(), backend=backend, quotas=quotas)
+    return App(settings, clock=clock or SystemClock(), backend=backend, quotas=quotas, compute=compute)

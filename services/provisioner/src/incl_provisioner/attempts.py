@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 
-from incl_provisioner import store
+from incl_provisioner import store, store_gangs
 from incl_provisioner.domain.attempt import (
     AttemptFact,
     End,
@@ -176,6 +176,8 @@ def _conclude(work: Work, execution: Execution, row: RankRow) -> None:
     )  # fmt: skip
     if execution.attempt_stopping:
         store.disarm(work.connection, Timer.STOP, f"{execution.id}:{execution.attempt}")
+    if execution.cloud:
+        _drain(work, execution)
     state = advance(execution.state, conclusion(reason, retry=again))
     if state is None:
         _log.error("experiment %s is %s and cannot end with %s", execution.id, execution.state, reason)
@@ -187,6 +189,14 @@ def _conclude(work: Work, execution: Execution, row: RankRow) -> None:
         work.touch(Change.EXPERIMENT, execution.id)
     else:
         finish(work, execution, state, reason, message, last.hint)
+
+
+def _drain(work: Work, execution: Execution) -> None:
+    """Its machines stay until the tracker has all that it said, or that takes too long."""
+    cloud = work.settings.cloud
+    due = work.now + (cloud.drain_s if cloud is not None else 0.0)
+    store.arm(work.connection, Timer.DRAIN, f"{execution.id}:{execution.attempt}", due)
+    work.touch(Change.EXPERIMENT, execution.id)
 
 
 def _message(end: End, ranks: int) -> str:
@@ -207,6 +217,8 @@ def finish(
     """The final state. The caller saves."""
     execution.state, execution.live = state, False
     execution.reason, execution.ended = reason, work.now
+    if execution.cloud and store_gangs.unwant(work.connection, execution.id, execution.attempt):
+        work.touch(Change.GANG, execution.id)
     if not hint and state is ExperimentState.FAILED and execution.attempt:
         hint = f"incl logs {short(execution.id)}"
     work.emit(

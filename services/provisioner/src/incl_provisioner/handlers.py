@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from incl_provisioner import admission, machines, store
+from incl_provisioner import admission, machines, store, store_gangs
 from incl_provisioner.attempts import rank_reported
 from incl_provisioner.backends import Backend
+from incl_provisioner.cloud import asking
 from incl_provisioner.domain.attempt import RankFact
 from incl_provisioner.metrics import ProvisionerMetrics
 from incl_provisioner.settings import ProvisionerSettings
@@ -18,7 +19,13 @@ from incl_provisioner.vitals import Vitals
 from incl_provisioner.work import Finish, Machines, Work
 from incl_shared.bus.errors import Early, Poison
 from incl_shared.errors import InvalidInput
-from incl_shared.events.experiments import ArtifactStored, ExperimentPurged, ExperimentSubmitted, StopRequested
+from incl_shared.events.experiments import (
+    ArtifactStored,
+    AttemptSettled,
+    ExperimentPurged,
+    ExperimentSubmitted,
+    StopRequested,
+)
 from incl_shared.reports import (
     JobEnded,
     JobPreparing,
@@ -93,7 +100,7 @@ class Handlers:
             self._report(self._work(tx, delivery), report)
 
     def events(self, tx: Transaction, delivery: Delivery) -> None:
-        """ArtifactStored: checkpoints. ExperimentPurged: nothing is kept of it."""
+        """ArtifactStored: checkpoints. ExperimentPurged: nothing is kept of it. AttemptSettled: its machines may go."""
         with self._metrics.own_time("events"):
             try:
                 project, _, _ = parse_event(delivery.subject)
@@ -104,6 +111,9 @@ class Handlers:
                 machines.checkpoint_stored(self._work(tx, delivery), project, event)
             elif isinstance(event, ExperimentPurged):
                 store.forget(tx.connection, event.experiment)
+                store_gangs.forget(tx.connection, event.experiment)
+            elif isinstance(event, AttemptSettled):
+                asking.let_go(self._work(tx, delivery), event.experiment, event.attempt)
 
     def _work(self, tx: Transaction, delivery: Delivery) -> Work:
         now = tx.clock.now()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from incl_provisioner import passes, store
 from incl_provisioner.backends import Backend
+from incl_provisioner.cloud.loop import CloudLoop
 from incl_provisioner.control import ControlBus, Publisher
 from incl_provisioner.domain.liveness import Watch
 from incl_provisioner.domain.quotas import Quotas
@@ -53,7 +54,9 @@ class Reconciler:
         healthy: Callable[[], bool],
         holder: str,
         quotas: Quotas | None = None,
+        cloud: CloudLoop | None = None,
     ) -> None:
+        self._cloud = cloud
         self._settings = settings
         self._database = database
         self._bus = bus
@@ -201,13 +204,21 @@ class Reconciler:
         self._metrics.recovery.held(lease)
         self._publisher = Publisher(self._bus, lease.fence, self._metrics, self.wake)
         self._publisher.start()
+        if self._cloud is not None:
+            self._cloud.start(lease, self._step_of_cloud, self.wake)
         return True
+
+    def _step_of_cloud(self, tx: Transaction) -> Work:
+        now = tx.clock.now()
+        return Work(tx, self._settings, self._metrics, now, now, wake=self.wake)
 
     async def _abdicate(self) -> None:
         publisher, self._publisher = self._publisher, None
         self._model = None
         self._counted = 0.0
         self._metrics.resign()
+        if self._cloud is not None:
+            await self._cloud.stop()
         if publisher is not None:
             await publisher.stop()
 
@@ -233,7 +244,7 @@ class Reconciler:
             budget = self._notices(work.now)
             outcome = passes.run(
                 work, model, self._backend, silent=self._watch.silent(), floors=floors, republish=republish,
-                notices=budget,
+                notices=budget, cloud=self._cloud,
             )  # fmt: skip
             self._show(work, model)
             tx.after_commit(lambda: self._keep(model))

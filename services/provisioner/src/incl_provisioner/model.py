@@ -9,9 +9,10 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 
 from incl_provisioner import store
+from incl_provisioner.domain.cloud.names import rank_of
 from incl_provisioner.domain.quotas import Quotas
-from incl_provisioner.domain.scheduler import Policy, Running, Scheduler, Waiting
-from incl_provisioner.store import Execution, RankRow
+from incl_provisioner.domain.scheduler import Assignment, Policy, Running, Scheduler, Waiting
+from incl_provisioner.store import Execution, NodeRow, RankRow
 from incl_provisioner.wanted import Fleet, attempt_of, job_spec
 from incl_provisioner.work import Change
 from incl_shared.states import ExperimentState
@@ -31,6 +32,12 @@ class Model:
         self.notices: list[tuple[float, str]] = []
         self.said: dict[str, tuple[str, float]] = {}
         """Experiment -> (the reason said last, seconds until it may be said anew)."""
+        self.cloud: dict[str, Execution] = {}
+        """Those that wait for machines that are made for them."""
+        self.cloud_due: set[str] = set()
+        """Those of them to be looked at."""
+        self.made: dict[str, NodeRow] = {}
+        """The machines that were made for somebody, by name."""
 
     def load(self, connection: sa.Connection) -> None:
         """Everything that is live. Every node's list is to be written anew."""
@@ -46,10 +53,12 @@ class Model:
     def load_nodes(self, connection: sa.Connection) -> None:
         """Every machine."""
         rows = store.load_nodes(connection)
+        self.made = {row.node: row for row in rows if row.made_for is not None}
+        self.generations = {row.node: max(row.generation, self.generations.get(row.node, 0)) for row in rows}
+        self.lives = {row.node: row.life for row in rows}
         for row in rows:
-            self.scheduler.machine(row.room())
-            self.generations[row.node] = max(row.generation, self.generations.get(row.node, 0))
-            self.lives[row.node] = row.life
+            if row.node not in self.made:
+                self.scheduler.machine(row.room())
         self.seen = {row.node: row.seen for row in rows if row.alive}
 
     def refresh(self, connection: sa.Connection, touched: Iterable[tuple[str, str]]) -> None:
@@ -58,7 +67,9 @@ class Model:
         nodes = {key for kind, key in changes if kind == Change.NODE}
         if nodes:
             self.load_nodes(connection)
-            self.fleet.dirty.update(nodes)
+            self.fleet.dirty.update(nodes & self.generations.keys())
+            self.cloud_due.update(place.experiment for node in nodes if (place := rank_of(node)) is not None)
+        self.cloud_due.update(key for kind, key in changes if kind == Change.GANG)
         ids = {key for kind, key in changes if kind == Change.EXPERIMENT}
         if not ids:
             return
@@ -75,9 +86,22 @@ class Model:
 
     def drop(self, experiment: str) -> None:
         """It neither waits nor runs."""
+        self.cloud.pop(experiment, None)
         self.scheduler.dequeue(experiment)
         self.said.pop(experiment, None)
         self._vacate(experiment)
+
+    def begun(self, execution: Execution, assignment: Assignment) -> None:
+        """An attempt on machines of its own begins; one on those of all has its room already."""
+        if not execution.cloud:
+            return
+        self.cloud.pop(execution.id, None)
+        slots = {slot.rank: slot for slot in assignment.slots}
+        self.scheduler.occupy(
+            Running(
+                execution.id, execution.attempt, execution.user, execution.project, execution.demand, slots, apart=True
+            )
+        )
 
     def _vacate(self, experiment: str) -> None:
         running = self.scheduler.running.get(experiment)
@@ -88,8 +112,13 @@ class Model:
     def _put(self, execution: Execution, rows: list[RankRow]) -> None:
         if execution.state is ExperimentState.QUEUED:
             self._vacate(execution.id)
-            self._enqueue(execution)
+            if execution.cloud:
+                self.cloud[execution.id] = execution
+                self.cloud_due.add(execution.id)
+            else:
+                self._enqueue(execution)
             return
+        self.cloud.pop(execution.id, None)
         self.scheduler.dequeue(execution.id)
         self.said.pop(execution.id, None)
         live = {row.rank: row.slot for row in rows if row.live}
@@ -100,8 +129,11 @@ class Model:
             self._release(running)
             if live:
                 self.scheduler.occupy(
-                    Running(execution.id, execution.attempt, execution.user, execution.project, execution.demand, live)
-                )
+                    Running(
+                        execution.id, execution.attempt, execution.user, execution.project, execution.demand, live,
+                        apart=execution.cloud,
+                    )
+                )  # fmt: skip
         self.fleet.put(attempt_of(execution, rows, self.fleet.specs[execution.id]))
 
     def _release(self, running: Running | None) -> None:
@@ -110,13 +142,7 @@ class Model:
 
     def _enqueue(self, execution: Execution) -> None:
         new = execution.id not in self.scheduler.waiting
-        self.scheduler.enqueue(
-            Waiting(
-                experiment=execution.id, user=execution.user, project=execution.project,
-                priority=execution.priority, since=execution.created, attempt=execution.attempt + 1,
-                demand=execution.demand, not_before=execution.not_before, blocked_since=execution.blocked_since,
-            )
-        )  # fmt: skip
+        self.scheduler.enqueue(waiting_of(execution))
         if new:
             self.said[execution.id] = (execution.waiting, 0.0)
             heapq.heappush(self.notices, (execution.created, execution.id))
@@ -125,3 +151,12 @@ class Model:
         missing = [each for each in ids if each not in self.fleet.specs]
         for experiment, request in store.requests(connection, missing).items():
             self.fleet.specs[experiment] = job_spec(request)
+
+
+def waiting_of(execution: Execution) -> Waiting:
+    """A queued experiment, as the scheduler has it."""
+    return Waiting(
+        experiment=execution.id, user=execution.user, project=execution.project, priority=execution.priority,
+        since=execution.created, attempt=execution.attempt + 1, demand=execution.demand,
+        not_before=execution.not_before, blocked_since=execution.blocked_since,
+    )  # fmt: skip

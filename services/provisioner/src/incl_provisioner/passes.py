@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from incl_provisioner import admission, attempts, machines, store
 from incl_provisioner.backends import Backend
+from incl_provisioner.cloud import asking
+from incl_provisioner.cloud.asking import Cloud
 from incl_provisioner.control import Order
 from incl_provisioner.domain.experiment import ExperimentFact, advance
 from incl_provisioner.domain.reasons import why
@@ -44,17 +46,18 @@ def run(
     floors: Mapping[str, int],
     republish: bool,
     notices: int,
+    cloud: Cloud | None = None,
 ) -> Outcome:
     """Take in what changed, act on what is due, place what fits, order what nodes must know.
 
     silent: nodes that have said nothing for longer than their lease, with the seconds. floors: generations that ours
-    must be above. notices: how many reasons of waiting may be said.
+    must be above. notices: how many reasons of waiting may be said. cloud: makes machines for those that name one.
     """
     for node, seconds in silent.items():
         machines.lost(work, node, seconds)
-    _timers(work, backend)
+    _timers(work, model, backend)
     model.refresh(work.connection, work.touched or ())
-    assignments = model.scheduler.decide(work.now, MOST)
+    assignments = [*model.scheduler.decide(work.now, MOST), *asking.run(work, model, cloud)]
     _assign(work, model, assignments)
     _notices(work, model, notices)
     if republish:
@@ -66,17 +69,23 @@ def run(
     return Outcome(orders, again=len(assignments) >= MOST, due=min(dues, default=None))
 
 
-def _timers(work: Work, backend: Backend) -> None:
+def _timers(work: Work, model: Model, backend: Backend) -> None:
     due = store.due_timers(work.connection, work.now)
     if not due:
         return
-    rooms = [node.room() for node in store.load_nodes(work.connection)]
+    rooms = store.shared_rooms(work.connection)
     for kind, key, at in due:
         match kind:
             case Timer.STOP:
                 attempts.stop_overdue(work, key)
             case Timer.FEASIBLE:
                 admission.judge(work, key, backend, rooms, at)
+            case Timer.DRAIN:
+                experiment, _, attempt = key.partition(":")
+                asking.let_go(work, experiment, int(attempt))
+            case Timer.CLOUD:
+                store.disarm(work.connection, Timer.CLOUD, key)
+                model.cloud_due.add(key)
 
 
 def _assign(work: Work, model: Model, assignments: list[Assignment]) -> None:
@@ -101,6 +110,7 @@ def _assign(work: Work, model: Model, assignments: list[Assignment]) -> None:
             for slot in assignment.slots
         ]
         model.said.pop(execution.id, None)
+        model.begun(execution, assignment)
         model.fleet.specs[execution.id] = job_spec(requests[execution.id])
         model.fleet.put(_attempt(execution, assignment, model))
     store.save(work.connection, *saved)
@@ -118,8 +128,12 @@ def _begin(work: Work, execution: Execution, state: ExperimentState, assignment:
     placements = tuple(
         Placement(rank=slot.rank, node=slot.node, address=slot.address, gpus=slot.gpus) for slot in assignment.slots
     )
+    machines = asking.machines_of(work, execution) if execution.cloud else None
     work.emit(
-        execution, AttemptAssigned(experiment=execution.id, attempt=execution.attempt, placements=placements)
+        execution,
+        AttemptAssigned(
+            experiment=execution.id, attempt=execution.attempt, placements=placements, machines=machines
+        ),
     )  # fmt: skip
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from incl_provisioner.domain.cloud.plan import Plan, summary
 from incl_provisioner.domain.cloud.prices import Disk
 from incl_provisioner.domain.cloud.zones import Ranked
-from incl_shared.queries.provisioner import PlanView, ZonePlan
+from incl_provisioner.store_gangs import GangRow
+from incl_shared.queries.provisioner import GangView, PlanView, ZonePlan
 
 _SHOWN = 12
 
@@ -38,6 +39,19 @@ def view(plan: Plan, now: float) -> PlanView:
         max_run_duration_s=plan.max_run_duration_s,
         notes=plan.notes,
     )
+
+
+def machines_view(row: GangRow) -> GangView:
+    """The machines of an attempt."""
+    gang = row.gang
+    verdict = gang.verdict
+    return GangView(
+        experiment=gang.experiment, attempt=gang.attempt, nodes=tuple(gang.names), machine=gang.machine,
+        zone=gang.zone, zones=gang.zones, spot=gang.spot, phase=gang.phase.value, tries=gang.turn,
+        trouble=verdict.message if verdict is not None else "", hint=verdict.hint if verdict is not None else "",
+        wanted=gang.wanted, created=row.created, asked=row.asked, made=row.made, preempted=row.preempted,
+        deleted=row.ended,
+    )  # fmt: skip
 
 
 def _zone(ranked: Ranked, nodes: int, now: float) -> ZonePlan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -43,14 +44,17 @@ class CatalogPlanner:
     def plan(self, spec: ExperimentSpec, wish: Wish | None = None) -> Plan:
         """See `Planner.plan`."""
         today = datetime.fromtimestamp(self._clock.now(), UTC).date().isoformat()
+        wish = wish or Wish()
+        state = replace(self._state(), key=wish.key)
         return make_plan(
-            spec, wish or Wish(), self.catalog.machines, self.catalog.prices, self.settings, self.policy, self._state(),
-            today=today,
-        )  # fmt: skip
+            spec, wish, self.catalog.machines, self.catalog.prices, self.settings, self.policy, state, today=today
+        )
 
 
-def create_planner(settings: ProvisionerSettings, clock: Clock) -> CatalogPlanner | None:
-    """The planner of the cloud that is configured; none when there is none.
+def create_planner(
+    settings: ProvisionerSettings, clock: Clock, state: Callable[[], State] | None = None
+) -> CatalogPlanner | None:
+    """The planner of the cloud that is configured; none when there is none. state: see `CatalogPlanner`.
 
     Raises:
         InvalidInput, NotFoundError: an operator's table is wrong or not there, with file and line.
@@ -60,7 +64,7 @@ def create_planner(settings: ProvisionerSettings, clock: Clock) -> CatalogPlanne
         return None
     catalog = load_catalog(options.provider, machines=settings.machines, prices=settings.prices)
     policy = AfterPreemptions(options.spot_count, options.spot_window_s, options.spot)
-    return CatalogPlanner(catalog, cloud_settings(options), policy, clock)
+    return CatalogPlanner(catalog, cloud_settings(options), policy, clock, state)
 
 
 def cloud_settings(options: CloudOptions) -> CloudSettings:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sqlalchemy as sa
 from pydantic import ValidationError
 
-from incl_provisioner import store
+from incl_provisioner import store, store_gangs
 from incl_provisioner.admission import wire_size
 from incl_provisioner.backends import Backend
 from incl_provisioner.domain.feasibility import demand_of
-from incl_provisioner.plan_view import view
+from incl_provisioner.plan_view import machines_view, view
 from incl_provisioner.planner import Planner
 from incl_shared.clock import Clock
 from incl_shared.db import Database
@@ -21,6 +21,8 @@ from incl_shared.queries.provisioner import (
     ExecutionView,
     GetCluster,
     GetExecution,
+    GetMachines,
+    Machines,
     NodeView,
     PlanExperiment,
     PlanView,
@@ -31,6 +33,7 @@ from incl_shared.states import ExperimentState
 from incl_shared.subjects import Asker
 
 _QUEUE_HEAD = 100
+_MACHINES = 200
 
 
 class Queries:
@@ -62,11 +65,18 @@ class Queries:
             UnsupportedError: nothing here can honour it.
         """
         spec = _spec(asker, query.spec)
-        nodes = await self._database.read(store.load_nodes)
-        refusal = self._backend.refusal(spec, demand_of(spec, wire_size(spec)).wire, [node.room() for node in nodes])
+        rooms = await self._database.read(store.shared_rooms)
+        refusal = self._backend.refusal(spec, demand_of(spec, wire_size(spec)).wire, rooms)
         if refusal is not None:
             raise UnsupportedError(refusal.message, cause=refusal.kind.value, hint=refusal.hint)
         return Done()
+
+    async def machines(self, asker: Asker, query: GetMachines) -> Machines:
+        """The machines of a cloud that are there for the asker's project, or were for one of its experiments."""
+        rows = await self._database.read(
+            lambda connection: store_gangs.of_project(connection, asker.project, query.experiment, _MACHINES)
+        )
+        return Machines(gangs=tuple(map(machines_view, rows)))
 
     async def plan(self, asker: Asker, query: PlanExperiment) -> PlanView:
         """What a cloud would be asked for; empty when none is configured, or the experiment names no instance.

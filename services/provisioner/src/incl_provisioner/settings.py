@@ -33,6 +33,22 @@ class CloudOptions(BaseModel):
     spot: bool = Field(False, description="Whether spot is meant where the author says nothing.")
     spot_count: int = Field(3, ge=0, description="After so many preemptions on demand; 0: never.")
     spot_window_s: float = Field(6 * 3600.0, gt=0, description="Preemptions within so long count.")
+    endpoint: str = Field("", description="Of another API than the provider's, such as the fake cloud's.")
+    agent_url: str = Field("", description="Where machines fetch the agent's archive; empty: none can be made.")
+    agent_sha256: str = Field("", description="Of the agent's archive.")
+    enroll_url: str = Field("", description="Where machines trade their token: the gateway's /api/v1/nodes/enroll.")
+    bus_urls: tuple[str, ...] = Field((), description="Where machines reach the bus; none: as the provisioner does.")
+    round_s: float = Field(10.0, gt=0, description="How often the cloud is looked at while something is wanted.")
+    sweep_s: float = Field(60.0, gt=0, description="How often it is looked at while nothing is.")
+    boot_s: float = Field(900.0, gt=0, description="A machine that is made and says nothing for so long is given up.")
+    boots: int = Field(2, ge=1, description="After so many tries whose machines said nothing it has failed.")
+    drain_s: float = Field(600.0, ge=0, description="How long machines stay for telemetry that is not stored yet.")
+    notice_s: int = Field(30, ge=0, le=120, description="Of a preemption, before the signal; spot only.")
+
+    @property
+    def complete(self) -> bool:
+        """Whether machines can be made: they would know where to fetch the agent, and where to enrol."""
+        return bool(self.agent_url and self.agent_sha256 and self.enroll_url)
 
 
 class ProvisionerSettings(ServiceSettings):

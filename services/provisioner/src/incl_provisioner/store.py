@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from incl_provisioner.domain.attempt import RankState
+from incl_provisioner.domain.cloud.names import Place, rank_of
 from incl_provisioner.domain.placement import Demand, Room, Runtime, Slot
 from incl_provisioner.tables import changes, experiments, nodes, ranks, timers
 from incl_shared.states import AttemptState, ExperimentState
@@ -49,6 +50,8 @@ class Execution:
     checkpoint: str | None = None
     reason: str | None = None
     ended: float | None = None
+    cloud: bool = False
+    """Whether its machines are made for it."""
 
 
 @dataclass(slots=True)
@@ -90,6 +93,11 @@ class NodeRow:
     life: str = ""
     journal: str = ""
 
+    @property
+    def made_for(self) -> Place | None:
+        """Which rank it was made for; none: it is there for all."""
+        return rank_of(self.node)
+
     def room(self) -> Room:
         """The machine, empty, for the scheduler."""
         runtimes = frozenset(self.runtimes)
@@ -106,6 +114,7 @@ _MUTABLE = (
 _LOAD = sa.select(*_COLUMNS).where(experiments.c.id == bindparam("key")).with_for_update()
 _PEEK = sa.select(*_COLUMNS).where(experiments.c.id == bindparam("key"))
 _LOAD_MANY = sa.select(*_COLUMNS).where(experiments.c.id.in_(bindparam("keys", expanding=True))).with_for_update()
+_PEEK_MANY = sa.select(*_COLUMNS).where(experiments.c.id.in_(bindparam("keys", expanding=True)))
 _LOAD_LIVE = sa.select(*_COLUMNS).where(_LIVE_EXPERIMENT)
 _QUEUE = (
     sa.select(*_COLUMNS)
@@ -249,7 +258,7 @@ def _execution(row: sa.Row[Any]) -> Execution:
         blocked_since=row.blocked_since, attempt=row.attempt,
         attempt_state=AttemptState(row.attempt_state) if row.attempt_state else None,
         attempt_stopping=bool(row.attempt_stopping), attempt_checkpoint=row.attempt_checkpoint, port=row.port,
-        checkpoint=row.checkpoint, reason=row.reason, ended=row.ended,
+        checkpoint=row.checkpoint, reason=row.reason, ended=row.ended, cloud=bool(row.cloud),
     )  # fmt: skip
 
 
@@ -257,6 +266,14 @@ def peek(connection: sa.Connection, experiment: str) -> Execution | None:
     """One experiment, as a read sees it."""
     row = connection.execute(_PEEK, {"key": experiment}).first()
     return None if row is None else _execution(row)
+
+
+def peek_many(connection: sa.Connection, ids: Iterable[str]) -> list[Execution]:
+    """Several, as a read sees them."""
+    found: list[Execution] = []
+    for keys in _chunks(sorted(set(ids))):
+        found += [_execution(row) for row in connection.execute(_PEEK_MANY, {"keys": keys})]
+    return found
 
 
 def queue_head(connection: sa.Connection, project: str, most: int) -> list[Execution]:
@@ -385,6 +402,11 @@ def load_nodes(connection: sa.Connection) -> list[NodeRow]:
     return [_node(row) for row in connection.execute(_NODES)]
 
 
+def shared_rooms(connection: sa.Connection) -> list[Room]:
+    """The machines that are there for all, empty."""
+    return [node.room() for node in load_nodes(connection) if node.made_for is None]
+
+
 def put_node(connection: sa.Connection, row: NodeRow, *, new: bool) -> None:
     """Write a machine."""
     values = {
@@ -396,6 +418,19 @@ def put_node(connection: sa.Connection, row: NodeRow, *, new: bool) -> None:
         connection.execute(sa.insert(nodes), {"node": row.node, **values})
     else:
         connection.execute(sa.update(nodes).where(nodes.c.node == row.node).values(values))
+
+
+def stranger(connection: sa.Connection, node: str) -> None:
+    """Another machine has this name now: what is known is of the one before, until it says hello."""
+    connection.execute(sa.update(nodes).where(nodes.c.node == node).values(alive=0, life="", journal=""))
+
+
+def drop_nodes(connection: sa.Connection, names: Sequence[str]) -> dict[str, int]:
+    """These machines are gone for good. Name -> version, of those that had said hello."""
+    known = connection.execute(sa.select(nodes.c.node, nodes.c.version).where(nodes.c.node.in_(names))).all()
+    found: dict[str, int] = {row.node: row.version for row in known}
+    connection.execute(sa.delete(nodes).where(nodes.c.node.in_(names)))
+    return found
 
 
 def seen(connection: sa.Connection, node: str, now: float) -> None:

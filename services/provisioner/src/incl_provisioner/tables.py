@@ -34,6 +34,7 @@ experiments = sa.Table(
     sa.Column("gpus", sa.Integer, nullable=False),
     sa.Column("runtime", sa.String(16), nullable=False),
     sa.Column("wire", sa.Integer, nullable=False),
+    sa.Column("cloud", sa.SmallInteger, nullable=False, server_default="0"),
     sa.Column("retry", sa.Text, nullable=False),
     sa.Column("grace", sa.Float, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
@@ -92,6 +93,48 @@ nodes = sa.Table(
 """Machines that have said hello. `generation` is the highest that was written for its wanted state; `life` names the
 agent's process that said hello last, `journal` its disk."""
 
+gangs = sa.Table(
+    "gangs",
+    metadata,
+    sa.Column("experiment", sa.String(26), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("live", sa.SmallInteger, nullable=False),
+    sa.Column("wanted", sa.SmallInteger, nullable=False),
+    sa.Column("phase", sa.String(16), nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("machine", sa.String(128), nullable=False, server_default=""),
+    sa.Column("zone", sa.String(63), nullable=False, server_default=""),
+    sa.Column("spot", sa.SmallInteger, nullable=False, server_default="0"),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("asked", sa.Float),
+    sa.Column("made", sa.Float),
+    sa.Column("preempted", sa.Float),
+    sa.Column("ended", sa.Float),
+    sa.Index("gangs_live", "experiment", sqlite_where=_LIVE, postgresql_where=_LIVE),
+)
+"""The machines of one attempt in a cloud. `state` is a Gang (all but `wanted`), and what a save compares; `live` is 1
+until the provider has said that nothing is left. `asked`, `made`: of the last try; `preempted`: when one was taken."""
+
+enrolments = sa.Table(
+    "enrolments",
+    metadata,
+    sa.Column("experiment", sa.String(26), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("rank", sa.Integer, primary_key=True),
+    sa.Column("turn", sa.Integer, nullable=False),
+    sa.Column("key", sa.String(64), nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+"""Which machine of a gang traded the gang's token, in which try, and the public key that it got its credential for."""
+
+installation = sa.Table(
+    "installation",
+    metadata,
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+"""What is made once: `platform`, the id in the labels of machines; `token_key`, which the tokens are derived from."""
+
 changes = sa.Table(
     "changes",
     metadata,
@@ -100,7 +143,7 @@ changes = sa.Table(
     sa.Column("key", sa.String(63), nullable=False),
     sqlite_autoincrement=True,
 )
-"""What the scheduler must look at anew, written in the transaction that changed it: (experiment | node, its id)."""
+"""What the scheduler must look at, written in the transaction that changed it: (experiment | node | gang, its id)."""
 
 timers = sa.Table(
     "timers",

@@ -27,6 +27,10 @@ class Timer(StrEnum):
     """Nothing was known of any machine at submit: look again (key: experiment)."""
     STOP = "stop"
     """An attempt was told to stop: give up what has not ended (key: experiment:attempt)."""
+    DRAIN = "drain"
+    """An attempt has ended: its machines are wanted no longer than that (key: experiment:attempt)."""
+    CLOUD = "cloud"
+    """A pause before an attempt in a cloud is over (key: experiment)."""
 
 
 class Change(StrEnum):
@@ -34,6 +38,8 @@ class Change(StrEnum):
 
     EXPERIMENT = "experiment"
     NODE = "node"
+    GANG = "gang"
+    """The machines of an experiment (key: experiment)."""
 
 
 class Finish(BaseModel):
@@ -84,10 +90,10 @@ class Work:
         return self.tx.connection
 
     def rooms(self) -> list[Room]:
-        """Every machine that has said hello, empty."""
+        """Every machine that has said hello and was not made for somebody, empty."""
         if self.machines.tx is not self.tx:
             self.machines.tx = self.tx
-            self.machines.rooms = [node.room() for node in store.load_nodes(self.connection)]
+            self.machines.rooms = store.shared_rooms(self.connection)
         return self.machines.rooms
 
     def emit(self, execution: Execution, event: Event) -> None:

@@ -124,7 +124,9 @@ class Durable:
 
 PROVISIONER_REQUESTS = Durable(REQUESTS, "provisioner", ("incl.request.*.*.experiment.*", "incl.request.*.*.stop.*"))
 PROVISIONER_REPORTS = Durable(REPORTS, "provisioner", ("incl.report.*",), max_ack_pending=2000)
-PROVISIONER_EVENTS = Durable(EVENTS, "provisioner", ("incl.event.*.artifact.*", "incl.event.*.trash.*"))
+PROVISIONER_EVENTS = Durable(
+    EVENTS, "provisioner", ("incl.event.*.artifact.*", "incl.event.*.trash.*", "incl.event.*.settlement.*")
+)
 TRACKER_REQUESTS = Durable(
     REQUESTS, "tracker", tuple(f"incl.request.*.*.{kind}.*" for kind in ("run", "runend", "trash", "restore"))
 )

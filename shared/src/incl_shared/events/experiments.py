@@ -105,12 +105,28 @@ class Placement(Part):
     gpus: tuple[int, ...] = ()
 
 
+class MachinesMade(Part):
+    """The machines that a cloud made for an attempt, one for each rank. Times in seconds since the epoch.
+
+    wanted: when the attempt's machines were first wanted; asked, made: of the try that came to something.
+    """
+
+    cloud: str
+    machine: str
+    zone: str
+    spot: bool
+    wanted: float
+    asked: float
+    made: float
+
+
 class AttemptAssigned(Event):
     """Room was found for all ranks of an attempt."""
 
     experiment: Id
     attempt: int = Field(ge=1)
     placements: tuple[Placement, ...]
+    machines: MachinesMade | None = Field(None, description="None: on machines that were there.")
 
 
 class RankTimes(Part):
@@ -301,6 +317,17 @@ class NodeLost(Event):
 
     node: Token
     silent_s: float
+
+
+class NodeDeleted(Event):
+    """A machine of a cloud that was made for an attempt is gone: the provider has said so."""
+
+    aggregate: ClassVar[str] = "node"
+
+    node: Token
+    experiment: Id
+    attempt: int = Field(ge=1)
+    zone: str
 
 
 class Thumbnail(Part):

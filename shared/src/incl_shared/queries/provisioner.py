@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from incl_shared.ids import Id
+from incl_shared.ids import Id, Token
 from incl_shared.queries.base import Answer, Query
 from incl_shared.states import ExperimentState
 
@@ -133,3 +133,59 @@ class PlanExperiment(Query[PlanView]):
     answer: ClassVar[type[Answer]] = PlanView
 
     spec: dict[str, object] = Field(description="An ExperimentSpec.")
+
+
+class GangView(Answer):
+    """The machines of one attempt in a cloud. Times in seconds since the epoch; asked, made: of the last try."""
+
+    experiment: Id
+    attempt: int
+    nodes: tuple[str, ...] = Field(description="The names of the machines, by rank.")
+    machine: str = Field("", description="Empty: none was asked for yet.")
+    zone: str = Field("", description="Where they were made; empty: not yet.")
+    zones: tuple[str, ...] = Field((), description="Where they were asked for.")
+    spot: bool = False
+    phase: str = Field(description="planned, asked, made, cleaning, ending, gone, failed.")
+    tries: int = 0
+    trouble: str = Field("", description="Why the last try came to nothing.")
+    hint: str = ""
+    wanted: bool
+    created: float
+    asked: float | None = None
+    made: float | None = None
+    preempted: float | None = None
+    deleted: float | None = Field(None, description="When the provider said that nothing is left.")
+
+
+class Machines(Answer):
+    """Machines of a cloud, by attempt; the newest first."""
+
+    gangs: tuple[GangView, ...]
+
+
+class GetMachines(Query[Machines]):
+    """The machines of a cloud that are there for the asker's project, or those that one experiment ever had."""
+
+    service: ClassVar[str] = "provisioner"
+    name: ClassVar[str] = "machines"
+    answer: ClassVar[type[Answer]] = Machines
+
+    experiment: Id | None = None
+
+
+class NodeAdmitted(Answer):
+    """A machine may have a credential for this many seconds."""
+
+    ttl_s: float
+
+
+class EnrollNode(Query[NodeAdmitted]):
+    """The gateway asks: is this machine one that was made, and does it show the token for the first time?"""
+
+    service: ClassVar[str] = "provisioner"
+    name: ClassVar[str] = "enroll"
+    answer: ClassVar[type[Answer]] = NodeAdmitted
+
+    node: Token
+    key: str = Field(pattern=r"^U[A-Z2-7]{55}$", description="The public key that the machine made.")
+    token: str = Field(min_length=16, max_length=200, repr=False)

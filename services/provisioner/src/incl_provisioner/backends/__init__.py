@@ -20,6 +20,10 @@ class Backend(Protocol):
         """What it is called."""
         ...
 
+    def cloud(self, spec: ExperimentSpec) -> bool:
+        """Whether machines are made for the experiment; else it runs on those that are there."""
+        ...
+
     def refusal(self, spec: ExperimentSpec, wire: int, rooms: Sequence[Room]) -> Refusal | None:
         """Why the experiment can never run here; None when it could, or when that is not known yet.
 

@@ -16,6 +16,10 @@ class LocalBackend:
 
     name = "local"
 
+    def cloud(self, _: ExperimentSpec) -> bool:
+        """See `Backend.cloud`."""
+        return False
+
     def refusal(self, spec: ExperimentSpec, wire: int, rooms: Sequence[Room]) -> Refusal | None:
         """See `Backend.refusal`."""
         demand = demand_of(spec, wire)
@@ -64,7 +68,8 @@ def _data(spec: ExperimentSpec, _: Demand) -> Refusal | None:
     return None
 
 
-def _size(_: ExperimentSpec, demand: Demand) -> Refusal | None:
+def too_large(_: ExperimentSpec, demand: Demand) -> Refusal | None:
+    """Refuse a description that is more than one message."""
     if demand.wire <= WIRE_LIMIT:
         return None
     return Refusal(
@@ -141,5 +146,5 @@ def _no_gang(demand: Demand, rooms: Sequence[Room]) -> Refusal:
     )
 
 
-_SPEC_CHECKS: tuple[Callable[[ExperimentSpec, Demand], Refusal | None], ...] = (_no_cloud, _data, _size)
+_SPEC_CHECKS: tuple[Callable[[ExperimentSpec, Demand], Refusal | None], ...] = (_no_cloud, _data, too_large)
 _MEASURES: tuple[Callable[[Demand, Sequence[Room]], Refusal | None], ...] = (_cpu, _memory, _gpu)

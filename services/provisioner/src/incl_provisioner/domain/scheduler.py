@@ -72,6 +72,8 @@ class Running:
     """The ranks that still hold their room."""
     since: float = 0.0
     """When it got it, or was found to have it."""
+    apart: bool = False
+    """It has machines of its own: what it takes is no part of what others share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +300,8 @@ class Scheduler:
                 yield key, head
 
     def _count(self, running: Running, ranks: int) -> None:
+        if running.apart:
+            return
         self._cpu[running.user] += ranks * running.demand.cpu
         self._gpus[running.user] += ranks * running.demand.gpus
         if not self._cpu[running.user]:

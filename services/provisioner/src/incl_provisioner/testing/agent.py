@@ -116,7 +116,7 @@ class FakeAgent:
         await self.say(
             NodeHello(
                 cpu=self.cpu, memory=self.memory, gpus=self.gpus, address=self.address, runtimes=self.runtimes,
-                jobs=tuple(self.held) if jobs is None else jobs,
+                jobs=tuple(self.held) if jobs is None else jobs, life=self._journal,
             )
         )  # fmt: skip
 

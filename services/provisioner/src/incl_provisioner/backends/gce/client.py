@@ -35,10 +35,9 @@ class GoogleCompute:
 
     async def _call(self, name: str, request: object, *, write: bool = False) -> Any:
         """One call, without the library's own retries; the protocol buffer of the answer."""
-        method = self._library.method(name)
 
         def call(limit: float) -> Any:
-            answer = method(request, timeout=limit, retry=None)
+            answer = self._library.method(name)(request, timeout=limit, retry=None)
             return type(answer).pb(answer)
 
         return await self._make(name, call, write=write)
@@ -48,10 +47,9 @@ class GoogleCompute:
 
     async def _page(self, name: str, request: Any) -> Any:
         """One page of a list."""
-        method = self._library.method(name)
 
         def call(limit: float) -> Any:
-            page = next(iter(method(request, timeout=limit, retry=None).pages))
+            page = next(iter(self._library.method(name)(request, timeout=limit, retry=None).pages))
             return type(page).pb(page)
 
         return await self._make(name, call, write=False)

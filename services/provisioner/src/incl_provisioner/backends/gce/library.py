@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -49,16 +50,18 @@ class Library:
             credentials=self._credentials, client_options=options, transport="rest"
         )
         self._clients: dict[str, Any] = {}
+        self._lock = threading.Lock()
 
     @staticmethod
     def _anonymous() -> object:
         return importlib.import_module("google.auth.credentials").AnonymousCredentials()
 
     def method(self, name: str) -> Callable[..., Any]:
-        """What does a method of the API. Several threads use one client at once."""
+        """What does a method of the API. Several threads use one client at once. Call it where its errors are read."""
         kind, method = METHODS[name]
-        if kind not in self._clients:
-            self._clients[kind] = self._make(kind)
+        with self._lock:
+            if kind not in self._clients:
+                self._clients[kind] = self._make(kind)
         found: Callable[..., Any] = getattr(self._clients[kind], method)
         return found
 

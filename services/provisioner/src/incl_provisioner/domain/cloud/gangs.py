@@ -67,6 +67,8 @@ class Gang:
         open: the last try may still make something.
         unsure: a call of the last try had no answer, or nobody knows whether it had one: it may be received late.
         verdict: why the last try failed.
+        machine, spot: what the last try asked for. zone: where it was made, as far as that was seen.
+        breaks: how often it was made and did not come to work.
     """
 
     experiment: str
@@ -84,6 +86,10 @@ class Gang:
     unsure: bool = False
     asked: float = 0.0
     verdict: Verdict | None = None
+    machine: str = ""
+    spot: bool = False
+    zone: str = ""
+    breaks: int = 0
 
     @property
     def names(self) -> list[str]:
@@ -118,10 +124,12 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """The next place: a region and the zones of it that are asked."""
+    """The next place: a region and the zones of it that are asked, and for which machine."""
 
     region: str
     zones: tuple[str, ...]
+    machine: str = ""
+    spot: bool = False
 
 
 class Do(StrEnum):
@@ -168,7 +176,13 @@ def decide(gang: Gang, view: View, where: Where | None, now: float, limits: Limi
         return _asked(gang, view, now, limits)
     if gang.phase in (Phase.CLEANING, Phase.ENDING):
         return _removing(gang, view, now, limits)
-    return gang, []
+    return _seen(gang, view), []
+
+
+def _seen(gang: Gang, view: View) -> Gang:
+    """The zone in which it was made."""
+    zones = {one.zone for one in view.things.get(gang.key, ()) if not one.disk}
+    return replace(gang, zone=zones.pop()) if not gang.zone and len(zones) == 1 else gang
 
 
 def _planned(gang: Gang, where: Where | None, now: float) -> tuple[Gang, list[Action]]:
@@ -176,8 +190,8 @@ def _planned(gang: Gang, where: Where | None, now: float) -> tuple[Gang, list[Ac
         return gang, []
     asked = replace(
         gang, phase=Phase.ASKED, since=now, asked=now, turn=gang.turn + 1, region=where.region, zones=where.zones,
-        tried=gang.tried | set(where.zones), operation="", open=True, unsure=False,
-        verdict=None,
+        tried=gang.tried | set(where.zones), operation="", open=True, unsure=False, verdict=None,
+        machine=where.machine, spot=where.spot, zone="",
     )  # fmt: skip
     return asked, [Action(Do.ASK)]
 
@@ -193,7 +207,8 @@ def _asked(gang: Gang, view: View, now: float, limits: Limits) -> tuple[Gang, li
             return replace(gang, phase=Phase.ENDING, since=now, open=False), []
         return gang, [Action(Do.FIND)]
     if now - gang.asked < limits.again_s:
-        return gang, []
+        # Nothing is known of it: whoever made the call is gone. Its answer may be there.
+        return gang, [Action(Do.FIND)] if gang.verdict is None else []
     return replace(gang, asked=now, unsure=True), [Action(Do.ASK)]
 
 
@@ -258,6 +273,14 @@ def polled(gang: Gang, *, done: bool, verdict: Verdict | None, now: float) -> Ga
     if verdict is None:
         return replace(closed, phase=Phase.MADE, since=now)
     return replace(closed, phase=Phase.CLEANING, since=now, verdict=verdict)
+
+
+def broken(gang: Gang, verdict: Verdict, now: float, *, hopeless: bool) -> Gang:
+    """It was made, and does not come to work: removed, then the next place. hopeless: the last try of it."""
+    if gang.phase is not Phase.MADE:
+        return gang
+    said = replace(verdict, meaning=Meaning.BAD_REQUEST) if hopeless else verdict
+    return replace(gang, phase=Phase.CLEANING, since=now, verdict=said, breaks=gang.breaks + 1)
 
 
 def forgotten(gang: Gang, now: float) -> Gang:

@@ -6,6 +6,7 @@ two platforms in one cloud project never touch each other's machines.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import uuid
@@ -77,6 +78,13 @@ def parse_name(name: str) -> tuple[Place, str] | None:
     if match is None or not is_id(match[1]):
         return None
     return Place(match[1], int(match[2]), int(match[3])), match[4] or ""
+
+
+@functools.lru_cache(maxsize=16_384)
+def rank_of(name: str) -> Place | None:
+    """Which rank a machine of this name was made for; None: it was made for none."""
+    parsed = parse_name(name)
+    return parsed[0] if parsed is not None and not parsed[1] else None
 
 
 def request_id(platform: str, place: Place, action: str, where: str, turn: int = 0) -> str:

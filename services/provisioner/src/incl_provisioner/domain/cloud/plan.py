@@ -55,10 +55,11 @@ class CloudSettings:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is known of an experiment besides its file: what ended before, where its data lies."""
+    """What is known of an experiment besides its file: what ended before, where its data lies. key: breaks ties."""
 
     preemptions: Sequence[float] = ()
     data_regions: tuple[str, ...] = ()
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,19 +133,38 @@ def make_plan(
     shapes = [shape for shape in shapes if shape.machine.spot or not decision.spot][:_MACHINES_TRIED]
 
     def disks(shape: Shape) -> tuple[Disk, ...]:
-        return (Disk(shape.machine.boot_disks[0], settings.boot_gib),)
+        return node_of(spec, shape, settings).disks
 
     ranked = rank(
         shapes, zones, state, prices, spot=decision.spot, nodes=spec.nodes, disks=disks,
         data=frozenset(wish.data_regions), weights=settings.weights,
     )  # fmt: skip
-    shape = ranked[0].shape
+    node = node_of(spec, ranked[0].shape, settings)
     return Plan(
-        table.provider, spec.nodes, decision, ranked, settings.gpu_image if shape.gpus else settings.image,
-        disks(shape), (Disk("local-ssd", LOCAL_SSD_GIB),) * shape.machine.local_ssd,
+        table.provider, spec.nodes, decision, ranked, node.image, node.disks, node.scratch,
         settings.network, settings.subnetwork, settings.service_account, settings.external_ip,
-        _longest(spec, settings), prices.date, tuple(_notes(ranked, state, prices, today)),
+        node.longest_s, prices.date, tuple(_notes(ranked, state, prices, today)),
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """What one node is made of besides its machine. `longest_s`: after so long the provider deletes it."""
+
+    image: Image
+    disks: tuple[Disk, ...]
+    scratch: tuple[Disk, ...]
+    longest_s: int
+
+
+def node_of(spec: ExperimentSpec, shape: Shape, settings: CloudSettings) -> NodePlan:
+    """A node of an experiment on a machine."""
+    return NodePlan(
+        settings.gpu_image if shape.gpus else settings.image,
+        (Disk(shape.machine.boot_disks[0], settings.boot_gib),),
+        (Disk("local-ssd", LOCAL_SSD_GIB),) * shape.machine.local_ssd,
+        _longest(spec, settings),
+    )
 
 
 def _zones(table: MachineTable, settings: CloudSettings, spec: ExperimentSpec) -> frozenset[str]:
@@ -170,6 +190,11 @@ def _shapes(
         spec.instance, need, table, lambda shape: prices.cheapest(shape, spot=spot, regions=regions)
     )  # fmt: skip
     return [shape for shape in shapes if shape.zones & zones] or list(shapes)
+
+
+def longest(spec: ExperimentSpec, settings: CloudSettings) -> int:
+    """After so many seconds the provider deletes the machines of an attempt."""
+    return _longest(spec, settings)
 
 
 def _longest(spec: ExperimentSpec, settings: CloudSettings) -> int:

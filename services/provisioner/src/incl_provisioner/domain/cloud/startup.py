@@ -13,14 +13,13 @@ from functools import cache
 from importlib import resources
 
 from incl_shared.errors import InvalidInput
-from incl_shared.ids import SHA256_PATTERN, TOKEN_PATTERN
+from incl_shared.ids import SHA256_PATTERN
 
 SCRIPT_KEY = "startup-script"
 MAX_SCRIPT = 262_144
 """Bytes that the provider takes for one value of the metadata."""
 _WEB = r"https?://[A-Za-z0-9._:/?&=%~+,@-]{1,2000}"
 _PATTERNS = {
-    "incl-node": TOKEN_PATTERN.strip("^$"),
     "incl-agent-url": _WEB,
     "incl-agent-sha256": SHA256_PATTERN.strip("^$"),
     "incl-enroll-url": _WEB,
@@ -32,13 +31,12 @@ _PATTERNS = {
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """What one machine needs to know to begin.
+    """What the machines of a gang need to know to begin: all of them the same, as each knows its own name.
 
-    `agent_url`: where the agent's archive lies, for as long as a boot takes; `token`: traded once, at `enroll_url`, for
-    credentials of its own. `bus`: addresses, with commas between.
+    `agent_url`: where the agent's archive lies, for as long as a boot takes; `token`: traded once by
+    each, at `enroll_url`, for credentials of its own. `bus`: addresses, with commas between.
     """
 
-    node: str
     agent_url: str
     agent_sha256: str
     enroll_url: str
@@ -64,7 +62,6 @@ def metadata(boot: Boot) -> dict[str, str]:
         InvalidInput: a value has a character that it cannot have; its name is told, not its text.
     """
     values = {
-        "incl-node": boot.node,
         "incl-agent-url": boot.agent_url,
         "incl-agent-sha256": boot.agent_sha256,
         "incl-enroll-url": boot.enroll_url,

@@ -82,8 +82,8 @@ reach || fail "network" "the metadata server does not answer"
 say "booted"
 
 readonly WEB='https?://[A-Za-z0-9._:/?&=%~+,@-]+'
-need incl-node '[A-Za-z0-9][A-Za-z0-9_-]{0,62}'
-node="$value"
+node="$(ask name)" || node="$(ask name)" || node=""
+[[ "$node" =~ ^[a-z][a-z0-9-]{0,62}$ ]] || fail "metadata" "the machine does not know its name"
 need incl-agent-url "$WEB"
 agent_url="$value"
 need incl-agent-sha256 '[0-9a-f]{64}'

@@ -1,0 +1,151 @@
+"""The scheduler's part: machines are wanted for what waits, what waits gets them once they are all there."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from incl_provisioner import admission, store, store_gangs
+from incl_provisioner.domain.cloud.errors import Meaning, Verdict
+from incl_provisioner.domain.cloud.gangs import Gang, Phase
+from incl_provisioner.domain.feasibility import Refusal, RefusalKind
+from incl_provisioner.domain.placement import Slot
+from incl_provisioner.domain.scheduler import Assignment
+from incl_provisioner.model import Model, waiting_of
+from incl_provisioner.store import Execution
+from incl_provisioner.store_gangs import GangRow
+from incl_provisioner.work import Change, Timer, Work
+from incl_shared.events.experiments import ExperimentWaiting, MachinesMade
+
+_SOON_S = 1.0
+_TRIES = frozenset({Meaning.TRANSIENT, Meaning.BACK_OFF, Meaning.CREDENTIALS})
+
+
+class Cloud(Protocol):
+    """What a pass needs to know of the loop that makes the machines."""
+
+    def why(self, experiment: str) -> str:
+        """Why nothing can be tried for it now."""
+        ...
+
+    def wake(self) -> None:
+        """Something is wanted, or is no more."""
+        ...
+
+
+def run(work: Work, model: Model, cloud: Cloud | None) -> list[Assignment]:
+    """Look at those whose time has come. What all machines are there for is to be assigned."""
+    due, model.cloud_due = model.cloud_due, set()
+    made: list[Assignment] = []
+    for experiment in sorted(due & model.cloud.keys()):
+        execution = store.load(work.connection, experiment)
+        if execution is None or execution.state is not model.cloud[experiment].state:
+            continue
+        model.cloud[experiment] = execution
+        assignment = _one(work, model, execution, cloud)
+        if assignment is not None:
+            made.append(assignment)
+    if due and cloud is not None:
+        work.tx.after_commit(cloud.wake)
+    return made
+
+
+def _one(work: Work, model: Model, execution: Execution, cloud: Cloud | None) -> Assignment | None:
+    if execution.not_before > work.now:
+        store.arm(work.connection, Timer.CLOUD, execution.id, execution.not_before)
+        return None
+    row = store_gangs.load(work.connection, execution.id, execution.attempt + 1)
+    if row is None:
+        _want(work, model, execution)
+        return None
+    hopeless = row.gang.verdict is not None and _hopeless(row.gang, row.gang.verdict)
+    if row.gang.phase is Phase.FAILED or hopeless:
+        _refuse(work, execution, row.gang)
+        return None
+    ready = _ready(work, model, row.gang)
+    if row.gang.phase is Phase.MADE and row.gang.zone and len(ready) == row.gang.nodes:
+        return Assignment(waiting_of(execution), tuple(ready))
+    _say(work, execution, reason(row, len(ready), cloud.why(execution.id) if cloud is not None else ""))
+    return None
+
+
+def _want(work: Work, model: Model, execution: Execution) -> None:
+    refusal = model.scheduler.quotas.refusal(execution.user, execution.project, execution.demand)
+    if refusal:
+        _say(work, execution, refusal)
+        store.arm(work.connection, Timer.CLOUD, execution.id, work.now + _SOON_S)
+        return
+    gang = Gang(execution.id, execution.attempt + 1, execution.demand.nodes, since=work.now)
+    store_gangs.want(work.connection, gang, work.now)
+
+
+def _hopeless(gang: Gang, verdict: Verdict) -> bool:
+    return gang.phase is Phase.CLEANING and not verdict.waits and verdict.meaning is not Meaning.CREDENTIALS
+
+
+def _refuse(work: Work, execution: Execution, gang: Gang) -> None:
+    verdict = gang.verdict
+    message = verdict.message if verdict is not None else "its machines could not be made"
+    said = f" ({verdict.said})" if verdict is not None and verdict.said else ""
+    hint = verdict.hint if verdict is not None else ""
+    admission.refuse(work, execution, Refusal(RefusalKind.INSTANCE, message + said, hint))
+    store.save(work.connection, execution)
+
+
+def _ready(work: Work, model: Model, gang: Gang) -> list[Slot]:
+    """The ranks whose machines have said hello in this try."""
+    if gang.phase not in (Phase.ASKED, Phase.MADE):
+        return []
+    enrolled = store_gangs.enrolled(work.connection, gang.experiment, gang.attempt)
+    slots = []
+    for rank, name in enumerate(gang.names):
+        node, one = model.made.get(name), enrolled.get(rank)
+        if node is not None and node.alive and node.life and one is not None and one.turn == gang.turn:
+            slots.append(Slot(rank, name, node.address, tuple(range(node.gpus))))
+    return slots
+
+
+def reason(row: GangRow, ready: int, why: str) -> str:
+    """What an experiment waits for, in a few words."""
+    gang = row.gang
+    what = f"{gang.nodes} x {gang.machine}" if gang.nodes > 1 else gang.machine
+    kind = f"{what} (spot)" if gang.spot else what
+    verdict = gang.verdict
+    if gang.phase is Phase.PLANNED:
+        if why:
+            return why
+        return f"{verdict.message}; the next place is asked" if verdict is not None else "its machines are asked for"
+    if gang.phase is Phase.ASKED:
+        asked = f"creating {kind} in {', '.join(gang.zones)}"
+        return f"{asked}: {verdict.message}" if verdict is not None and verdict.meaning in _TRIES else asked
+    if gang.phase is Phase.MADE:
+        booting = "booting" if gang.nodes == 1 else f"booting, {ready} of {gang.nodes} are ready"
+        return f"{kind} in {gang.zone or gang.region}: {booting}"
+    return f"{verdict.message}; what may be left is removed" if verdict is not None else "what is left is removed"
+
+
+def _say(work: Work, execution: Execution, text: str) -> None:
+    if execution.waiting == text:
+        return
+    execution.waiting = text
+    work.emit(execution, ExperimentWaiting(experiment=execution.id, reason=text))
+    store.save(work.connection, execution)
+
+
+def machines_of(work: Work, execution: Execution) -> MachinesMade | None:
+    """What was made for the attempt that is about to begin."""
+    options = work.settings.cloud
+    row = store_gangs.load(work.connection, execution.id, execution.attempt)
+    if row is None or options is None:
+        return None
+    gang = row.gang
+    return MachinesMade(
+        cloud=options.provider, machine=gang.machine, zone=gang.zone, spot=gang.spot, wanted=row.created,
+        asked=row.asked or row.created, made=row.made or work.now,
+    )  # fmt: skip
+
+
+def let_go(work: Work, experiment: str, attempt: int) -> None:
+    """The machines of an attempt have done all that they were for."""
+    store.disarm(work.connection, Timer.DRAIN, f"{experiment}:{attempt}")
+    if store_gangs.unwant_one(work.connection, experiment, attempt):
+        work.touch(Change.GANG, experiment)

@@ -1,0 +1,127 @@
+"""Machines that were made: do they come to work, and are they there still? What does not is told with its reason."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from incl_provisioner import store, store_gangs
+from incl_provisioner.attempts import give_up
+from incl_provisioner.backends.gce.port import CloudFailure, Compute
+from incl_provisioner.cloud.plans import CloudPlans
+from incl_provisioner.cloud.rows import GangRows
+from incl_provisioner.domain.cloud import gangs, startup
+from incl_provisioner.domain.cloud.errors import Meaning, Scope, Verdict
+from incl_provisioner.domain.cloud.gangs import Gang, Phase, View
+from incl_provisioner.settings import CloudOptions
+from incl_provisioner.store_gangs import Key
+from incl_provisioner.work import Work
+from incl_shared.db import Database, Transaction
+from incl_shared.states import EndReason
+
+_log = logging.getLogger("incl.provisioner")
+PREEMPTED = "compute.instances.preempted"
+_COOL_S = 300.0
+_TAIL_LINES = 12
+
+
+class Boots:
+    """Looks at every gang that was made, once a round."""
+
+    def __init__(
+        self, options: CloudOptions, database: Database, compute: Compute, rows: GangRows, plans: CloudPlans,
+        work: Callable[[Transaction], Work],
+    ) -> None:  # fmt: skip
+        self._options, self._database, self._compute = options, database, compute
+        self._rows, self._plans, self._work = rows, plans, work
+        self._clock = database.clock
+        self._came: dict[Key, tuple[Gang, float]] = {}
+
+    async def look(self, view: View, known: Mapping[Key, Gang]) -> None:
+        """Act on what is missing."""
+        for key in self._came.keys() - known.keys():
+            self._plans.lived(*self._came.pop(key))
+        for key, gang in known.items():
+            about, row = self._rows.about.get(key), self._rows.rows.get(key)
+            if gang.phase is not Phase.MADE or not gang.wanted or about is None or row is None:
+                continue
+            missing = gangs.lost(gang, view)
+            if about.attempt < gang.attempt:
+                late = self._clock.now() - (row.made or gang.since) > self._options.boot_s
+                if missing or late:
+                    await self._broken(gang, missing, late=late)
+                continue
+            if key not in self._came:
+                self._came[key] = (gang, row.made or gang.since)
+                self._plans.came(gang)
+            if missing:
+                await self._lost(gang, missing)
+
+    async def _broken(self, gang: Gang, missing: list[int], *, late: bool) -> None:
+        """Its machines do not come to work: say why, and try the next place."""
+        now = self._clock.now()
+        if missing and await self._taken(gang, missing):
+            verdict = _verdict("preempted", "the provider took a machine back while it booted", "")
+            again = True
+        else:
+            rank = missing[0] if missing else await self._silent(gang)
+            said = await self._said(gang, rank)
+            what = "ended before it was ready" if missing else f"said nothing for {self._options.boot_s:.0f} s"
+            verdict = _verdict("boot", f"machine {gang.names[rank]} {what}", "", said)
+            again = gang.breaks + 1 < self._options.boots
+        _log.warning("%s: %s", verdict.message, verdict.said or "it said nothing")
+        self._plans.failed(gang, verdict, now)
+        await self._rows.save(gang, gangs.broken(gang, verdict, now, hopeless=not again))
+
+    async def _lost(self, gang: Gang, missing: list[int]) -> None:
+        """Machines on which an attempt runs are gone: their ranks have ended."""
+        taken = await self._taken(gang, missing)
+        reason = EndReason.PREEMPTED if taken else EndReason.LOST
+        what = "was taken back by the provider" if taken else "is gone, or was switched off"
+
+        def end(tx: Transaction) -> None:
+            work = self._work(tx)
+            for row in store.load_ranks(tx.connection, gang.experiment, gang.attempt):
+                if row.live and row.rank in missing:
+                    seen = store.load_node(tx.connection, row.node)
+                    give_up(work, row, reason, f"machine {row.node} {what}", seen.seen if seen else work.now)
+
+        await self._database.write(end)
+
+    async def _silent(self, gang: Gang) -> int:
+        """The first rank that has not enrolled in this try, else the first that is not heard."""
+        enrolled = await self._database.read(
+            lambda connection: store_gangs.enrolled(connection, gang.experiment, gang.attempt)
+        )
+        came = {rank for rank, one in enrolled.items() if one.turn == gang.turn}
+        return next((rank for rank in range(gang.nodes) if rank not in came), 0)
+
+    async def _said(self, gang: Gang, rank: int) -> str:
+        """The end of what its serial console said."""
+        try:
+            serial = await self._compute.serial(gang.zone, gang.names[rank])
+        except CloudFailure as error:
+            _log.warning("the console of %s cannot be read: %s", gang.names[rank], error)
+            return ""
+        return startup.tail(serial.text, _TAIL_LINES) if serial is not None else ""
+
+    async def _taken(self, gang: Gang, missing: list[int]) -> bool:
+        """Whether the provider took one of these back; it is noted."""
+        if not gang.spot or not gang.zone:
+            return False
+        names = {gang.names[rank] for rank in missing}
+        try:
+            taken = await self._compute.operations(f"zones/{gang.zone}", kind=PREEMPTED)
+        except CloudFailure as error:
+            _log.warning("what was preempted in %s cannot be read: %s", gang.zone, error)
+            return False
+        if not any(each.target in names for each in taken):
+            return False
+        await self._database.write(
+            lambda tx: store_gangs.note_preempted(tx.connection, gang.experiment, gang.attempt, tx.clock.now())
+        )
+        return True
+
+
+def _verdict(reason: str, message: str, hint: str, said: str = "") -> Verdict:
+    return Verdict(Meaning.NEXT_ZONE, Scope.ZONE, _COOL_S, reason, message, hint, said)

@@ -1,0 +1,139 @@
+"""The loop that keeps the machines of a cloud as they are wanted. It runs where the scheduler does, under its lease."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+
+from incl_provisioner import store_gangs
+from incl_provisioner.backends.gce.keeper import Keeper
+from incl_provisioner.backends.gce.port import Compute
+from incl_provisioner.cloud.boots import Boots
+from incl_provisioner.cloud.plans import CloudPlans, Met
+from incl_provisioner.cloud.rows import GangRows
+from incl_provisioner.domain.cloud.history import PreemptionHistory
+from incl_provisioner.planner import CatalogPlanner
+from incl_provisioner.settings import CloudOptions
+from incl_provisioner.work import Work
+from incl_shared.clock import Clock
+from incl_shared.db import Database, DatabaseUnavailable, Transaction
+from incl_shared.leases import Lease, LeaseLost
+from incl_shared.tasks import end_all
+
+_log = logging.getLogger("incl.provisioner")
+_HOUR_S = 3600.0
+_HISTORY_S = 7 * 24 * _HOUR_S
+OpenCompute = Callable[[], Awaitable[Compute]]
+MakeWork = Callable[[Transaction], Work]
+"""Gives a step of the provisioner in a transaction."""
+
+
+class CloudLoop:
+    """Looks, decides, acts; again and again. `start` with the scheduler's lease, `stop` when that is gone.
+
+    wake: tells the scheduler. bus: addresses of the bus for machines, where the options name none.
+
+    Attributes:
+        trouble: why the last round failed; empty once one has succeeded.
+        met: what was met so far; the planner reads it.
+    """
+
+    def __init__(
+        self, options: CloudOptions, database: Database, planner: CatalogPlanner, open_compute: OpenCompute,
+        *, clock: Clock, met: Met, bus: tuple[str, ...],
+    ) -> None:  # fmt: skip
+        self._options, self._database, self._planner = options, database, planner
+        self._open, self._clock, self._bus = open_compute, clock, bus
+        self._woken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._compute: Compute | None = None
+        self._swept = 0.0
+        self.met = met
+        self.plans: CloudPlans | None = None
+        self.keeper: Keeper | None = None
+        self.trouble = ""
+        self.failures = 0
+
+    def start(self, lease: Lease, work: MakeWork, told: Callable[[], None]) -> None:
+        """Begin, as the owner of the lease. told: called once something for the scheduler is committed."""
+        self._task = asyncio.create_task(self._run(lease, work, told), name="provisioner-cloud")
+
+    async def stop(self) -> None:
+        """Break off; the rows say how it goes on."""
+        task, self._task = self._task, None
+        await end_all([task])
+        if self.keeper is not None:
+            await self.keeper.stop()
+        compute, self._compute = self._compute, None
+        if compute is not None:
+            await compute.close()
+
+    def wake(self) -> None:
+        """Something is wanted, or is no more."""
+        self._woken.set()
+
+    def why(self, experiment: str) -> str:
+        """Why nothing can be tried for an experiment now; empty: it can, or nobody has looked yet."""
+        return self.plans.waits.get(experiment, "") if self.plans is not None else ""
+
+    async def _run(self, lease: Lease, work: MakeWork, told: Callable[[], None]) -> None:
+        rows = GangRows(self._database, lambda: lease, told)
+        boots: Boots | None = None
+        self._swept = 0.0
+        while True:
+            self._woken.clear()
+            live = False
+            try:
+                if boots is None:
+                    boots = await self._begin(rows, work)
+                live = await self._round(rows, boots)
+                self.trouble = ""
+            except LeaseLost:
+                return
+            except DatabaseUnavailable as error:
+                self.trouble = error.cause or error.message
+            except Exception as error:  # noqa: BLE001 - the edge of the loop
+                self.failures += 1
+                self.trouble = f"{type(error).__name__}: {error}"
+                _log.exception("a round of the cloud failed")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), self._options.round_s if live else self._options.sweep_s)
+
+    async def _begin(self, rows: GangRows, work: MakeWork) -> Boots:
+        platform, key = await self._database.write(store_gangs.known_by)
+        await self._remember()
+        if self._compute is None:
+            self._compute = await self._open()
+        self.plans = CloudPlans(
+            self._options, self._planner, self.met, rows, platform=platform, key=key, bus=self._bus
+        )  # fmt: skip
+        self.keeper = Keeper(platform, self._compute, rows, self.plans, self._clock)
+        return Boots(self._options, self._database, self._compute, rows, self.plans, work)
+
+    async def _remember(self) -> None:
+        """What zones were seen to do, from the rows of the last days."""
+        now = self._clock.now()
+        self.met.history = PreemptionHistory()
+        for zone, machine, made, ended, taken in await self._database.read(
+            lambda connection: store_gangs.spot_lives(connection, now - _HISTORY_S)
+        ):
+            end = ended if ended is not None else now
+            self.met.history.lived(zone, machine, (end - made) / _HOUR_S, end, preempted=taken)
+
+    async def _round(self, rows: GangRows, boots: Boots) -> bool:
+        """One look at all. Whether anything is live: else the cloud is looked at only now and then, for orphans."""
+        assert self.keeper is not None
+        assert self.plans is not None
+        now = self._clock.monotonic()
+        if not await rows.gangs() and self._swept and now - self._swept < self._options.sweep_s:
+            return False
+        self._swept = now
+        view = await self.keeper.round()
+        known = await rows.gangs()
+        await boots.look(view, known)
+        changed, self.plans.changed = self.plans.changed, set()
+        if changed:
+            await rows.tell(changed)
+        return bool(known)

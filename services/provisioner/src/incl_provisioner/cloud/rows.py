@@ -1,0 +1,111 @@
+"""The gangs in the database, as the keeper and its planner see them. Writes only as the owner of the lease."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from incl_provisioner import store, store_gangs
+from incl_provisioner.domain.cloud.gangs import LAST, Gang
+from incl_provisioner.store_gangs import GangRow, Key
+from incl_provisioner.tables import experiments
+from incl_provisioner.work import Change
+from incl_shared import leases
+from incl_shared.db import Database, Transaction
+from incl_shared.events.experiments import ExperimentSubmitted, NodeDeleted
+from incl_shared.leases import Lease
+from incl_shared.spec import ExperimentSpec
+from incl_shared.subjects import SYSTEM_PROJECT
+
+_e = experiments.c
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """Whose gang it is, and what its experiment has come to. attempt: the last one that was assigned."""
+
+    spec: ExperimentSpec
+    project: str
+    user: str
+    preemptions: tuple[float, ...]
+    attempt: int
+    live: bool
+
+
+class GangRows:
+    """See `keeper.Rows`. lease: gives the lease in whose name is written. told: called once a change is committed."""
+
+    def __init__(self, database: Database, lease: Callable[[], Lease], told: Callable[[], None]) -> None:
+        self._database = database
+        self._lease = lease
+        self._told = told
+        self._specs: dict[str, ExperimentSpec] = {}
+        self.about: dict[Key, About] = {}
+        self.rows: dict[Key, GangRow] = {}
+
+    async def gangs(self) -> dict[Key, Gang]:
+        """All gangs that are not over; who they are for is in `about` from then on."""
+        self.rows, self.about = await self._database.read(self._load)
+        self._specs = {key[0]: each.spec for key, each in self.about.items()}
+        return {key: row.gang for key, row in self.rows.items()}
+
+    async def save(self, before: Gang, after: Gang) -> bool:
+        """Replace a gang; False when it is not `before` any more, and nothing is changed."""
+        return await self._database.write(lambda tx: self._save(tx, before, after))
+
+    async def tell(self, experiments: Iterable[str]) -> None:
+        """The scheduler is to look at these."""
+        ids = sorted(set(experiments))
+
+        def touch(tx: Transaction) -> None:
+            for each in ids:
+                self._touch(tx, each)
+
+        await self._database.write(touch)
+
+    def _load(self, connection: sa.Connection) -> tuple[dict[Key, GangRow], dict[Key, About]]:
+        rows = store_gangs.live(connection)
+        ids = {experiment for experiment, _ in rows}
+        executions = {each.id: each for each in store.peek_many(connection, ids)}
+        requests = store.requests(connection, [each for each in ids if each not in self._specs])
+        fresh = {key: ExperimentSubmitted.model_validate_json(text).spec for key, text in requests.items() if text}
+        specs = {**self._specs, **fresh}
+        taken = store_gangs.preemptions(connection, ids)
+        about = {}
+        for key in rows:
+            execution, spec = executions.get(key[0]), specs.get(key[0])
+            if execution is not None and spec is not None:
+                about[key] = About(
+                    spec, execution.project, execution.user, tuple(taken.get(key[0], ())), execution.attempt,
+                    execution.live,
+                )  # fmt: skip
+        return rows, about
+
+    def _save(self, tx: Transaction, before: Gang, after: Gang) -> bool:
+        leases.check(tx, self._lease())
+        if not store_gangs.save(tx.connection, before, after, tx.clock.now()):
+            return False
+        if after.phase in LAST:
+            self._gone(tx, after)
+        if _shown(before) != _shown(after):
+            self._touch(tx, after.experiment)
+        return True
+
+    def _touch(self, tx: Transaction, experiment: str) -> None:
+        store.changed(tx.connection, Change.GANG, experiment)
+        tx.after_commit(self._told)
+
+    @staticmethod
+    def _gone(tx: Transaction, gang: Gang) -> None:
+        """The provider has said that nothing is left of it."""
+        for node, version in store.drop_nodes(tx.connection, gang.names).items():
+            event = NodeDeleted(node=node, experiment=gang.experiment, attempt=gang.attempt, zone=gang.zone)
+            tx.emit(event, project=SYSTEM_PROJECT, version=version + 1)
+            store.changed(tx.connection, Change.NODE, node)
+
+
+def _shown(gang: Gang) -> tuple[object, ...]:
+    """What people are told of a gang."""
+    return (gang.phase, gang.zone, gang.turn, gang.verdict.message if gang.verdict is not None else "")

@@ -1,0 +1,200 @@
+"""The SQL of machines in a cloud: gangs, the machines that enrolled, what the installation is known by."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from incl_provisioner.domain.cloud.errors import Meaning, Scope, Verdict
+from incl_provisioner.domain.cloud.gangs import LAST, Gang, Phase
+from incl_provisioner.tables import enrolments, experiments, gangs, installation
+from incl_shared.db import Transaction, insert_ignore
+from incl_shared.ids import new_id
+
+Key = tuple[str, int]
+_g = gangs.c
+_LIVE = sa.text("gangs.live = 1")
+
+
+@dataclass(frozen=True, slots=True)
+class GangRow:
+    """A gang with what the platform keeps of it besides. Times: epoch seconds; `asked`, `made`: of the last try."""
+
+    gang: Gang
+    live: bool
+    created: float
+    asked: float | None
+    made: float | None
+    preempted: float | None
+    ended: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """A machine that traded the token: in which try, and for which public key."""
+
+    turn: int
+    key: str
+    at: float
+
+
+def want(connection: sa.Connection, gang: Gang, now: float) -> None:
+    """An intent: machines are wanted, and nothing was asked for yet. One that is there is left alone."""
+    values = {**_values(gang), "experiment": gang.experiment, "attempt": gang.attempt, "created": now}
+    connection.execute(insert_ignore(connection, gangs), {**values, "live": 1, "wanted": int(gang.wanted)})
+
+
+def load(connection: sa.Connection, experiment: str, attempt: int) -> GangRow | None:
+    """One gang."""
+    found = sa.select(gangs).where(_g.experiment == experiment, _g.attempt == attempt)
+    row = connection.execute(found).first()
+    return None if row is None else _row(row)
+
+
+def live(connection: sa.Connection) -> dict[Key, GangRow]:
+    """Every gang of which something may be left."""
+    return {row.gang.key: row for row in map(_row, connection.execute(sa.select(gangs).where(_LIVE)))}
+
+
+def of_project(connection: sa.Connection, project: str, experiment: str | None, most: int) -> list[GangRow]:
+    """The gangs of a project that are live, or all of one experiment of it; the newest first."""
+    found = (
+        sa.select(gangs)
+        .join(experiments, experiments.c.id == _g.experiment)
+        .where(experiments.c.project == project)
+        .order_by(_g.created.desc(), _g.experiment, _g.attempt.desc())
+        .limit(most)
+    )
+    found = found.where(_LIVE) if experiment is None else found.where(_g.experiment == experiment)
+    return [_row(row) for row in connection.execute(found)]
+
+
+def save(connection: sa.Connection, before: Gang, after: Gang, now: float) -> bool:
+    """Replace a gang; False when it is not `before` any more, and nothing is changed."""
+    values = _values(after)
+    if after.phase is Phase.ASKED and before.phase is Phase.PLANNED:
+        values |= {"asked": now, "made": None}
+    if after.phase is Phase.MADE and before.phase is not Phase.MADE:
+        values["made"] = now
+    if after.phase in LAST:
+        values |= {"live": 0, "ended": now}
+    same = (_g.experiment == before.experiment, _g.attempt == before.attempt, _g.state == dump(before))
+    done = connection.execute(sa.update(gangs).where(*same, _g.wanted == int(before.wanted)).values(values))
+    return bool(done.rowcount)
+
+
+def unwant(connection: sa.Connection, experiment: str, above: int) -> bool:
+    """The machines of attempts that will not begin are wanted no more: those above a number. Whether any was."""
+    which = (_g.experiment == experiment, _g.attempt > above, _g.wanted == 1, _LIVE)
+    return bool(connection.execute(sa.update(gangs).where(*which).values(wanted=0)).rowcount)
+
+
+def unwant_one(connection: sa.Connection, experiment: str, attempt: int) -> bool:
+    """The machines of one attempt are wanted no more. Whether they were."""
+    which = (_g.experiment == experiment, _g.attempt == attempt, _g.wanted == 1, _LIVE)
+    return bool(connection.execute(sa.update(gangs).where(*which).values(wanted=0)).rowcount)
+
+
+def note_preempted(connection: sa.Connection, experiment: str, attempt: int, at: float) -> bool:
+    """The provider took a machine of it. Whether that is news."""
+    which = (_g.experiment == experiment, _g.attempt == attempt, _g.preempted.is_(None))
+    return bool(connection.execute(sa.update(gangs).where(*which).values(preempted=at)).rowcount)
+
+
+def preemptions(connection: sa.Connection, ids: Iterable[str]) -> dict[str, list[float]]:
+    """When attempts of these experiments were taken."""
+    found: dict[str, list[float]] = {}
+    query = sa.select(_g.experiment, _g.preempted).where(_g.experiment.in_(sorted(ids)), _g.preempted.is_not(None))
+    for experiment, at in connection.execute(query):
+        found.setdefault(experiment, []).append(at)
+    return found
+
+
+def spot_lives(connection: sa.Connection, since: float) -> list[tuple[str, str, float, float | None, bool]]:
+    """(zone, machine, made, ended, preempted) of spot gangs that were made since then: what zones are judged by."""
+    query = sa.select(_g.zone, _g.machine, _g.made, _g.ended, _g.preempted).where(
+        _g.spot == 1, _g.made.is_not(None), _g.made >= since, _g.zone != ""
+    )
+    return [
+        (zone, machine, made, preempted or ended, preempted is not None)
+        for zone, machine, made, ended, preempted in connection.execute(query)
+    ]
+
+
+def forget(connection: sa.Connection, experiment: str) -> None:
+    """Keep nothing of an experiment's machines that are gone."""
+    for table in (enrolments, gangs):
+        which = [table.c.experiment == experiment]
+        if table is gangs:
+            which.append(_g.live == 0)
+        connection.execute(sa.delete(table).where(*which))
+
+
+def enrolled(connection: sa.Connection, experiment: str, attempt: int) -> dict[int, Enrolled]:
+    """The machines of a gang that traded its token, by rank."""
+    e = enrolments.c
+    found = sa.select(e.rank, e.turn, e.key, e.at).where(e.experiment == experiment, e.attempt == attempt)
+    return {rank: Enrolled(turn, key, at) for rank, turn, key, at in connection.execute(found)}
+
+
+def put_enrolled(connection: sa.Connection, experiment: str, attempt: int, rank: int, one: Enrolled) -> None:
+    """A machine traded the token; what an earlier try's had is forgotten."""
+    e = enrolments.c
+    connection.execute(sa.delete(enrolments).where(e.experiment == experiment, e.attempt == attempt, e.rank == rank))
+    connection.execute(
+        sa.insert(enrolments),
+        {"experiment": experiment, "attempt": attempt, "rank": rank, **asdict(one)},
+    )
+
+
+def known_by(tx: Transaction) -> tuple[str, str]:
+    """(the id in the labels of machines, the key of the tokens) of this installation; made at the first time."""
+    fresh = {"platform": new_id(), "token_key": secrets.token_hex(32)}
+    for name, value in fresh.items():
+        tx.connection.execute(insert_ignore(tx.connection, installation), {"name": name, "value": value})
+    rows = tx.connection.execute(sa.select(installation.c.name, installation.c.value)).all()
+    found: dict[str, str] = {row.name: row.value for row in rows}
+    return found["platform"], found["token_key"]
+
+
+# -- a gang as text --
+
+
+def dump(gang: Gang) -> str:
+    """A gang but for `wanted`: the same gang is always the same text."""
+    values = asdict(gang)
+    del values["wanted"]
+    values["zones"], values["tried"] = list(gang.zones), sorted(gang.tried)
+    return json.dumps(values, sort_keys=True)
+
+
+def parse(text: str, *, wanted: bool) -> Gang:
+    """The gang of a text."""
+    values: dict[str, Any] = json.loads(text)
+    said = values.pop("verdict")
+    gang = Gang(**{**values, "verdict": None, "wanted": wanted})
+    return replace(
+        gang, phase=Phase(gang.phase), zones=tuple(gang.zones), tried=frozenset(gang.tried), verdict=_verdict(said)
+    )
+
+
+def _verdict(said: Mapping[str, Any] | None) -> Verdict | None:
+    if said is None:
+        return None
+    return Verdict(**{**said, "meaning": Meaning(said["meaning"]), "scope": Scope(said["scope"])})
+
+
+def _values(gang: Gang) -> dict[str, Any]:
+    return {
+        "phase": gang.phase, "state": dump(gang), "machine": gang.machine, "zone": gang.zone, "spot": int(gang.spot),
+    }  # fmt: skip
+
+
+def _row(row: sa.Row[Any]) -> GangRow:
+    gang = parse(row.state, wanted=bool(row.wanted))
+    return GangRow(gang, bool(row.live), row.created, row.asked, row.made, row.preempted, row.ended)

@@ -1,0 +1,368 @@
+"""From an experiment that names an instance to machines that are gone again: real bus, real database, a fake cloud."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from incl_provisioner.app import create_app
+from incl_provisioner.fakes.gce import CloudSettings, FakeCloud
+from incl_provisioner.settings import ProvisionerSettings
+from incl_provisioner.testing.agent import Script
+from incl_provisioner.testing.cloud import QUICK_CLOUD, Vms, enroll
+from incl_provisioner.testing.platform import QUICK, Platform
+from incl_shared.auth import jwt
+from incl_shared.bus.client import BusClient
+from incl_shared.errors import DeniedError
+from incl_shared.events.experiments import (
+    AttemptAssigned,
+    AttemptEnded,
+    AttemptSettled,
+    AttemptStarted,
+    ExperimentWaiting,
+    NodeDeleted,
+)
+from incl_shared.queries.provisioner import CheckFeasible, GangView, GetMachines
+from incl_shared.settings import BusSettings
+from incl_shared.spec import ExperimentSpec
+from incl_shared.states import EndReason, ExperimentState
+from incl_shared.testing.wait import until
+
+MACHINE = "n2-standard-4"
+Begin = Callable[..., Awaitable["Site"]]
+
+
+class Site:
+    """A provisioner with a cloud."""
+
+    def __init__(self, platform: Platform, vms: Vms) -> None:
+        self.platform, self.vms = platform, vms
+        self.cloud = vms.cloud
+
+    async def submit(self, **spec: Any) -> str:
+        return await self.platform.submit(**{"instance": MACHINE, **spec})
+
+    async def gangs(self, experiment: str | None = None) -> tuple[GangView, ...]:
+        answer = await self.platform.client.ask(GetMachines(experiment=experiment), project="default", user="ann")
+        return answer.gangs
+
+    def waits(self, experiment: str) -> list[str]:
+        return [event.reason for event in self.platform.of(experiment) if isinstance(event, ExperimentWaiting)]
+
+    async def settle(self, experiment: str, attempt: int = 1) -> None:
+        """What the tracker says once all is stored."""
+        event = AttemptSettled(experiment=experiment, attempt=attempt, points=0, lines=0, gaps=0)
+        await self.platform.client.publish_event(event, project="default", version=1)
+
+    async def until_empty(self) -> None:
+        """The cloud has nothing of ours any more, and the rows say so."""
+        await until(lambda: not self.vms.names and not self.vms.disks, 15, what="an empty cloud")
+
+        async def over() -> bool:
+            return not await self.gangs()
+
+        for _ in range(300):
+            if await over():
+                return
+            await asyncio.sleep(0.02)
+        raise AssertionError(await self.gangs())
+
+
+@pytest.fixture
+async def begin(bus_settings: BusSettings, bus_client: BusClient, sqlite_url: str) -> AsyncIterator[Begin]:
+    """Starts a provisioner with a cloud; options are those of the cloud."""
+    made: list[Site] = []
+
+    async def start(url: str = sqlite_url, **options: Any) -> Site:
+        cloud = FakeCloud(CloudSettings(vms="none"))
+        settings = ProvisionerSettings(
+            database_url=url, bus=bus_settings, cloud=QUICK_CLOUD.model_copy(update=options), **QUICK
+        )
+        vms = Vms(bus_client, cloud)
+        platform = Platform(bus_client, settings, create_app(settings, compute=vms.compute))
+        await platform.listen()
+        await platform.app.start()
+        vms.start()
+        made.append(Site(platform, vms))
+        return made[-1]
+
+    yield start
+    for site in made:
+        await site.platform.app.stop()
+        await site.vms.stop()
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+async def test_it_runs_on_machines_that_are_made_and_deleted(begin: Begin, nodes: int) -> None:
+    site = await begin()
+    experiment = await site.submit(nodes=nodes)
+    done = await site.platform.finished(experiment)
+    assert (done.state, done.attempts) == (ExperimentState.FINISHED, 1)
+    assigned: AttemptAssigned = await site.platform.event(experiment, AttemptAssigned)
+    machines = assigned.machines
+    assert machines is not None
+    assert (machines.machine, machines.spot, machines.cloud) == (MACHINE, False, "gce")
+    assert machines.wanted <= machines.asked <= machines.made
+    names = [f"incl-{experiment}-a1-n{rank}" for rank in range(nodes)]
+    assert [place.node for place in assigned.placements] == names
+    assert len({place.address for place in assigned.placements}) == nodes
+    assert any(reason.startswith("creating") for reason in site.waits(experiment))
+    assert site.vms.names == names
+    await site.settle(experiment)
+    await site.until_empty()
+    (gang,) = await site.gangs(experiment)
+    assert (gang.phase, gang.zone) == ("gone", machines.zone)
+    assert gang.deleted is not None
+    deleted = [event for _, _, event in site.platform.events if isinstance(event, NodeDeleted)]
+    assert sorted(event.node for event in deleted) == names
+
+
+async def test_machines_stay_until_all_is_stored_and_no_longer_than_is_allowed(begin: Begin) -> None:
+    site = await begin(drain_s=1.0)
+    experiment = await site.submit()
+    await site.platform.finished(experiment)
+    assert len(site.vms.names) == 1
+    await site.until_empty()
+
+
+async def test_nobody_else_is_placed_on_a_machine_that_was_made(begin: Begin) -> None:
+    site = await begin()
+    site.vms.script = lambda _: Script(seconds=None)
+    experiment = await site.submit()
+    await site.platform.event(experiment, AttemptStarted)
+    other = await site.platform.submit()
+    local = await site.platform.agent("local")
+    await site.platform.finished(other)
+    assert [job.partition("-")[0] for job in local.started] == [other]
+    await site.platform.ask_stop(experiment)
+    assert (await site.platform.finished(experiment)).state is ExperimentState.STOPPED
+
+
+async def test_a_stop_before_anything_runs_leaves_nothing(begin: Begin) -> None:
+    site = await begin()
+    site.vms.mute = lambda _: True
+    experiment = await site.submit(nodes=2)
+    await until(lambda: len(site.vms.names) == 2, 15)
+    await site.platform.ask_stop(experiment)
+    assert (await site.platform.finished(experiment)).state is ExperimentState.STOPPED
+    await site.until_empty()
+
+
+async def test_a_stockout_leads_to_the_next_region(begin: Begin) -> None:
+    site = await begin()
+    site.cloud.switches.stockout("us-central1-*")
+    experiment = await site.submit()
+    assigned: AttemptAssigned = await site.platform.event(experiment, AttemptAssigned)
+    assert assigned.machines is not None
+    assert assigned.machines.zone.startswith("europe-west4")
+
+
+async def test_a_stockout_everywhere_is_waited_for_and_told(begin: Begin) -> None:
+    site = await begin()
+    site.cloud.switches.stockout("*")
+    experiment = await site.submit()
+    await until(lambda: any("no such machine free now" in r and "zones wait" in r for r in site.waits(experiment)), 15)
+    assert site.vms.names == []
+    await site.platform.ask_stop(experiment)
+    await site.platform.finished(experiment)
+    await site.until_empty()
+
+
+async def test_a_quota_of_zero_is_told(begin: Begin) -> None:
+    site = await begin()
+    for region in ("us-central1", "europe-west4"):
+        site.cloud.switches.quota("N2_CPUS", 0, region)
+    experiment = await site.submit()
+    await until(lambda: any("quota N2_CPUS is 0" in reason for reason in site.waits(experiment)), 15)
+    assert site.vms.names == []
+
+
+async def test_no_permission_fails_it_with_the_next_step(begin: Begin) -> None:
+    site = await begin()
+    site.cloud.switches.deny("compute.instances.create")
+    experiment = await site.submit()
+    done = await site.platform.finished(experiment)
+    assert (done.state, done.reason) == (ExperimentState.FAILED, EndReason.UNSUPPORTED)
+    assert "may not do this" in done.message
+    assert done.hint
+    await site.until_empty()
+
+
+async def test_expired_credentials_are_told_and_waited_for(begin: Begin) -> None:
+    site = await begin()
+    site.cloud.switches.expire()
+    experiment = await site.submit()
+    await until(lambda: any("credentials" in reason for reason in site.waits(experiment)), 15)
+    assert site.vms.names == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"instance": "n2-standard-5"}, "there is no instance 'n2-standard-5'"),
+        ({"zones": ["us-central1-q"]}, "there is no zone 'us-central1-q'"),
+        ({"instance": "auto", "resources": {"cpu": 4096}}, "no machine has 4096 cores"),
+        ({"instance": None, "spot": True}, "no instance"),
+    ],
+)
+async def test_what_nobody_has_is_refused_at_once(begin: Begin, spec: dict[str, Any], says: str) -> None:
+    site = await begin()
+    experiment = await site.submit(**spec)
+    done = await site.platform.finished(experiment)
+    assert says in done.message
+    assert done.hint
+    assert site.cloud.state.instances == {}
+
+
+async def test_machines_that_say_nothing_are_given_up_with_their_last_words(begin: Begin) -> None:
+    site = await begin(boot_s=0.5)
+    site.vms.mute = lambda name: name.endswith("n1")
+    experiment = await site.submit(nodes=2)
+    done = await site.platform.finished(experiment)
+    assert done.state is ExperimentState.FAILED
+    assert f"incl-{experiment}-a1-n1 said nothing for" in done.message
+    assert len(site.vms.ever) >= 2
+    await site.until_empty()
+
+
+async def test_a_machine_that_is_lost_while_it_boots_is_made_again(begin: Begin) -> None:
+    site = await begin()
+    site.vms.mute = lambda _: True
+    experiment = await site.submit(nodes=2, spot=True)
+    await until(lambda: len(site.vms.names) == 2, 15)
+    name = site.vms.names[0]
+    zone = next(vm.zone for vm in site.cloud.state.instances.values() if vm.name == name)
+    site.cloud.switches.preempt(zone, name)
+    await until(lambda: name not in site.vms.names, 15)
+    site.vms.mute = lambda _: False
+    done = await site.platform.finished(experiment)
+    assert (done.state, done.attempts) == (ExperimentState.FINISHED, 1)
+    (gang,) = await site.gangs(experiment)
+    assert gang.tries >= 2
+
+
+async def test_a_preempted_attempt_is_followed_by_one_on_new_machines(begin: Begin) -> None:
+    site = await begin(spot_count=1)
+    site.vms.script = lambda job: Script(seconds=None if job.attempt == 1 else 0.0)
+    experiment = await site.submit(nodes=2, spot=True)
+    await site.platform.event(experiment, AttemptStarted)
+    name = site.vms.names[1]
+    zone = next(vm.zone for vm in site.cloud.state.instances.values() if vm.name == name)
+    site.cloud.switches.preempt(zone, name)
+    done = await site.platform.finished(experiment)
+    assert (done.state, done.attempts) == (ExperimentState.FINISHED, 2)
+    ended: AttemptEnded = await site.platform.event(experiment, AttemptEnded)
+    assert (ended.reason, ended.retry) == (EndReason.PREEMPTED, True)
+    again: AttemptAssigned = await site.platform.event(experiment, AttemptAssigned, 2)
+    assert again.machines is not None
+    assert not again.machines.spot, "taken once, and once is what is allowed"
+    assert all("-a2-" in place.node for place in again.placements)
+    for attempt in (1, 2):
+        await site.settle(experiment, attempt)
+    await site.until_empty()
+
+
+async def test_a_provisioner_that_starts_anew_makes_nothing_twice(begin: Begin) -> None:
+    site = await begin()
+    site.vms.mute = lambda _: True
+    experiment = await site.submit(nodes=2)
+    await until(lambda: len(site.vms.names) == 2, 15)
+    await site.platform.app.stop()
+    site.platform.app = create_app(site.platform.settings, compute=site.vms.compute)
+    await site.platform.app.start()
+    site.vms.mute = lambda _: False
+    assert (await site.platform.finished(experiment)).attempts == 1
+    assert len(site.vms.ever) == 2
+
+
+async def test_what_belongs_to_nobody_is_removed(begin: Begin) -> None:
+    site = await begin()
+    experiment = await site.submit()
+    await site.platform.finished(experiment)
+    (made,) = site.cloud.state.instances.values()
+    labels = dict(made.body["labels"])
+    await site.settle(experiment)
+    await site.until_empty()
+    compute = await site.vms.compute()
+    from incl_provisioner.backends.gce.port import Order
+    from incl_provisioner.domain.cloud.plan import Image
+    from incl_provisioner.domain.cloud.prices import Disk
+
+    order = Order(
+        machine=MACHINE, image=Image("debian-cloud", "debian-12"), disks=[Disk("pd-balanced", 20)], labels=labels,
+        metadata={}, spot=False, longest_s=3600,
+    )  # fmt: skip
+    site.vms.mute = lambda _: True
+    await compute.insert(f"incl-{experiment}-a7-n0", "us-central1-a", order, "00000000-0000-0000-0000-000000000001")
+    await until(lambda: site.vms.names == [], 15, what="the orphan is gone")
+
+
+async def test_a_token_lets_each_machine_in_once(begin: Begin) -> None:
+    site = await begin()
+    site.vms.script = lambda _: Script(seconds=None)
+    experiment = await site.submit(nodes=2)
+    await site.platform.event(experiment, AttemptStarted)
+    client = site.platform.client
+    name, other = site.vms.names
+    token, key = site.vms.tokens[name], jwt.Key.new(jwt.USER).public
+    assert token == site.vms.tokens[other]
+    with pytest.raises(DeniedError, match="used before"):
+        await enroll(client, name, token, key)
+    with pytest.raises(DeniedError, match="was ever asked for"):
+        await enroll(client, f"incl-{experiment}-a1-n2", token, key)
+    with pytest.raises(DeniedError, match="was ever asked for"):
+        await enroll(client, "local", token, key)
+    with pytest.raises(DeniedError, match="not that of"):
+        await enroll(client, name, "x" * 43, key)
+    foreign = await site.submit()
+    await site.platform.event(foreign, AttemptStarted)
+    with pytest.raises(DeniedError, match="not that of"):
+        await enroll(client, f"incl-{foreign}-a1-n0", token, key)
+    await site.platform.ask_stop(experiment)
+    await site.platform.finished(experiment)
+    await site.settle(experiment)
+    await until(lambda: name not in site.vms.names, 15)
+    with pytest.raises(DeniedError, match="wanted no more"):
+        await enroll(client, name, token, key)
+
+
+async def test_a_token_expires_and_an_answer_that_was_lost_is_given_again(begin: Begin) -> None:
+    site = await begin(boot_s=600.0)
+    site.vms.mute = lambda _: True
+    experiment = await site.submit(max_duration=600)
+    await until(lambda: len(site.vms.names) == 1, 15)
+    (vm,) = site.cloud.state.instances.values()
+    token = next(item["value"] for item in vm.body["metadata"]["items"] if item["key"] == "incl-enroll-token")
+    key = jwt.Key.new(jwt.USER).public
+    first = await enroll(site.platform.client, vm.name, token, key)
+    assert await enroll(site.platform.client, vm.name, token, key) == first
+    assert first < 3 * 3600
+    assert experiment in vm.name
+
+
+async def test_only_the_gateway_may_ask(begin: Begin) -> None:
+    site = await begin()
+    from incl_shared.queries.provisioner import EnrollNode
+
+    query = EnrollNode(node="local", token="x" * 43, key=jwt.Key.new(jwt.USER).public)
+    for project, user in (("_nodes", "ann"), ("default", "gateway"), ("default", "ann")):
+        with pytest.raises(DeniedError, match="only the gateway"):
+            await site.platform.client.ask(query, project=project, user=user)
+
+
+async def test_a_cloud_without_an_agent_can_only_be_planned_with(begin: Begin) -> None:
+    site = await begin(agent_url="")
+    spec = ExperimentSpec.model_validate({"command": ["true"], "instance": MACHINE})
+    with pytest.raises(Exception, match="can only be planned with"):
+        await site.platform.client.ask(CheckFeasible(spec=spec.model_dump(mode="json")), project="default", user="ann")
+
+
+async def test_it_is_the_same_on_postgresql(begin: Begin, database_url: str) -> None:
+    site = await begin(database_url)
+    experiment = await site.submit(nodes=2)
+    assert (await site.platform.finished(experiment)).state is ExperimentState.FINISHED
+    await site.settle(experiment)
+    await site.until_empty()
