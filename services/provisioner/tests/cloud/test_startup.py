@@ -47,6 +47,7 @@ class Cloud:
     def __init__(self, agent: bytes) -> None:
         self.attributes: dict[str, str] = {}
         self.said: list[str] = []
+        self.name = "node-1"
         self.agent = agent
         cloud = self
 
@@ -58,7 +59,8 @@ class Cloud:
                     body = cloud.agent
                 elif self.headers.get("Metadata-Flavor") == "Google" and self.path.startswith(base):
                     path = self.path.removeprefix(base)
-                    text = "1" if path == "id" else cloud.attributes.get(path.removeprefix("attributes/"))
+                    own = {"id": "1", "name": cloud.name}
+                    text = own[path] if path in own else cloud.attributes.get(path.removeprefix("attributes/"))
                     body = text.encode("utf-8", "surrogatepass") if text is not None else None
                 self.answer(body)
 
@@ -85,7 +87,7 @@ class Cloud:
 
     def boot(self, **other: str) -> Boot:
         values = {
-            "node": "node-1", "agent_url": f"http://{self.address}/agent.tar.gz",
+            "agent_url": f"http://{self.address}/agent.tar.gz",
             "agent_sha256": hashlib.sha256(self.agent).hexdigest(), "enroll_url": "https://platform/enroll?x=1",
             "token": TOKEN, "bus": "nats://10.0.0.1:4222,nats://10.0.0.2:4222",
         }  # fmt: skip
@@ -163,7 +165,7 @@ def test_a_second_start_of_the_machine_does_not_fetch_again(vm: Path, cloud: Clo
     assert "installing" not in [phase.name for phase in phases(run(vm, cloud))]
 
 
-@pytest.mark.parametrize("name", ["incl-node", "incl-agent-url", "incl-agent-sha256", "incl-enroll-url",
+@pytest.mark.parametrize("name", ["incl-agent-url", "incl-agent-sha256", "incl-enroll-url",
                                   "incl-enroll-token", "incl-bus"])  # fmt: skip
 @pytest.mark.parametrize("missing", [True, False])
 def test_without_a_value_or_with_a_hostile_one_the_machine_goes_off_with_the_reason(
@@ -182,7 +184,7 @@ def test_without_a_value_or_with_a_hostile_one_the_machine_goes_off_with_the_rea
 
 def test_hostile_values_of_every_kind_run_nothing(vm: Path, cloud: Cloud) -> None:
     for number, text in enumerate(HOSTILE):
-        name = ("incl-node", "incl-bus", "incl-agent-sha256", "incl-agent-url")[number % 4]
+        name = ("incl-enroll-url", "incl-bus", "incl-agent-sha256", "incl-agent-url")[number % 4]
         cloud.attributes = {**metadata(cloud.boot()), name: f"{text}{'x' * 20}{text}"}
         out = run(vm, cloud)
         assert "agent: node" not in out
@@ -253,10 +255,10 @@ def test_told_to_end_the_agent_is_told_and_the_machine_goes_off(vm: Path, cloud:
     assert (vm / "off").exists()
 
 
-@given(st.sampled_from(["node", "agent_url", "agent_sha256", "enroll_url", "token", "bus"]),
+@given(st.sampled_from(["agent_url", "agent_sha256", "enroll_url", "token", "bus"]),
        st.text(max_size=60) | st.sampled_from(HOSTILE))  # fmt: skip
 def test_only_checked_values_travel_and_none_is_part_of_the_script(field: str, text: str) -> None:
-    plain = Boot("n", "https://a/b", "0" * 64, "https://a/c", "t" * 16, "nats://h:1")
+    plain = Boot("https://a/b", "0" * 64, "https://a/c", "t" * 16, "nats://h:1")
     boot = Boot(**{**{name: getattr(plain, name) for name in Boot.__slots__}, field: text})
     try:
         made = metadata(boot)
@@ -269,9 +271,18 @@ def test_only_checked_values_travel_and_none_is_part_of_the_script(field: str, t
 
 def test_what_is_allowed_passes_both_checks(cloud: Cloud, vm: Path) -> None:
     cloud.attributes = metadata(
-        cloud.boot(node="A_b-9", enroll_url="https://h:1/a?b=c&d=%20~+,@", token="aZ0._~+/=-" * 4, bus="wss://h:1")
+        cloud.boot(enroll_url="https://h:1/a?b=c&d=%20~+,@", token="aZ0._~+/=-" * 4, bus="wss://h:1")
     )
-    assert "agent: node=A_b-9" in run(vm, cloud)
+    assert "agent: node=node-1" in run(vm, cloud)
+
+
+@pytest.mark.parametrize("name", ["", "-rf", "a b", "A_b", "$(touch canary)"])
+def test_a_machine_whose_name_cannot_be_one_goes_off(cloud: Cloud, vm: Path, name: str) -> None:
+    cloud.name = name
+    cloud.attributes = metadata(cloud.boot())
+    out = run(vm, cloud)
+    assert "the machine does not know its name" in out
+    assert not (vm / "canary").exists()
 
 
 @given(st.text(max_size=300))

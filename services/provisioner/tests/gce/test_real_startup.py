@@ -72,9 +72,7 @@ def test_it_starts_the_agent_and_a_stop_reaches_it(serve: Serve, store: tuple[in
     port, sha256 = store
     cloud = serve(vms=form, ports=(port,))
     url = f"http://127.0.0.1:{port}/agent.tar.gz"
-    boot = Boot(
-        "vm-1", url, sha256, f"http://127.0.0.1:{port}/enroll", "one-time.token_0123456789", "nats://127.0.0.1:4222"
-    )
+    boot = Boot(url, sha256, f"http://127.0.0.1:{port}/enroll", "one-time.token_0123456789", "nats://127.0.0.1:4222")
     items = [{"key": key, "value": value} for key, value in metadata(boot).items()]
     cloud.made(metadata={"items": items})
     until_sync(lambda: "agent of vm-1" in console(cloud), 20)
