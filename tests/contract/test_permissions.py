@@ -70,6 +70,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
     "gateway": {
         "_INBOX.admin.admin.x",
         "incl.query.default.gateway.tracker.experiment", "_R_.a.b",
+        "incl.query._nodes.gateway.provisioner.enroll",
         "$JS.API.DIRECT.GET.CONTROL.incl.control.n1", "$JS.API.DIRECT.GET.CONTROL.incl.control.n2",
     },
     "admin": {

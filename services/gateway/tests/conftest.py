@@ -18,7 +18,7 @@ from incl_shared.auth.keys import PlatformKeys
 from incl_shared.auth.mint import Minter
 from incl_shared.control import JobSpec, JobWanted, NodeWanted, Wanted
 from incl_shared.db import Database, migrate
-from incl_shared.errors import NotFoundError
+from incl_shared.errors import DeniedError, NotFoundError
 from incl_shared.ids import derived_id
 from incl_shared.queries.tracker import ExperimentRow, ExperimentView
 from incl_shared.states import ExperimentState
@@ -33,9 +33,16 @@ class FakeWorld:
 
     nodes: dict[str, NodeWanted] = field(default_factory=dict)
     runs: dict[str, ExperimentView] = field(default_factory=dict)
+    machines: dict[tuple[str, str], float] = field(default_factory=dict)
+    """(name, token) -> how long its credential may live."""
 
     async def wanted(self, node: str) -> NodeWanted | None:
         return self.nodes.get(node)
+
+    async def admit(self, node: str, key: str, token: str) -> float:
+        if (node, token) not in self.machines:
+            raise DeniedError(f"the token is not that of {node}", hint="it is deleted")
+        return self.machines[node, token]
 
     async def experiment(self, project: str, experiment: str) -> ExperimentView:
         view = self.runs.get(experiment)

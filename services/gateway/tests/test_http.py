@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
 import sqlalchemy as sa
 from fastapi.routing import APIRoute
 
-from incl_gateway.door import OPEN_PATHS, Authenticator
+from incl_gateway.door import AGENT_PATH, ENROLL_PATH, MAX_BODY, OPEN_PATHS, OWN_PATHS, Authenticator
 from incl_gateway.handlers import Handlers
 from incl_gateway.http import create_api
 from incl_gateway.signer import Signer
 from incl_gateway.tables import members
-from incl_shared.auth.creds import parse_info
+from incl_shared.auth import jwt
+from incl_shared.auth.creds import creds_text, parse_info
+from incl_shared.auth.names import Role
 from incl_shared.db import Database
 from incl_shared.errors import ConflictError
 from incl_shared.http_server import HttpServer
 from incl_shared.queries.gateway import CreateToken, ListTokens, WhoAmI
 from incl_shared.subjects import Asker
 from incl_shared.testing.clock import FakeClock
+
+from .conftest import FakeWorld
 
 ANN = Asker("default", "ann")
 URLS = ("nats://127.0.0.1:4222",)
@@ -29,18 +34,20 @@ URLS = ("nats://127.0.0.1:4222",)
 class Site:
     """The API as it listens."""
 
-    def __init__(self, handlers: Handlers, signer: Signer, database: Database, clock: FakeClock) -> None:
+    def __init__(self, handlers: Handlers, signer: Signer, database: Database, clock: FakeClock, agent: Path) -> None:
         self.healthy = True
         self.routes, app = create_api(
             handlers, signer, Authenticator(database), urls=URLS, person_ttl=86_400, clock=clock,
-            healthy=lambda: self.healthy,
+            healthy=lambda: self.healthy, agent=agent,
         )  # fmt: skip
         self.server = HttpServer(app, "127.0.0.1", 0, "gateway")
 
 
 @pytest.fixture
-async def site(handlers: Handlers, signer: Signer, database: Database, fake_clock: FakeClock) -> AsyncIterator[Site]:
-    site = Site(handlers, signer, database, fake_clock)
+async def site(
+    handlers: Handlers, signer: Signer, database: Database, fake_clock: FakeClock, tmp_path: Path
+) -> AsyncIterator[Site]:
+    site = Site(handlers, signer, database, fake_clock, tmp_path / "agent.tar.gz")
     await site.server.start()
     yield site
     await site.server.stop()
@@ -77,7 +84,7 @@ async def test_every_route_but_health_is_behind_the_door(site: Site, http: httpx
     }
     paths |= {("GET", "/"), ("GET", "/docs"), ("GET", "/api/v1/nothing"), ("OPTIONS", "/api/v1/tokens"),
               ("GET", "/healthz/"), ("GET", "//healthz"), ("GET", "/healthz/../api/v1/whoami")}  # fmt: skip
-    behind = {(method, path) for method, path in paths if path not in OPEN_PATHS}
+    behind = {(method, path) for method, path in paths if path not in OPEN_PATHS | OWN_PATHS}
     assert len([route for route in site.routes.routes if isinstance(route, APIRoute)]) >= 6
     assert len(behind) >= 12
     for method, path in behind:
@@ -198,3 +205,52 @@ async def test_who_leaves_a_project_loses_it_at_once(
 async def test_a_port_that_is_taken_is_said(site: Site) -> None:
     with pytest.raises(ConflictError, match="cannot listen"):
         await HttpServer(site.routes, "127.0.0.1", site.server.port, "gateway").start()
+
+
+async def test_a_machine_trades_its_token_for_a_credential_of_its_own_key(
+    http: httpx.AsyncClient, world: FakeWorld
+) -> None:
+    token, key = "t" * 43, jwt.Key.new(jwt.USER)
+    world.machines["vm-1", token] = 600.0
+    headers = {"Authorization": f"Bearer {token}"}
+    made = await http.post(ENROLL_PATH, headers=headers, json={"node": "vm-1", "key": key.public})
+    assert made.status_code == 201, made.text
+    info = parse_info(creds_text(made.json()["jwt"], key.seed))
+    assert (info.role, info.name, info.expires) == (Role.NODE, "vm-1", made.json()["expires"])
+    assert key.seed not in made.text
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({}, {}, 403),
+        ({"Authorization": "Basic YTpi"}, {}, 403),
+        ({"Authorization": "Bearer " + "x" * 43}, {}, 403),
+        ({"Authorization": "Bearer short"}, {}, 403),
+        ({"Authorization": "Bearer " + "t" * 43}, {"node": "vm-2"}, 403),
+        ({"Authorization": "Bearer " + "t" * 43}, {"node": "a.b"}, 422),
+        ({"Authorization": "Bearer " + "t" * 43}, {"node": "*"}, 422),
+        ({"Authorization": "Bearer " + "t" * 43}, {"key": "SUAB"}, 422),
+        ({"Authorization": "Bearer " + "t" * 43}, {"more": 1}, 422),
+    ],
+)
+async def test_another_token_or_machine_is_refused(
+    http: httpx.AsyncClient, world: FakeWorld, headers: dict[str, str], body: dict[str, object], status: int
+) -> None:
+    world.machines["vm-1", "t" * 43] = 600.0
+    wish = {"node": "vm-1", "key": jwt.Key.new(jwt.USER).public, **body}
+    answer = await http.post(ENROLL_PATH, headers=headers, json=wish)
+    problem(answer, status)
+    assert answer.json()["message"]
+
+
+async def test_a_large_body_is_no_enrolment(http: httpx.AsyncClient) -> None:
+    answer = await http.post(ENROLL_PATH, content=b"x" * (MAX_BODY + 1))
+    problem(answer, 401)
+
+
+async def test_the_agent_is_there_for_all_machines(http: httpx.AsyncClient, tmp_path: Path) -> None:
+    problem(await http.get(AGENT_PATH), 404)
+    (tmp_path / "agent.tar.gz").write_bytes(b"an archive")
+    answer = await http.get(AGENT_PATH)
+    assert (answer.status_code, answer.content) == (200, b"an archive")

@@ -8,6 +8,7 @@ import importlib.metadata
 import logging
 import os
 import shutil
+import time
 import uuid
 from pathlib import Path
 
@@ -40,7 +41,7 @@ from incl_shared.control import NodeWanted
 from incl_shared.errors import ConflictError
 from incl_shared.machine import machine_hash
 from incl_shared.ops import OpsServer
-from incl_shared.reports import NodeHello
+from incl_shared.reports import NodeHello, PreemptionNotice
 from incl_shared.tasks import end_all
 
 _log = logging.getLogger("incl.agent")
@@ -63,6 +64,8 @@ class Agent:
         self._reporter: Reporter | None = None
         self._control: ControlWatcher | None = None
         self._life = uuid.uuid4().hex
+        self.word = time.monotonic()
+        """When the bus took our last word (monotonic), or when this began."""
         self.gpus = Gpus()
         self.sampler = Sampler(settings.sample_s, self.gpus)
         self.manager: JobManager | None = None
@@ -116,12 +119,27 @@ class Agent:
         self._run(reporter.send_all(), "reports")
         self._run(self._after_reconnects(), "reconnects")
         self._run(self._control.run(), "control")
-        self._run(reporter.heartbeats(settings.heartbeat_s, manager.heartbeat, self.fence.heard), "heartbeats")
+        self._run(reporter.heartbeats(settings.heartbeat_s, manager.heartbeat, self._heard), "heartbeats")
         self._run(self.fence.run(), "fence")
         self._run(self.sampler.run(), "samples")
         self._run(manager.keep_limits(), "limits")
         self._run(self._probe_containers(), "containers")
         await self._serve_ops()
+
+    def _heard(self, sent: float) -> None:
+        self.word = max(self.word, sent)
+        self.fence.heard(sent)
+
+    @property
+    def unsent(self) -> int:
+        """Reports that the bus has not taken yet."""
+        return 0 if self._reporter is None else self._reporter.unsent
+
+    async def going(self, why: str, seconds_left: float) -> None:
+        """This machine is being taken away: say so, and end its jobs with their grace."""
+        if self._reporter is not None and self.manager is not None:
+            self._reporter.say(f"node:preempted:{self._life}", PreemptionNotice(seconds_left=seconds_left))
+            self.manager.take(why)
 
     async def _serve_ops(self) -> None:
         settings = self.settings

@@ -42,6 +42,17 @@ def fenced(end: End, why: str) -> End:
     return replace(end, reason=EndReason.LOST, message=why, hint="") if end.reason is EndReason.STOPPED else end
 
 
+def taken(end: End, why: str) -> End:
+    """A stop that nobody asked for: the machine is being taken away."""
+    return replace(end, reason=EndReason.PREEMPTED, message=why, hint="") if end.reason is EndReason.STOPPED else end
+
+
+def from_outside(end: End) -> End:
+    """A stop that neither the platform nor this agent asked for: its machine goes down."""
+    why = "it was told to end by its machine, which is being switched off"
+    return replace(end, reason=EndReason.LOST, message=why, hint="") if end.reason is EndReason.STOPPED else end
+
+
 def lease_over() -> End:
     """The node's lease was over, and its agent was not there to say why."""
     return End(

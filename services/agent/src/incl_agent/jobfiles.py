@@ -57,6 +57,8 @@ class JobState(msgspec.Struct, kw_only=True):
     signal: int | None = None
     message: str = ""
     hint: str = ""
+    taken: str = ""
+    """Why, when the machine was being taken away while it ran."""
     fenced: str = ""
     """Why it was ended although it is wanted: its node was cut off."""
     writers: list[dict[str, Any]] = []

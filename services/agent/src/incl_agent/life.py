@@ -96,6 +96,15 @@ class JobLife:
         with contextlib.suppress(OSError):  # a full disk, or no folder yet: an agent that starts anew says "stopped"
             self.files.save_state(self.state)
 
+    def take(self, why: str) -> None:
+        """This machine is being taken away: end the job with its grace, and store what it made."""
+        if self.state.phase in (Phase.UPLOADING, Phase.ENDED) or self.stop_wanted:
+            return
+        self.state.taken = why
+        self._stop_wanted.set()
+        with contextlib.suppress(OSError):
+            self.files.save_state(self.state)
+
     def kill(self) -> None:
         """What still runs of it is killed, whatever its grace."""
         shim = None if self.over.is_set() else self.files.shim()
@@ -253,7 +262,11 @@ class JobLife:
                 await runtime.remove(self.job)
 
     def _stopped(self, end: End) -> End:
-        return endings.fenced(end, self.state.fenced) if self.state.fenced else end
+        if self.state.taken:
+            return endings.taken(end, self.state.taken)
+        if self.state.fenced:
+            return endings.fenced(end, self.state.fenced)
+        return end if self._stop_wanted.is_set() else endings.from_outside(end)
 
     def _note_exit(self) -> None:
         """The exit, as the user's command made it, into the state."""

@@ -165,6 +165,16 @@ class JobManager:
         for held in self._held.values():
             held.life.fence(why)
 
+    def take(self, why: str) -> None:
+        """This machine is being taken away: its jobs end with their grace."""
+        for held in self._held.values():
+            held.life.take(why)
+
+    @property
+    def unended(self) -> int:
+        """Jobs whose end is not said yet."""
+        return sum(1 for held in self._held.values() if not held.life.said.is_set() and not held.task.done())
+
     def kill(self) -> None:
         """What still runs of the fenced is killed."""
         for held in self._held.values():

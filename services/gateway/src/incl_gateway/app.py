@@ -36,9 +36,10 @@ from incl_shared.queries.gateway import (
     SetSecret,
     WhoAmI,
 )
+from incl_shared.queries.provisioner import EnrollNode
 from incl_shared.queries.stuck import Finding, GatewayStuck
 from incl_shared.queries.tracker import ExperimentView, GetExperiment
-from incl_shared.subjects import control
+from incl_shared.subjects import NODES_PROJECT, control
 
 _SIGNS_FOR = (Role.ATTEMPT, Role.RUN, Role.PERSON)
 
@@ -53,6 +54,11 @@ class BusWorld:
         """A direct get of the node's CONTROL."""
         stored = await self._client.last(topology.CONTROL, control(node))
         return None if stored is None else NodeWanted.model_validate_json(stored.payload)
+
+    async def admit(self, node: str, key: str, token: str) -> float:
+        """The provisioner's answer."""
+        query = EnrollNode(node=node, key=key, token=token)
+        return (await self._client.ask(query, project=NODES_PROJECT, user=str(Role.GATEWAY))).ttl_s
 
     async def experiment(self, project: str, experiment: str) -> ExperimentView:
         """The tracker's answer."""
@@ -106,6 +112,7 @@ class App:
                 person_ttl=self.settings.person_ttl_s,
                 clock=self._clock,
                 healthy=lambda: self.ready,
+                agent=self.settings.agent_archive,
             )
             self.http = HttpServer(app, self.settings.host, self.settings.port, "gateway")
             await self.http.start()
@@ -124,7 +131,8 @@ class App:
         used = await self.database.read(store.any_secret)
         vault = await asyncio.to_thread(lambda: Vault.open(settings.vault_key, make=not used))
         await self.database.write(lambda tx: store.bootstrap(tx, settings.local_user, settings.projects))
-        keys = await asyncio.to_thread(SigningKeys.load, settings.keys_dir, _SIGNS_FOR)
+        roles = (*_SIGNS_FOR, Role.NODE) if settings.enrolls else _SIGNS_FOR
+        keys = await asyncio.to_thread(SigningKeys.load, settings.keys_dir, roles)
         signer = Signer(
             Minter(keys, self._clock),
             BusWorld(self.signer_bus.client),

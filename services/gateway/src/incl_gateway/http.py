@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import structlog
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from incl_gateway.door import Authenticate, Door, Principal, problem_body
+from incl_gateway.door import AGENT_PATH, ENROLL_PATH, Authenticate, Door, Principal, problem_body
 from incl_gateway.handlers import Handlers
 from incl_gateway.signer import Signer
 from incl_shared.clock import Clock
-from incl_shared.errors import DeniedError, ErrorEnvelope, InclError, InternalError
+from incl_shared.errors import DeniedError, ErrorEnvelope, InclError, InternalError, NotFoundError
+from incl_shared.ids import Token
 from incl_shared.queries.gateway import CreateToken, Me, NewToken, TokenList
 
 _log = structlog.get_logger("incl.gateway")
+_ONE_TIME = re.compile(r"[A-Za-z0-9_-]{16,200}")
 _PROBLEM = "application/problem+json"
 
 
@@ -58,6 +63,22 @@ class BusLogin(BaseModel):
     expires: float = Field(description="Seconds since the epoch.")
 
 
+class NodeWish(BaseModel):
+    """A machine that was made for an experiment, and the public key that it made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    node: Token
+    key: str = Field(pattern=r"^U[A-Z2-7]{55}$")
+
+
+class NodeLogin(BaseModel):
+    """The credential of a machine, to be used with its own seed. Its end in seconds since the epoch."""
+
+    jwt: str
+    expires: float
+
+
 def principal_of(request: Request) -> Principal:
     """Who was let in by the door."""
     principal = request.scope.get("state", {}).get("principal")
@@ -78,11 +99,13 @@ def create_api(
     person_ttl: float,
     clock: Clock,
     healthy: Callable[[], bool],
+    agent: Path | None = None,
 ) -> tuple[FastAPI, ASGIApp]:
-    """(the routes, the application with the door around them)."""
+    """(the routes, the application with the door around them). agent: the archive that machines of a cloud fetch."""
     api = FastAPI(title="INCL", version="1", docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json")
     _errors(api)
     _token_routes(api, handlers)
+    _machine_routes(api, signer, agent)
 
     @api.get("/healthz")
     async def healthz(response: Response) -> Health:
@@ -135,6 +158,24 @@ def _token_routes(api: FastAPI, handlers: Handlers) -> None:
     async def revoke_token(token: str, who: Who) -> None:
         """Revoke a token of one's own, by its id or how it begins."""
         await handlers.revoke(who.user, token)
+
+
+def _machine_routes(api: FastAPI, signer: Signer, agent: Path | None) -> None:
+    @api.post(ENROLL_PATH, status_code=201)
+    async def enroll(wish: NodeWish, authorization: Annotated[str, Header()] = "") -> NodeLogin:
+        """Trade the token of a machine that a cloud has made for a credential of its own."""
+        kind, _, token = authorization.partition(" ")
+        if kind.lower() != "bearer" or not _ONE_TIME.fullmatch(token.strip()):
+            raise DeniedError("a machine's token is needed", hint="it is in the metadata of the machine")
+        jwt, expires = await signer.enroll(wish.node, wish.key, token.strip())
+        return NodeLogin(jwt=jwt, expires=expires)
+
+    @api.get(AGENT_PATH)
+    def archive() -> FileResponse:
+        """The agent, as machines of a cloud unpack it. There is no secret in it; its sha256 is what they check."""
+        if agent is None or not agent.is_file():
+            raise NotFoundError("there is no archive of the agent here", hint="set INCL_GATEWAY_AGENT_ARCHIVE")
+        return FileResponse(agent, media_type="application/gzip")
 
 
 def _errors(api: FastAPI) -> None:

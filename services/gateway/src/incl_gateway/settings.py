@@ -33,6 +33,10 @@ class GatewaySettings(ServiceSettings):
     public_urls: tuple[str, ...] = Field((), description="Where those who log in reach the bus; none: as the gateway.")
     local_user: str = Field(default_factory=_login, description="The person of this machine, made at the start.")
     projects: tuple[str, ...] = Field(("default",), description="The local person's projects, made at the start.")
+    enrolls: bool = Field(
+        False, description="Whether machines of a cloud get credentials here; needs the key of nodes."
+    )
+    agent_archive: Path | None = Field(None, description="What machines of a cloud start with; none: not served.")
     attempt_ttl_s: float = Field(3600.0, gt=0, description="Life of an attempt's credential; the agent renews it.")
     run_ttl_s: float = Field(86_400.0, gt=0, description="Life of the credential of a run outside the platform.")
     person_ttl_s: float = Field(86_400.0, gt=0, description="Life of a credential that a token is exchanged for.")

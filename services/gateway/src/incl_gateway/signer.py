@@ -35,6 +35,10 @@ class World(Protocol):
         """The wanted state of a node as the provisioner wrote it, or none."""
         ...
 
+    async def admit(self, node: str, key: str, token: str) -> float:
+        """How long a machine that shows this token may have a credential, in seconds; DeniedError where none."""
+        ...
+
     async def experiment(self, project: str, experiment: str) -> ExperimentView:
         """What the tracker knows of an experiment; NotFoundError where it does not know it (yet)."""
         ...
@@ -99,6 +103,15 @@ class Signer:
         if (row.id, row.project, row.user) != (query.experiment, asker.project, asker.user) or not view.outside:
             raise DeniedError(f"{query.experiment} is not a run of {asker.user} outside the platform")
         return _answer(self._minter.run(asker.project, asker.user, query.experiment, self._run_ttl))
+
+    async def enroll(self, node: str, key: str, token: str) -> tuple[str, float]:
+        """(JWT, its end) for a machine of a cloud, for the public key that it made. The provisioner lets it in.
+
+        Raises:
+            DeniedError: when the provisioner knows no such machine, or not this token of it.
+        """
+        ttl = await self._world.admit(node, key, token)
+        return self._minter.node_of(node, key, ttl)
 
     async def person(self, user: str, projects: tuple[str, ...], ttl: float) -> mint.Credential:
         """A person's credential. Only for the authorisation door of the HTTP API, which has checked who asks."""

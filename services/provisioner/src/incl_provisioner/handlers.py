@@ -140,7 +140,7 @@ class Handlers:
             case JobEnded() as body:
                 self._rank(work, report, body, RankFact.ENDED, finish=_finish(work, body))
             case _:
-                _log.warning("node %s is about to be preempted", node)
+                machines.preempting(work, node)
 
     def _rank(
         self,

@@ -6,9 +6,10 @@ import logging
 
 from pydantic import BaseModel, ConfigDict
 
-from incl_provisioner import store
+from incl_provisioner import store, store_gangs
 from incl_provisioner.attempts import give_up
 from incl_provisioner.domain.attempt import RankState
+from incl_provisioner.domain.cloud.names import rank_of
 from incl_provisioner.domain.placement import milli
 from incl_provisioner.store import NodeRow, RankRow
 from incl_provisioner.work import Change, Timer, Work
@@ -76,6 +77,14 @@ def lost(work: Work, node: str, silent_s: float) -> None:
     work.tx.after_commit(work.metrics.nodes_lost.inc)
     for rank in store.ranks_on(work.connection, node):
         give_up(work, rank, EndReason.LOST, f"machine {node} was silent for {silent_s:.0f} s", row.seen)
+
+
+def preempting(work: Work, node: str) -> None:
+    """The provider takes a machine back: its agent ends what runs there, and says so itself."""
+    place = rank_of(node)
+    _log.warning("node %s is about to be preempted", node)
+    if place is not None and store_gangs.note_preempted(work.connection, place.experiment, place.attempt, work.said):
+        work.touch(Change.GANG, place.experiment)
 
 
 def _ready(work: Work, row: NodeRow, *, new: bool) -> None:

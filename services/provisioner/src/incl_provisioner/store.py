@@ -420,19 +420,6 @@ def put_node(connection: sa.Connection, row: NodeRow, *, new: bool) -> None:
         connection.execute(sa.update(nodes).where(nodes.c.node == row.node).values(values))
 
 
-def stranger(connection: sa.Connection, node: str) -> None:
-    """Another machine has this name now: what is known is of the one before, until it says hello."""
-    connection.execute(sa.update(nodes).where(nodes.c.node == node).values(alive=0, life="", journal=""))
-
-
-def drop_nodes(connection: sa.Connection, names: Sequence[str]) -> dict[str, int]:
-    """These machines are gone for good. Name -> version, of those that had said hello."""
-    known = connection.execute(sa.select(nodes.c.node, nodes.c.version).where(nodes.c.node.in_(names))).all()
-    found: dict[str, int] = {row.node: row.version for row in known}
-    connection.execute(sa.delete(nodes).where(nodes.c.node.in_(names)))
-    return found
-
-
 def seen(connection: sa.Connection, node: str, now: float) -> None:
     """A machine lives."""
     connection.execute(_SEEN, {"key": node, "new_seen": now})

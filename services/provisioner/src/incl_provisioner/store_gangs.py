@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from incl_provisioner.domain.cloud.errors import Meaning, Scope, Verdict
 from incl_provisioner.domain.cloud.gangs import LAST, Gang, Phase
-from incl_provisioner.tables import enrolments, experiments, gangs, installation
+from incl_provisioner.tables import enrolments, experiments, gangs, installation, nodes
 from incl_shared.db import Transaction, insert_ignore
 from incl_shared.ids import new_id
 
@@ -150,6 +150,19 @@ def put_enrolled(connection: sa.Connection, experiment: str, attempt: int, rank:
         sa.insert(enrolments),
         {"experiment": experiment, "attempt": attempt, "rank": rank, **asdict(one)},
     )
+
+
+def stranger(connection: sa.Connection, node: str) -> None:
+    """Another machine has this name now: what is known is of the one before, until it says hello."""
+    connection.execute(sa.update(nodes).where(nodes.c.node == node).values(alive=0, life="", journal=""))
+
+
+def drop_nodes(connection: sa.Connection, names: Sequence[str]) -> dict[str, int]:
+    """These machines are gone for good. Name -> version, of those that had said hello."""
+    known = connection.execute(sa.select(nodes.c.node, nodes.c.version).where(nodes.c.node.in_(names))).all()
+    found: dict[str, int] = {row.node: row.version for row in known}
+    connection.execute(sa.delete(nodes).where(nodes.c.node.in_(names)))
+    return found
 
 
 def known_by(tx: Transaction) -> tuple[str, str]:

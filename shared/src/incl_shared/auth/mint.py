@@ -57,16 +57,38 @@ class Minter:
             InvalidInput: when the name or a tag is none, or a tag of the role is missing.
             DeniedError: when this minter does not hold the role's key.
         """
-        key = self._keys.roles.get(role)
-        if key is None:
-            raise DeniedError(f"this signer may not mint credentials of the role {role}")
+        key = self._key(role)
         filled = _tags(role, name, tags or {})
         now = self._clock.now()
         expires = None if ttl is None else float(int(now + ttl))
         user = jwt.Key.new(jwt.USER)
-        claims = {"type": "user", "issuer_account": self._keys.account(role), "tags": filled}
-        text = jwt.encode(key, user.public, name, claims, issued=now, expires=expires)
-        return Credential(role, name, expires, text, user.seed)
+        return Credential(
+            role, name, expires, self._signed(role, key, user.public, name, filled, now, expires), user.seed
+        )
+
+    def _signed(
+        self, role: Role, key: jwt.Key, public: str, name: str, tags: list[str], now: float, expires: float | None
+    ) -> str:
+        claims = {"type": "user", "issuer_account": self._keys.account(role), "tags": tags}
+        return jwt.encode(key, public, name, claims, issued=now, expires=expires)
+
+    def node_of(self, node: str, public: str, ttl: float) -> tuple[str, float]:
+        """(JWT, its end) of a node for a public key that it made: its seed never leaves it.
+
+        Raises:
+            InvalidInput: when the name is none.
+            DeniedError: when this minter does not hold the key of nodes.
+        """
+        key = self._key(Role.NODE)
+        now = self._clock.now()
+        expires = float(int(now + ttl))
+        return self._signed(Role.NODE, key, public, node, _tags(Role.NODE, node, {}), now, expires), expires
+
+    def _key(self, role: Role) -> jwt.Key:
+        key = self._keys.roles.get(role)
+        if key is None:
+            raise DeniedError(f"this signer may not mint credentials of the role {role}")
+        return key
 
     def service(self, role: Role, ttl: float | None = None) -> Credential:
         """The credential of a service, or of the administrator."""

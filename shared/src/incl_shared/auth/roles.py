@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from incl_shared.auth.names import INBOXES, Role
 from incl_shared.bus import topology
 from incl_shared.events import REGISTER
-from incl_shared.subjects import SYSTEM_PROJECT
+from incl_shared.subjects import NODES_PROJECT, SYSTEM_PROJECT
 
 NAME = "{{name()}}"
 PROJECT = "{{tag(project)}}"
@@ -138,6 +138,7 @@ _SCOPES = (
         serves=("gateway", "signer"),
         publish=(
             f"incl.query.*.{Role.GATEWAY}.tracker.experiment",
+            f"incl.query.{NODES_PROJECT}.{Role.GATEWAY}.provisioner.enroll",
             "$JS.API.DIRECT.GET.CONTROL.incl.control.*",
         ),
     ),

@@ -36,13 +36,18 @@ class Boots:
         self._rows, self._plans, self._work = rows, plans, work
         self._clock = database.clock
         self._came: dict[Key, tuple[Gang, float]] = {}
+        self._taken_back: set[Key] = set()
 
     async def look(self, view: View, known: Mapping[Key, Gang]) -> None:
         """Act on what is missing."""
         for key in self._came.keys() - known.keys():
             self._plans.lived(*self._came.pop(key))
+        self._taken_back &= known.keys()
         for key, gang in known.items():
             about, row = self._rows.about.get(key), self._rows.rows.get(key)
+            if row is not None and row.preempted is not None and key not in self._taken_back:
+                self._taken_back.add(key)
+                self._plans.lived(*self._came.pop(key, (gang, row.made or gang.since)), taken=True)
             if gang.phase is not Phase.MADE or not gang.wanted or about is None or row is None:
                 continue
             missing = gangs.lost(gang, view)
@@ -51,7 +56,7 @@ class Boots:
                 if missing or late:
                     await self._broken(gang, missing, late=late)
                 continue
-            if key not in self._came:
+            if key not in self._came and key not in self._taken_back:
                 self._came[key] = (gang, row.made or gang.since)
                 self._plans.came(gang)
             if missing:

@@ -67,7 +67,7 @@ class Enrolment:
         else:
             enrolled = Enrolled(gang.turn, query.key, now)
             store_gangs.put_enrolled(tx.connection, gang.experiment, gang.attempt, place.rank, enrolled)
-            store.stranger(tx.connection, query.node)
+            store_gangs.stranger(tx.connection, query.node)
             store.changed(tx.connection, Change.NODE, query.node)
         request = store.requests(tx.connection, [gang.experiment])[gang.experiment]
         spec = ExperimentSubmitted.model_validate_json(request).spec

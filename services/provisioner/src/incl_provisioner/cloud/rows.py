@@ -100,7 +100,7 @@ class GangRows:
     @staticmethod
     def _gone(tx: Transaction, gang: Gang) -> None:
         """The provider has said that nothing is left of it."""
-        for node, version in store.drop_nodes(tx.connection, gang.names).items():
+        for node, version in store_gangs.drop_nodes(tx.connection, gang.names).items():
             event = NodeDeleted(node=node, experiment=gang.experiment, attempt=gang.attempt, zone=gang.zone)
             tx.emit(event, project=SYSTEM_PROJECT, version=version + 1)
             store.changed(tx.connection, Change.NODE, node)

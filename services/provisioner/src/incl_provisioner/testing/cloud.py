@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from incl_provisioner.backends.gce.calls import Calls, Limits
 from incl_provisioner.backends.gce.port import Compute
-from incl_provisioner.fakes.gce import CloudSettings, FakeCloud
+from incl_provisioner.fakes.gce import FakeCloud
 from incl_provisioner.fakes.gce.direct import DirectCompute
 from incl_provisioner.settings import CloudOptions
 from incl_provisioner.testing.agent import FakeAgent, Script
@@ -23,7 +23,8 @@ from incl_shared.tasks import end_all
 
 QUICK_CLOUD = CloudOptions(
     project="fake-project", agent_url="http://127.0.0.1:1/agent.tar.gz", agent_sha256="0" * 64,
-    enroll_url="http://127.0.0.1:1/enroll", regions=("us-central1", "europe-west4"), round_s=0.05, sweep_s=0.2, notice_s=0,
+    enroll_url="http://127.0.0.1:1/enroll", regions=("us-central1", "europe-west4"),
+    round_s=0.05, sweep_s=0.2, notice_s=0,
 )  # fmt: skip
 """Looks at the cloud all the time."""
 _UP = "RUNNING"
