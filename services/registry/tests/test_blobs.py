@@ -1,4 +1,4 @@
-"""The contract of a blob store, kept by the folder and by the fake; then what only a folder has."""
+"""The contract of a blob store, kept by the folder, by buckets and by the fake; then what only a folder has."""
 
 from __future__ import annotations
 
@@ -6,21 +6,51 @@ import os
 import resource
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from google.auth.credentials import AnonymousCredentials
 
 from incl_registry.blobs import BlobStore, FolderBlobs
 from incl_registry.errors import StorageFullError, WrongOffsetError
+from incl_registry.fakes.gcs import FakeStorage
+from incl_registry.gcs.bucket import Bucket
+from incl_registry.gcs.connect import connect
+from incl_registry.gcs.store import GcsBlobs
+from incl_registry.testing.gcs import BUCKET, PART, PREFIX, fake_blobs
 from incl_registry.testing.memory import MemoryBlobs
 from incl_registry.testing.running import sha, upload_id
 from incl_shared.errors import IntegrityError, NotFoundError, UnavailableError
 
 
-@pytest.fixture(params=["folder", "memory"])
-def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    return FolderBlobs(tmp_path / "b") if request.param == "folder" else MemoryBlobs()
+@pytest.fixture(params=["folder", "memory", "bucket", "emulator"])
+def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlobStore]:
+    if request.param == "folder":
+        yield FolderBlobs(tmp_path / "b")
+    elif request.param == "memory":
+        yield MemoryBlobs()
+    elif request.param == "bucket":
+        with FakeStorage(BUCKET, guarded=True) as storage, fake_blobs(storage) as stored:
+            yield stored
+    else:
+        with emulator() as bucket, closing(GcsBlobs(bucket, part_size=PART, fresh_s=0.0)) as stored:
+            yield stored
+
+
+@contextmanager
+def emulator() -> Iterator[Bucket]:
+    """A bucket of gcp-storage-emulator. It knows no preconditions and gives lists in one page: what needs those is in
+    test_gcs.py, on our fake."""
+    from gcp_storage_emulator.server import create_server
+
+    server = create_server("127.0.0.1", 0, in_memory=True, default_bucket=BUCKET)
+    server.start()
+    try:
+        port = server._api._httpd.server_address[1]
+        yield connect(f"gs://{BUCKET}/{PREFIX}", f"http://127.0.0.1:{port}", found=AnonymousCredentials())
+    finally:
+        server.stop()
 
 
 def put(blobs: BlobStore, data: bytes) -> str:
@@ -42,6 +72,20 @@ def test_what_is_put_is_read(blobs: BlobStore, data: bytes) -> None:
         assert source.read() == data
     assert put(blobs, data) == name
     assert [(blob.sha256, blob.size) for blob in blobs.blobs()] == [(name, len(data))]
+
+
+def test_a_blob_is_read_from_anywhere(blobs: BlobStore) -> None:
+    data = os.urandom(700_000)
+    with blobs.open(put(blobs, data)) as source:
+        for start, count in ((0, 10), (699_990, 100), (262_000, 300_000), (5, 0), (700_000, 1)):
+            source.seek(start)
+            assert source.read(count) == data[start : start + count]
+
+
+def test_what_is_missing(blobs: BlobStore) -> None:
+    there = {put(blobs, bytes([number])) for number in range(3)}
+    assert blobs.missing([*there, sha(b"no"), sha(b"none")]) == {sha(b"no"), sha(b"none")}
+    assert blobs.missing(set()) == set()
 
 
 def test_nothing_is_seen_before_the_end(blobs: BlobStore) -> None:

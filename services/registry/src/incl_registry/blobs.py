@@ -1,4 +1,4 @@
-"""Where the bytes lie: the port, and a folder behind it.
+"""Where the bytes lie: the port, and a folder behind it (a bucket: see gcs).
 
 Bytes are named by their sha256. An upload grows in a partial file that is its own (named by the uploader's id), so that
 two uploads of the same bytes never meet; it becomes the blob in one rename, after its checksum is right and it is on
@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
@@ -73,6 +73,10 @@ class BlobStore(Protocol):
         """Bytes of a blob; None when there is none."""
         ...
 
+    def missing(self, names: Collection[str]) -> set[str]:
+        """Those of these blobs that are not there."""
+        ...
+
     def touch(self, sha256: str) -> bool:
         """Make a blob young again, for the sweep; False when there is none."""
         ...
@@ -114,6 +118,10 @@ class BlobStore(Protocol):
         """Bytes of room; None when the store does not know."""
         ...
 
+    def close(self) -> None:
+        """Let go of what it holds."""
+        ...
+
 
 class FolderBlobs:
     """Blobs in a folder: sha256/<two characters>/<all>, and partial/<sha256>.<upload>."""
@@ -131,6 +139,10 @@ class FolderBlobs:
             return self._path(sha256).stat().st_size
         except FileNotFoundError:
             return None
+
+    def missing(self, names: Collection[str]) -> set[str]:
+        """See BlobStore."""
+        return {name for name in names if self.size(name) is None}
 
     def touch(self, sha256: str) -> bool:
         """See BlobStore."""
@@ -192,6 +204,9 @@ class FolderBlobs:
         """See BlobStore."""
         found = os.statvfs(self._folder)
         return found.f_bavail * found.f_frsize
+
+    def close(self) -> None:
+        """See BlobStore."""
 
     def _path(self, sha256: str) -> Path:
         if not _SHA256.fullmatch(sha256):

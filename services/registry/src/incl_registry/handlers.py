@@ -102,9 +102,8 @@ class Handlers:
         """List files. All of them, or none."""
         check_entries(asker, query.entries)
         wanted = {sha256 for entry in query.entries for sha256, _ in _blobs_of(entry)}
-        missing = await asyncio.to_thread(lambda: sorted(sha for sha in wanted if self._blobs.size(sha) is None))
-        if missing:
-            raise _not_stored(missing[0])
+        if missing := await asyncio.to_thread(self._blobs.missing, wanted):
+            raise _not_stored(min(missing))
         return Committed(new=await self._database.write(lambda tx: self._commit(tx, asker, query)))
 
     def event(self, tx: Transaction, delivery: Delivery) -> None:

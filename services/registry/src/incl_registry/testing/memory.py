@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import BinaryIO
 
 from incl_registry.blobs import BlobInfo, Upload
@@ -26,6 +26,10 @@ class MemoryBlobs:
         """See BlobStore."""
         found = self.stored.get(sha256)
         return None if found is None else len(found[0])
+
+    def missing(self, names: Collection[str]) -> set[str]:
+        """See BlobStore."""
+        return {name for name in names if name not in self.stored}
 
     def touch(self, sha256: str) -> bool:
         """See BlobStore."""
@@ -80,6 +84,9 @@ class MemoryBlobs:
         """See BlobStore."""
         used = sum(len(data) for data, _ in self.stored.values()) + sum(map(len, self.partials.values()))
         return self.room - used
+
+    def close(self) -> None:
+        """See BlobStore."""
 
 
 class _MemoryUpload:
