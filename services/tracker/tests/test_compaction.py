@@ -21,6 +21,7 @@ from incl_tracker import tables as t
 from incl_tracker.domain import compaction
 from incl_tracker.domain.chunking import chunk
 from incl_tracker.domain.compaction import BIG, Batch, Piece, merged, once_ended, runs, while_running
+from incl_tracker.domain.loglines import decompressed
 from incl_tracker.domain.samples import Samples, decode, from_records
 
 points = st.tuples(st.integers(-(2**63), 2**63 - 1), st.floats(0, 2e9), st.floats())
@@ -106,7 +107,7 @@ def test_lines_of_one_writer_that_follow_one_another_become_one_batch() -> None:
         Batch(30, 3990, mine, 27, 100),
         Batch(4020, 20, mine, 4017, 100),
         Batch(4040, 20, mine, 4037, 100),
-        Batch(4060, 20, mine, 4057, 400_000),
+        Batch(4060, 20, mine, 4057, compaction.LINE_BYTES),
     ]
     assert [[b.start for b in run] for run in runs(batches)] == [[0, 10], [25, 30], [4020, 4040]]
 
@@ -148,6 +149,27 @@ async def test_an_experiment_that_has_ended_becomes_few_chunks_and_answers_the_s
     assert await rows() == (0, 4, 1)
     assert await answers() == before
     assert await bench.database.write(lambda tx: store_compaction.begin(tx.connection, tx.clock.now())) is None
+
+
+async def test_lines_that_weigh_much_do_not_become_one_row(bench: Any, make: Any) -> None:
+    """However well they are compressed: who reads one line unpacks all of its row."""
+    experiment = new_id()
+    await bench.event(ExperimentQueued(experiment=experiment, user="ann", spec=ExperimentSpec(command=["x"])), 1)
+    origin = Origin("default", experiment, 1, 0)
+    for number in range(100):
+        await bench.batch(origin, make.log_batch("log", number * 4 + 1, ["x" * 60_000] * 4))
+    finished = ExperimentFinished(
+        experiment=experiment, state=ExperimentState.FINISHED, reason=EndReason.COMPLETED, attempts=1
+    )
+    await bench.event(finished, 2)
+    work = store_compaction.Work(experiment, ended=True, started=0.0)
+    while work is not None:
+        work = await bench.database.write(lambda tx, one=work: store_compaction.step(tx.connection, one))
+    blobs = await bench.read(lambda c: c.execute(sa.select(t.log_batches.c.lines)).scalars().all())
+    sizes = [len(decompressed(blob)) for blob in blobs]
+    assert sum(sizes) > 24_000_000
+    assert max(sizes) <= compaction.LINE_BYTES
+    assert len(blobs) < 40
 
 
 async def test_tails_of_many_writers_are_folded_a_few_at_a_time(bench: Any, make: Any) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from incl_shared import subjects
+from incl_shared.bus.delivery import Delivery
 from incl_shared.bus.errors import Early
 from incl_shared.errors import InvalidInput, NotFoundError
 from incl_shared.ids import new_id
@@ -92,6 +95,20 @@ async def test_a_line_of_ten_megabytes(bench: Any, make: Any) -> None:
     assert "".join(line.text for line in lines) == whole + "the next"
     assert [line.part for line in lines] == [True] * (len(lines) - 2) + [False, False]
     assert len(lines) < len(parts), "parts of a page are joined"
+
+
+async def test_lines_that_come_together_are_rows_that_can_be_read(lite: Any, make: Any) -> None:
+    origin = Origin("default", new_id(), 1, 0)
+    batches = [make.log_batch("log", number * 4 + 1, ["x" * 60_000] * 4) for number in range(50)]
+    subject = subjects.logs(origin.project, origin.experiment, origin.attempt, origin.rank)
+    sent = [
+        Delivery(subject, msgspec.msgpack.encode(batch), {}, str(n), "", 1.0, 0, "TEST", n, 1, None)
+        for n, batch in enumerate(batches, 1)
+    ]
+    await lite.database.write(lambda tx: lite.handlers.log_batches(tx, sent))
+    counts = await lite.read(lambda c: c.execute(sa.select(t.log_batches.c.count)).scalars().all())
+    assert sum(counts) == 200
+    assert max(counts) <= 20, "about a megabyte of text, not twelve"
 
 
 async def test_lines_wait_a_moment_for_the_ones_before_them(lite: Any, make: Any) -> None:

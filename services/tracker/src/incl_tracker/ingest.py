@@ -455,7 +455,7 @@ def _lines(work: _Work, batch: LogBatch) -> list[store_lines.Row]:
         if place.row is None or not place.row.takes(key, first):
             place.row = store_lines.Row(place.id, place.lines, key, first, [])
             rows.append(place.row)
-        place.row.lines += lines
+        place.row.add(lines)
         place.lines += len(lines)
         place.said += [(key.attempt, key.rank, line) for line in lines]
     return rows

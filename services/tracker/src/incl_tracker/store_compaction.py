@@ -13,7 +13,7 @@ from incl_tracker import tables as t
 from incl_tracker.domain import compaction
 from incl_tracker.domain.chunking import chunk
 from incl_tracker.domain.compaction import Batch, Piece
-from incl_tracker.domain.loglines import pack, unpack
+from incl_tracker.domain.loglines import HEAD_BYTES, pack, size_of_blob, unpack
 from incl_tracker.domain.samples import decode
 from incl_tracker.domain.visible import mask_of
 
@@ -114,7 +114,7 @@ def _lines(connection: sa.Connection, work: Work) -> int | None:
             _l.rank,
             _l.writer,
             _l.first,
-            sa.func.length(_l.lines).label("size"),
+            sa.func.substr(_l.lines, 1, HEAD_BYTES).label("head"),
         )
         .where(_l.experiment == work.experiment, _l.start > work.line, _l.lines.is_not(None))
         .order_by(_l.start)
@@ -123,7 +123,7 @@ def _lines(connection: sa.Connection, work: Work) -> int | None:
     rows = connection.execute(query).all()
     if len(rows) < 2:
         return None
-    batches = [Batch(r.start, r.number, (r.attempt, r.rank, r.writer), r.first, r.size) for r in rows]
+    batches = [Batch(r.start, r.number, (r.attempt, r.rank, r.writer), r.first, size_of_blob(r.head)) for r in rows]
     for run in compaction.runs(batches):
         _merge_lines(connection, work.experiment, run)
         return run[0].start

@@ -14,7 +14,8 @@ from incl_tracker.domain.loglines import pack
 from incl_tracker.memory import WriterKey
 from incl_tracker.statements import Insert
 
-MOST_LINES = 4_000
+MOST_LINES, MOST_CHARACTERS = 4_000, 1 << 20
+"""A row that has so many is not gone on with: who reads one of its lines unpacks all."""
 _INSERT = Insert(
     t.log_batches, "experiment", "start", "count", "attempt", "rank", "writer", "first", "first_time", "last_time",
     "lines",
@@ -23,17 +24,25 @@ _INSERT = Insert(
 
 @dataclass(slots=True)
 class Row:
-    """Lines of one writer that follow one another. start: the lines that the experiment has before them."""
+    """Lines of one writer that follow one another. start: the lines that the experiment has before them.
+    characters: of all lines."""
 
     experiment: str
     start: int
     key: WriterKey
     first: int
     lines: list[Line]
+    characters: int = 0
+
+    def add(self, lines: Sequence[Line]) -> None:
+        """Lines that follow."""
+        self.lines += lines
+        self.characters += sum(len(line.text) for line in lines)
 
     def takes(self, key: WriterKey, first: int) -> bool:
         """Whether lines of this writer go on here."""
-        return self.key == key and self.first + len(self.lines) == first and len(self.lines) < MOST_LINES
+        follows = self.key == key and self.first + len(self.lines) == first
+        return follows and len(self.lines) < MOST_LINES and self.characters < MOST_CHARACTERS
 
 
 def add(connection: sa.Connection, rows: Sequence[Row]) -> None:

@@ -17,8 +17,8 @@ SMALL, BIG = 4_096, 65_536
 """Points: a chunk of fewer is small; no merged chunk has more."""
 PATIENCE, AT_ONCE = 16, 12
 """So many small chunks of a running series are merged by the dozen, the smallest first."""
-LINES, LINE_BYTES = 4_000, 400_000
-"""The most lines, and compressed bytes, of merged batches."""
+LINES, LINE_BYTES = 4_000, 1 << 20
+"""The most lines, and bytes (not compressed: who reads one of the lines unpacks all), of merged batches."""
 
 Size = tuple[int, int]
 """(number of a chunk, its points)."""
@@ -72,7 +72,7 @@ def merged(pieces: Sequence[Piece]) -> Piece:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A row of lines without its text: where it lies, whose it is, how big it is."""
+    """A row of lines without its text: where it lies, whose it is, how many bytes it is when unpacked."""
 
     start: int
     count: int

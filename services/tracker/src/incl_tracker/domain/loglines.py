@@ -12,6 +12,8 @@ from incl_shared.queries.tracker import LogLine
 from incl_shared.telemetry.wire import Line
 
 PART = 1
+HEAD_BYTES = 18
+"""Of a blob: what tells how big it is."""
 STREAMS: tuple[Literal["out", "err", "sys"], ...] = ("out", "err", "sys")
 _decoder = msgspec.msgpack.Decoder(list[Line])
 _encoder = msgspec.msgpack.Encoder()
@@ -30,6 +32,11 @@ def unpack(blob: bytes) -> list[Line]:
 def decompressed(blob: bytes) -> bytes:
     """The bytes of a blob: msgpack, with the texts in it as they are."""
     return zstandard.ZstdDecompressor().decompress(blob)
+
+
+def size_of_blob(head: bytes) -> int:
+    """How many bytes a blob is when unpacked, by its first HEAD_BYTES."""
+    return max(0, zstandard.frame_content_size(head))
 
 
 def read_lines(plain: bytes) -> list[Line]:
