@@ -18,7 +18,7 @@ from incl_shared.errors import NotFoundError
 from incl_shared.events import ExperimentFinished, ExperimentQueued, RestoreRequested
 from incl_shared.ids import new_id
 from incl_shared.queries.registry import CommitArtifacts, DownloadGrant, UploadGrant
-from incl_shared.queries.tracker import GetChart, GetExperiment, GetLogs, GetPoints
+from incl_shared.queries.tracker import GetChart, GetExperiment, GetLogs, GetPoints, ListMetrics
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import EndReason, ExperimentState
 from incl_shared.subjects import Asker
@@ -175,6 +175,33 @@ async def test_to_the_archive_and_back(both: Both) -> None:
     while await both.archivist.look():
         pass
     assert (await both.answers.experiment(ANN, GetExperiment(ref=experiment))).archived is not None
+    assert not await both.archivist.fetch(), "asked back once, not for ever"
+
+
+async def test_steps_that_were_run_again_meanwhile_are_hidden_when_it_comes_back(both: Both) -> None:
+    experiment, never = await old(both), await old(both)
+    assert await both.archivist.archive("default", experiment)
+    for one in (experiment, never):
+        place = subjects.metrics("default", one, 2, 0)
+        records = [(s, s + 0.5, {"loss": 7.0, "acc": 0.0}) for s in range(4_000, POINTS)]
+        batch = encode(batch_of("w", 1, records))
+        await both.deliver(lambda tx, d: both.handlers.metric_batches(tx, [d]), place, batch)
+    request = subjects.request("default", "ann", "restore", experiment)
+    asked = RestoreRequested(experiment=experiment).model_dump_json().encode()
+    await both.deliver(both.handlers.request, request, asked, "RestoreRequested.v1")
+    assert await both.archivist.fetch()
+
+    async def answers(of: str) -> list[Any]:
+        charts = [GetChart(experiments=(of,), pixels=pixels) for pixels in (100, 2_000)]
+        said = [*await both.seen(of), *[await both.answers.chart(ANN, chart) for chart in charts]]
+        said.append(await both.answers.metrics(ANN, ListMetrics(experiment=of)))
+        return [one.model_dump_json().replace(of, "") for one in said]
+
+    assert await answers(experiment) == await answers(never)
+    assert await both.archivist.archive("default", experiment)
+    await both.deliver(both.handlers.request, request, asked, "RestoreRequested.v1")
+    assert await both.archivist.fetch()
+    assert await answers(experiment) == await answers(never)
 
 
 async def test_what_came_meanwhile_is_not_lost(both: Both) -> None:

@@ -1,4 +1,7 @@
-"""Whatever history telemetry comes by, every point and line is stored once, bit for bit, as a plain list has it."""
+"""Whatever history telemetry comes by, every point and line is stored once, bit for bit, as a plain list has it.
+
+Also when points and lines went to the archive and came back, at any moment of it.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,9 @@ from incl_shared.db import Transaction
 from incl_shared.ids import new_id
 from incl_shared.queries.tracker import SYSTEM_PREFIX
 from incl_shared.subjects import Origin
-from incl_tracker import store_compaction, store_pieces, store_tails
+from incl_tracker import store_compaction, store_pieces, store_restoring, store_retention, store_tails
 from incl_tracker import tables as t
+from incl_tracker.domain.chunking import levels
 from incl_tracker.domain.loglines import unpack
 from incl_tracker.handlers import Handlers
 from incl_tracker.store_pieces import GREATEST, LEAST
@@ -36,6 +40,7 @@ METRICS = ("a", "b", f"{SYSTEM_PREFIX}c")
 STEPS = st.one_of(st.integers(0, 8), st.sampled_from([LEAST, GREATEST, -1]))
 TIMES = st.one_of(st.integers(0, 4).map(float), st.sampled_from([math.nan, math.inf, -math.inf, -0.0, 1e300]))
 VALUES = st.one_of(st.integers(-5, 5).map(float), st.sampled_from([math.nan, math.inf, -math.inf, -0.0, 5e-324, 0.1]))
+KINDS = ("fold", "compact", "restart", "archive", "back")
 Point = tuple[str, int, int, str, int, bytes, bytes]
 """(metric, rank, attempt, writer, step, time and value as bytes)."""
 SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -54,7 +59,10 @@ class Log:
 
 @dataclass
 class Act:
-    """deliver: several batches (index of the log, stream, first, count) at once; aborted: it is undone, comes again."""
+    """deliver: several batches (index of the log, stream, first, count) at once; aborted: it is undone, comes again.
+
+    archive: points and lines go there, unless they are there; back: a part of them comes back.
+    """
 
     kind: str
     batches: list[tuple[int, str, int, int]] = field(default_factory=list)
@@ -85,7 +93,25 @@ def histories(draw: st.DrawFn) -> tuple[list[Log], list[Act]]:
         size = draw(st.integers(1, 6))
         acts.append(Act("deliver", cuts[:size], draw(st.integers(0, 4)) == 0))
         cuts = cuts[size:]
-        acts += [Act(kind) for kind in draw(st.lists(st.sampled_from(["fold", "compact", "restart"]), max_size=1))]
+        acts += [Act(kind) for kind in draw(st.lists(st.sampled_from(KINDS), max_size=1))]
+    return logs, acts
+
+
+@st.composite
+def returns(draw: st.DrawFn) -> tuple[list[Log], list[Act]]:
+    """Attempts that run the same steps again, while points lie in the archive, come back, and go there again."""
+    records = st.tuples(st.integers(0, 5), TIMES, st.dictionaries(st.sampled_from(METRICS[:2]), VALUES, min_size=1))
+    logs = [Log(n, 0, "u", draw(st.lists(records, min_size=2, max_size=8)), draw(st.integers(0, 3))) for n in (1, 2, 3)]
+    cuts = [
+        (index, stream, first, min(4, count - first + 1))
+        for index, log in enumerate(logs)
+        for stream, count in (("metrics", len(log.records)), ("logs", log.lines))
+        for first in range(1, count + 1, 4)
+    ]
+    acts = []
+    kinds = ("fold", "fold", "fold", "archive", "archive", "back", "back", "compact", "restart")
+    for cut in draw(st.permutations(cuts)):
+        acts += [Act("deliver", [cut]), *map(Act, draw(st.lists(st.sampled_from(kinds), max_size=3)))]
     return logs, acts
 
 
@@ -101,6 +127,8 @@ class Tracker:
         self.experiment = experiment
         self.logs = logs
         self.sequence = 0
+        self.place: dict[str, Any] | None = None
+        self.frames: list[list[Any]] = []
         self.restart()
 
     def restart(self) -> None:
@@ -114,8 +142,41 @@ class Tracker:
             await self.bench.database.write(lambda tx: compact(tx.connection, self.experiment))
         elif act.kind == "restart":
             self.restart()
+        elif act.kind == "archive":
+            await self.archive()
+        elif act.kind == "back":
+            await self.bring_back()
         else:
             await self.deliver(act, make)
+
+    async def archive(self) -> None:
+        database, experiment = self.bench.database, self.experiment
+        seen = await self.bench.read(lambda c: store_retention.mark(c, experiment))
+        if seen is not None:
+            chunks = await self.bench.read(lambda c: list(store_retention.chunk_frames(c, experiment)))
+            self.frames = chunks + await self.bench.read(lambda c: list(store_retention.line_frames(c, experiment)))
+            assert await database.write(lambda tx: store_retention.let_go(tx.connection, experiment, seen, {}, 1.0))
+            await database.write(lambda tx: store_retention.ask_back(tx.connection, experiment, 2.0))
+            place = await self.bench.read(lambda c: store_retention.asked_back(c, 2.0))
+            assert place is not None
+            self.place = place[2]
+
+    async def bring_back(self) -> bool:
+        """Some frames; after the last ones the extremes. False: all is here."""
+        database, experiment, place = self.bench.database, self.experiment, self.place
+        if place is None:
+            return False
+        some, self.frames = self.frames[:3], self.frames[3:]
+        assert await database.write(lambda tx: store_restoring.put_back(tx.connection, experiment, place, some))
+        if not self.frames:
+            after: str | None = ""
+            while after is not None:
+                after = await database.write(
+                    lambda tx, a=after: store_restoring.count_anew(tx.connection, experiment, place, a, 1)
+                )
+            await database.write(lambda tx: store_restoring.set_back(tx.connection, experiment, place, 3.0))
+            self.place = None
+        return True
 
     async def deliver(self, act: Act, make: Any) -> None:
         for stream in ("metrics", "logs"):
@@ -192,6 +253,8 @@ def stored(connection: sa.Connection, experiment: str, *, visible: bool) -> Coun
             order = list(zip(samples.steps.tolist(), samples.times.tolist(), strict=True))
             assert all(a[0] <= b[0] for a, b in pairwise(order))
             assert (head.first_step, head.last_step) == (order[0][0], order[-1][0])
+            stored_levels = [store_pieces.levels(connection, [head], coarse=coarse)[0][1] for coarse in (True, False)]
+            assert tuple(stored_levels) == levels(samples, mask)
             parts.append((head.attempt, head.writer, pieces.visible(head, samples, mask) if visible else samples))
         for attempt, writer, samples in parts:
             for step, time, value in zip(samples.steps, samples.times, samples.values, strict=True):
@@ -267,10 +330,14 @@ async def play(bench: Any, make: Any, history: tuple[list[Log], list[Act]]) -> N
     tracker = Tracker(bench, experiment, logs)
     for act in acts:
         await tracker.do(act, make)
+    while await tracker.bring_back():
+        pass
     await check(bench, experiment, logs)
     tracker.restart()
     for act in acts:
         await tracker.do(act, make)
+    while await tracker.bring_back():
+        pass
     await asyncio.sleep(0)
     await check(bench, experiment, logs)
     for log in logs:
@@ -287,8 +354,25 @@ async def test_every_history_stores_each_record_once(lite: Any, make: Any, histo
     await play(lite, make, history)
 
 
-@given(history=histories())
-@settings(max_examples=8, deadline=None, suppress_health_check=SLOW)
+@given(history=returns())
+@settings(max_examples=100, deadline=None, suppress_health_check=SLOW)
+async def test_what_comes_back_from_the_archive_is_as_if_it_had_never_gone(lite: Any, make: Any, history: Any) -> None:
+    await play(lite, make, history)
+
+
+async def test_steps_run_again_while_earlier_points_lay_in_the_archive(bench: Any, make: Any) -> None:
+    """Attempt 2 runs the steps of both extremes again, then goes on when attempt 1 is back: all in one process."""
+    one = Log(1, 0, "u", [(step, 1.0, {"a": value}) for step, value in enumerate((0.0, -9.0, 1.0, 9.0))], 2)
+    two = Log(2, 0, "u", [(1, 2.0, {"a": 0.5}), (3, 2.0, {"a": 0.25}), (9, 2.0, {"a": 0.75})], 1)
+    first = Act("deliver", [(0, "metrics", 1, 4), (0, "logs", 1, 2)])
+    gone_on = Act("deliver", [(1, "metrics", 3, 1), (1, "logs", 1, 1)])
+    again = [Act("deliver", [(1, "metrics", number, 1)]) for number in (1, 2)]
+    fold, archive, back = Act("fold"), Act("archive"), Act("back")
+    await play(bench, make, ([one, two], [first, fold, archive, again[0], fold, again[1], back, gone_on]))
+
+
+@given(history=st.one_of(histories(), returns()))
+@settings(max_examples=16, deadline=None, suppress_health_check=SLOW)
 @pytest.mark.postgres
 async def test_postgres_holds_the_same(bench: Any, make: Any, history: Any) -> None:
     await play(bench, make, history)

@@ -32,8 +32,8 @@ from incl_shared.queries.tracker import (
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import EndReason, ExperimentState
 from incl_shared.subjects import Origin
+from incl_tracker import store_restoring, store_retention, store_tails, trash
 from incl_tracker import tables as t
-from incl_tracker import trash
 
 DAY = 86_400.0
 
@@ -165,6 +165,32 @@ async def test_what_comes_late_is_not_kept(bench: Any, make: Any) -> None:
     await bench.database.write(trash.purge_due)
     query = sa.select(sa.func.count()).select_from(t.experiments)
     assert await bench.read(lambda connection: connection.execute(query).scalar_one()) == 0
+
+
+async def test_what_is_purged_while_it_comes_back_from_the_archive_stays_purged(bench: Any, make: Any) -> None:
+    experiment = await ended(bench, make)
+    await bench.database.write(lambda tx: store_tails.fold(tx.connection, experiment))
+    frames = await bench.read(lambda connection: list(store_retention.chunk_frames(connection, experiment)))
+    seen = await bench.read(lambda connection: store_retention.mark(connection, experiment))
+    assert await bench.database.write(
+        lambda tx: store_retention.let_go(tx.connection, experiment, seen, {"path": "x"}, tx.clock.now())
+    )
+    await bench.event(RestoreRequested(experiment=experiment))
+    _, _, place = await bench.read(lambda connection: store_retention.asked_back(connection, bench.clock.now()))
+
+    def back(tx: Any) -> bool:
+        return store_restoring.put_back(tx.connection, experiment, place, frames[:3])
+
+    assert await bench.database.write(back)
+    await bench.event(TrashRequested(experiment=experiment, purge=True))
+    assert not await bench.database.write(back)
+    assert (
+        await bench.database.write(lambda tx: store_restoring.count_anew(tx.connection, experiment, place, "")) is None
+    )
+    await bench.database.write(lambda tx: store_restoring.set_back(tx.connection, experiment, place, 9.0))
+    await sweep_all(bench)
+    assert not await rows_left(bench, experiment)
+    assert await bench.read(lambda connection: store_retention.asked_back(connection, 1e18)) is None
 
 
 async def test_only_its_owner_and_only_what_has_ended(bench: Any, make: Any) -> None:

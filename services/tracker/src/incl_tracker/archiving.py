@@ -20,7 +20,7 @@ from incl_shared.errors import InclError
 from incl_shared.events import ExperimentTrashed
 from incl_shared.queries.base import AnswerT, Query
 from incl_shared.queries.registry import CommitArtifacts, DownloadGrant, Entry, Grant, UploadGrant
-from incl_tracker import counters, store_retention, store_trash
+from incl_tracker import counters, store_restoring, store_retention, store_trash
 from incl_tracker.domain import archive
 from incl_tracker.domain.retention import Rule
 from incl_tracker.store_retention import Aged
@@ -35,7 +35,7 @@ KIND = "archive"
 USER = Role.TRACKER.value
 PAGE = 200
 RETRY_S = 300.0
-_FRAMES_BYTES = 16 << 20
+_FRAMES, _FRAMES_BYTES = 1_000, 4 << 20
 
 
 class Ask(Protocol):
@@ -126,10 +126,18 @@ class Archivist:
             for _ in archive.read(path, experiment):
                 pass  # whole and sound, before anything is written
             for frames in _portions(archive.read(path, experiment)):
-                await self._database.write(
-                    lambda tx, frames=frames: store_retention.put_back(tx.connection, experiment, frames)  # type: ignore[misc]
-                )
-        await self._database.write(lambda tx: store_retention.set_back(tx.connection, experiment))
+                if not await self._database.write(
+                    lambda tx, frames=frames: store_restoring.put_back(tx.connection, experiment, place, frames)  # type: ignore[misc]
+                ):
+                    return
+        after: str | None = ""
+        while after is not None:
+            after = await self._database.write(
+                lambda tx, after=after: store_restoring.count_anew(tx.connection, experiment, place, after)  # type: ignore[misc]
+            )
+        await self._database.write(
+            lambda tx: store_restoring.set_back(tx.connection, experiment, place, tx.clock.now())
+        )
 
 
 def _write(connection: sa.Connection, path: Path, experiment: str) -> None:
@@ -148,13 +156,13 @@ def _get(grant: Grant, sha256: str, path: Path) -> None:
 
 
 def _portions(frames: Iterator[list[Any]]) -> Iterator[list[list[Any]]]:
-    """As many frames together as make about 16 MB."""
+    """As many frames together as make about 4 MB, or 1,000: few enough that nobody waits long for them."""
     portion: list[list[Any]] = []
     size = 0
     for frame in frames:
         portion.append(frame)
         size += sum(len(part) for part in frame if isinstance(part, bytes))
-        if size > _FRAMES_BYTES:
+        if size > _FRAMES_BYTES or len(portion) >= _FRAMES:
             yield portion
             portion, size = [], 0
     if portion:

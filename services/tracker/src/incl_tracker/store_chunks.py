@@ -1,23 +1,21 @@
-"""Series and their chunks: ids, new chunks, and which points of them later attempts hide."""
+"""Series and their chunks: ids, and new chunks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 
 from incl_tracker import tables as t
-from incl_tracker.domain.chunking import TARGET, Chunk, chunk, levels, packed, pieces
-from incl_tracker.domain.samples import Mask, Samples, Steps, decode
+from incl_tracker.domain.chunking import TARGET, Chunk, chunk, pieces
 from incl_tracker.domain.tails import Rows
-from incl_tracker.domain.visible import among, mask_of
 from incl_tracker.memory import Known, Writer
 from incl_tracker.statements import Insert, Update, run
+from incl_tracker.store_hiding import Others
 
-_s, _c, _b = t.series.c, t.chunks.c, t.chunk_blobs.c
+_s = t.series.c
 _NEW_SERIES = Insert(
     t.series, "experiment", "metric", "rank", "attempt", "writer", "points", "chunks", "small", keep=True
 )
@@ -32,25 +30,6 @@ _BY_ID = sa.select(_s.metric, _s.id, _s.chunks).where(_s.id.in_(sa.bindparam("ke
 _CHUNK = Insert(t.chunks, "series", "number", "count", *Chunk._fields[1:7])
 _BLOBS = Insert(t.chunk_blobs, "series", "number", *Chunk._fields[7:])
 _GROWN = Update(t.series, '"points" = "points" + ?, "chunks" = ?, "small" = "small" + ?', "id")
-_HIDE_HEAD = Update(t.chunks, '"hidden" = ?, "coarse" = ?', "series", "number")
-_HIDE_BLOBS = Update(t.chunk_blobs, '"fine" = ?, "mask" = ?', "series", "number")
-_OTHERS = (
-    sa.select(_s.metric, _s.id, _s.attempt)
-    .where(
-        _s.experiment == sa.bindparam("experiment"),
-        _s.rank == sa.bindparam("rank"),
-        _s.attempt != sa.bindparam("attempt"),
-        _s.metric.in_(sa.bindparam("names", expanding=True)),
-    )
-    .order_by(_s.id)
-    .with_for_update()
-)
-_TOUCHING = sa.select(_c.number, _c.count.label("points")).where(
-    _c.series == sa.bindparam("key"),
-    _c.last_step >= sa.bindparam("low", type_=sa.BigInteger),
-    _c.first_step <= sa.bindparam("high", type_=sa.BigInteger),
-)
-_ONE = sa.select(_b.mask, _b.data).where(_b.series == sa.bindparam("key"), _b.number == sa.bindparam("place"))
 _AT_ONCE = 500
 
 
@@ -92,10 +71,10 @@ class NewChunks:
 
     def add(self, experiment: str, known: Known, writer: Writer, rows: Rows) -> int:
         """Make chunks of records of a writer. Returns how many of them are small."""
-        others = _Others.none()
+        others = Others.none()
         if known.attempts is not None and known.attempts - {writer.key.attempt}:
             self.write()
-            others = _Others.of(self.connection, experiment, writer, rows.series.tolist())
+            others = Others.of(self.connection, experiment, writer, rows.series.tolist())
         small = 0
         for piece in pieces(rows):
             is_small = len(piece) < TARGET
@@ -116,66 +95,6 @@ class NewChunks:
         _BLOBS.run(self.connection, self._blobs)
         _GROWN.run(self.connection, self._grown)
         self._heads, self._blobs, self._grown = [], [], []
-
-
-@dataclass(slots=True)
-class _Others:
-    """The series of other attempts that have the same metric and rank: by one's own series, (id, attempt) of each."""
-
-    attempt: int
-    by_series: dict[int, list[tuple[int, int]]]
-
-    @classmethod
-    def none(cls) -> _Others:
-        return cls(0, {})
-
-    @classmethod
-    def of(cls, connection: sa.Connection, experiment: str, writer: Writer, series: Sequence[int]) -> _Others:
-        wanted = set(series)
-        names = {name: key for name, key in writer.series.items() if key in wanted}
-        found: dict[int, list[tuple[int, int]]] = {}
-        bound = {"experiment": experiment, "rank": writer.key.rank, "attempt": writer.key.attempt}
-        every = list(names)
-        for begin in range(0, len(every), _AT_ONCE):
-            for name, key, attempt in connection.execute(_OTHERS, bound | {"names": every[begin : begin + _AT_ONCE]}):
-                found.setdefault(names[name], []).append((key, attempt))
-        return cls(writer.key.attempt, found)
-
-    def hidden(self, connection: sa.Connection, series: int, steps: Steps) -> Mask | None:
-        """Which of one's own points a later attempt has logged again."""
-        mask: Mask | None = None
-        for key, attempt in self.by_series.get(series, ()):
-            if attempt > self.attempt:
-                for _, _, theirs in _touching(connection, key, steps):
-                    again = among(steps, theirs.steps)
-                    mask = again if mask is None else mask | again
-        return mask
-
-    def hide(self, connection: sa.Connection, series: int, steps: Steps) -> None:
-        """Hide the points of earlier attempts that have these steps."""
-        for key, attempt in self.by_series.get(series, ()):
-            if attempt < self.attempt:
-                for number, before, theirs in _touching(connection, key, steps):
-                    mask = among(theirs.steps, steps) if before is None else before | among(theirs.steps, steps)
-                    if before is None or not np.array_equal(mask, before):
-                        _set_mask(connection, key, number, theirs, mask)
-
-
-def _touching(connection: sa.Connection, series: int, steps: Steps) -> Iterator[tuple[int, Mask | None, Samples]]:
-    """(number, which are hidden, points) of the chunks that touch these steps; not of those that are archived."""
-    bound = {"key": series, "low": int(steps.min()), "high": int(steps.max())}
-    for number, count in connection.execute(_TOUCHING, bound).all():
-        mask, data = connection.execute(_ONE, {"key": series, "place": number}).one()
-        if data is not None:
-            yield number, mask_of(mask, count), decode(data)
-
-
-def _set_mask(connection: sa.Connection, series: int, number: int, samples: Samples, mask: Mask) -> None:
-    hidden = int(mask.sum())
-    if hidden:
-        coarse, fine = levels(samples, mask)
-        _HIDE_HEAD.run(connection, [(hidden, coarse, series, number)])
-        _HIDE_BLOBS.run(connection, [(fine, packed(mask), series, number)])
 
 
 def insert(connection: sa.Connection, series: int, number: int, made: Chunk) -> None:

@@ -1,8 +1,9 @@
-"""Rows of experiments that go to the archive, and back."""
+"""Rows of experiments that go to the archive, and what is due or asked back; `store_restoring` puts them back."""
 
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,10 +32,11 @@ class Mark:
     """What an experiment had when its archive was begun; should anything have come since, it is made anew.
 
     rows: of its chunks, tails and lines. Points and lines stay as many as they are when rows are made one, but the
-    archive has the rows as they were.
+    archive has the rows as they were. stamp: another one whenever anything was stored.
     """
 
     epoch: int
+    stamp: int
     points: int
     lines: int
     rows: tuple[int, int, int]
@@ -68,7 +70,9 @@ def aged(
 
 def mark(connection: sa.Connection, experiment: str) -> Mark | None:
     """Its mark now; none when there is nothing to archive."""
-    query = sa.select(_e.epoch, _e.points, _e.lines, _e.archived, _e.trashed, _e.purged).where(_e.id == experiment)
+    query = sa.select(
+        _e.epoch, _e.stamp, _e.points, _e.lines, _e.archived, _e.trashed, _e.purged
+    ).where(_e.id == experiment)  # fmt: skip
     row = connection.execute(query).one_or_none()
     if row is None or row.archived is not None or row.trashed is not None or row.purged is not None:
         return None
@@ -79,7 +83,7 @@ def mark(connection: sa.Connection, experiment: str) -> Mark | None:
         (t.log_batches, _l.experiment == experiment),
     )
     chunks, tails, lines = (_count(connection, table, where) for table, where in parts)
-    return Mark(row.epoch, row.points, row.lines, (chunks, tails, lines))
+    return Mark(row.epoch, row.stamp, row.points, row.lines, (chunks, tails, lines))
 
 
 def _count(connection: sa.Connection, table: sa.Table, where: sa.ColumnElement[bool]) -> int:
@@ -115,14 +119,24 @@ def line_frames(connection: sa.Connection, experiment: str) -> Iterator[list[Any
 
 
 def let_go(connection: sa.Connection, experiment: str, seen: Mark, place: dict[str, Any], now: float) -> bool:
-    """Points and lines lie in the archive: keep their summaries and levels alone. False: more came meanwhile."""
+    """Points and lines lie in the archive: keep their summaries and levels alone. False: more came meanwhile.
+
+    It goes with a new stamp, noted in its place, which tells when it comes back whether anything came in between.
+    """
     query = sa.select(_e.id).where(_e.id == experiment).with_for_update()
     if connection.execute(query).one_or_none() is None or mark(connection, experiment) != seen:
         return False
     mine = sa.select(_s.id).where(_s.experiment == experiment)
     connection.execute(sa.update(t.chunk_blobs).where(_b.series.in_(mine)).values(data=None))
     connection.execute(sa.update(t.log_batches).where(_l.experiment == experiment).values(lines=None))
-    values = {"archived": now, "archive": json.dumps(place), "revision": _e.revision + 1}
+    stamp = secrets.randbits(62)
+    values = {
+        "archived": now,
+        "archive": json.dumps(place | {"stamp": stamp}),
+        "restore_at": None,
+        "stamp": stamp,
+        "revision": _e.revision + 1,
+    }
     connection.execute(sa.update(t.experiments).where(_e.id == experiment).values(values))
     return True
 
@@ -137,24 +151,6 @@ def asked_back(connection: sa.Connection, now: float) -> tuple[str, str, dict[st
     query = sa.select(_e.id, _e.project, _e.archive).where(_e.restore_at <= now, _e.archived.is_not(None))
     row = connection.execute(query.order_by(_e.restore_at).limit(1)).one_or_none()
     return None if row is None else (row.id, row.project, json.loads(row.archive))
-
-
-def put_back(connection: sa.Connection, experiment: str, frames: Sequence[list[Any]]) -> None:
-    """Give rows their points and lines again; those that have theirs are left alone."""
-    chunks = [{"of": f[1], "at": f[2], "blob": f[3]} for f in frames if f[0] == "chunk"]
-    lines = [{"at": f[1], "blob": f[6]} for f in frames if f[0] == "lines"]
-    if chunks:
-        where = (_b.series == sa.bindparam("of"), _b.number == sa.bindparam("at"), _b.data.is_(None))
-        connection.execute(sa.update(t.chunk_blobs).where(*where).values(data=sa.bindparam("blob")), chunks)
-    if lines:
-        here = (_l.experiment == experiment, _l.start == sa.bindparam("at"), _l.lines.is_(None))
-        connection.execute(sa.update(t.log_batches).where(*here).values(lines=sa.bindparam("blob")), lines)
-
-
-def set_back(connection: sa.Connection, experiment: str) -> None:
-    """All of it is here again."""
-    values = {"archived": None, "archive": None, "revision": _e.revision + 1}
-    connection.execute(sa.update(t.experiments).where(_e.id == experiment).values(values))
 
 
 def put_off(connection: sa.Connection, experiment: str, until: float) -> None:
