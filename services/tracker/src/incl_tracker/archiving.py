@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from incl_shared.archive.frames import BadFrames
 from incl_shared.artifacts import ArtifactClient
 from incl_shared.auth.names import Role
 from incl_shared.errors import InclError
@@ -68,7 +69,7 @@ class Archivist:
         experiment, project, place = found
         try:
             await self._bring_back(experiment, project, place)
-        except (InclError, archive.BadArchive) as error:
+        except (InclError, BadFrames) as error:
             _log.error("experiment %s cannot be brought back from the archive yet: %s", experiment, error)
             counters.UPKEEP_FAILED.labels("fetch").inc()
             await self._database.write(

@@ -128,8 +128,7 @@ def _metrics(connection: sa.Connection, experiment: str, series: Iterable[int]) 
     found: dict[int, str] = {}
     for begin in range(0, len(keys), _AT_ONCE):
         bound = {"experiment": experiment, "keys": keys[begin : begin + _AT_ONCE]}
-        for key, metric in connection.execute(_METRICS, bound):
-            found[key] = metric
+        found.update({row.id: row.metric for row in connection.execute(_METRICS, bound)})
     return found
 
 
