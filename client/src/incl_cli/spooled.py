@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from incl_shared.telemetry import SpooledFile, spooled_file
-from incl_shared.telemetry.spool import loads
+from incl_shared.telemetry.records import loads
 
 _KEPT_IN = "files"
 _MARKS = (b'{"k":"c"', b'{"k":"f"')

@@ -22,7 +22,7 @@ import pytest
 import incl
 from incl import _state
 from incl._warn import forget
-from incl_shared.telemetry.spool import Scalars, scalars
+from incl_shared.telemetry.records import Scalars, scalars
 from incl_shared.testing.telemetry import record_of
 
 

@@ -13,15 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from incl_shared.telemetry.batcher import build
+from incl_shared.telemetry.records import as_extra, drops, scalars
 from incl_shared.telemetry.spool import (
     READ_BYTES,
     Piece,
     Position,
     SpoolReader,
     after,
-    as_extra,
-    drops,
-    scalars,
     spooled_file,
     spooled_files,
 )
@@ -238,6 +236,35 @@ def test_what_a_writer_dropped_is_counted_once(tmp_path: Path) -> None:
     (tmp_path / "w.lost").unlink()
     (tmp_path / "w.lost").symlink_to("/etc/passwd")
     assert SpoolReader(tmp_path).untold("w", Position()) == 0
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        '{"k": "c", "t": 1.0, "file": FILE}',
+        ' {"t":1.0,"file":FILE,"k":"f"}',
+        '{\t"k"\t:\t"c"\t,"file":FILE}\r',
+        '{"\\u006b":"\\u0063","file":FILE}',
+        '{"k":"\\u0066","file":FILE}',
+        '{"k":"m","t":1.0,"s":3,"v{"k":"c","file":FILE}',
+    ],
+)
+def test_a_file_is_found_however_its_record_is_spelled(tmp_path: Path, spelled: str) -> None:
+    file = tmp_path / "m.pt"
+    file.write_bytes(b"x")
+    line = spelled.replace("FILE", json.dumps(str(file)))
+    other = '{"k":"m","t":1.0,"s":3,"v":{"c":1.0,"f":2.0}}\n'
+    (tmp_path / "w.jsonl").write_text(f"{other}{line}\n{other}" + line.replace('"file"', '"metrics"') + "\n")
+    assert [(found.sequence, found.path) for found in spooled_files(tmp_path)] == [(2, file)]
+
+
+@pytest.mark.parametrize(
+    "line", ['{"k": "d", "n": 4}', '{"n":4,"k":"d"}', '{"k":"\\u0064","n":4}', '{"k":"m","t":1{"k":"d","n":4}']
+)
+def test_dropped_records_are_counted_however_that_is_spelled(tmp_path: Path, line: str) -> None:
+    (tmp_path / "w.jsonl").write_text(f'{line}\n{{"k":"m","t":1,"s":1,"v":{{"d":1,"n":9}}}}\n')
+    _, position = read_all(SpoolReader(tmp_path), "w", Position())
+    assert (position.sequence, position.dropped) == (2, 4)
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from incl_shared.telemetry.spool import NO_RECORD, Piece, Step, as_extra, scalars
+from incl_shared.telemetry.records import NO_RECORD, Step, as_extra, scalars
+from incl_shared.telemetry.spool import Piece
 from incl_shared.telemetry.wire import BATCH_VERSION, MAX_NAMES, Extra, Group, LogBatch, MetricBatch
 
 MAX_PAYLOAD = 900_000

@@ -6,20 +6,17 @@ The reader keeps nothing that matters: whoever ships holds a Position for each w
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import resource
 import stat
-import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
-
-import msgspec
+from typing import Any, ClassVar
 
 from incl_shared.ids import TOKEN_PATTERN
+from incl_shared.telemetry.records import DROPS, FILES, INT64, MOST_DROPS, candidates, drops, loads
 
 READ_BYTES = 2 << 20
 """The most that is read at once; a line longer than this is no record."""
@@ -32,16 +29,8 @@ DIRECTORY_ENDING = ".incl-dir.tar.zst"
 """A checkpoint that is a directory is stored as one archive, under its name with this ending."""
 _HEAD = 128
 _TOKEN = re.compile(TOKEN_PATTERN)
-_INT64 = 2**63
-_BARE = re.compile(rb"NaN|Infinity")
-_START = b'{"k":"'
-_DROPS = b'{"k":"d"'
-_FILES = (b'{"k":"c"', b'{"k":"f"')
 _HELD_OF_ONE = 32
-_MOST_DROPS = 2**31 - 1
 _MOST_WORD = 2000
-NO_RECORD = (msgspec.DecodeError, UnicodeDecodeError, ValueError, OverflowError, RecursionError)
-"""What the decoders raise of lines that are none: nested without end, or with numbers without end, among others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +242,7 @@ def _length(path: Path) -> int:
         status = path.lstat()
     except OSError:
         return 0
-    return min(status.st_size, _MOST_DROPS) if stat.S_ISREG(status.st_mode) else 0
+    return min(status.st_size, MOST_DROPS) if stat.S_ISREG(status.st_mode) else 0
 
 
 class Held:
@@ -302,113 +291,8 @@ class Held:
 
 def after(position: Position, piece: Piece) -> Position:
     """The position after a piece."""
-    dropped = 0
-    if _DROPS in piece.data:
-        dropped = sum(drops(line) for line in piece.lines if line.startswith(_DROPS))
+    dropped = sum(drops(line) for _, line in candidates(piece, DROPS))
     return Position(piece.offset, position.sequence + piece.count, position.dropped + dropped)
-
-
-Step = Annotated[int, msgspec.Meta(ge=-_INT64, le=_INT64 - 1)]
-
-
-class Scalars(msgspec.Struct, tag_field="k", tag="m", gc=False):
-    """An 'm' record: its values by name (v), or names (n) and packed values (b)."""
-
-    t: float
-    s: Step
-    v: dict[str, float] | None = None
-    n: list[str] = []
-    b: bytes = b""
-
-    @property
-    def values(self) -> dict[str, float]:
-        """By name.
-
-        Raises:
-            ValueError: it has none, or names and values do not match.
-        """
-        if self.v is not None:
-            return self.v
-        names = set(self.n)
-        if not names or len(names) != len(self.n) or len(self.b) != 8 * len(self.n):
-            raise ValueError("no values")
-        return dict(zip(self.n, struct.unpack(f"<{len(self.n)}d", self.b), strict=True))
-
-
-_scalars = msgspec.json.Decoder(Scalars)
-
-
-def scalars(line: bytes) -> Scalars | None:
-    """The scalars of a line, their values by name (v); None when it has none."""
-    if line.startswith(b'{"k":"m"') and (found := _strict(line)) is not None:
-        return found
-    record = loads(line)
-    if record is None or record.get("k") != "m":
-        return None
-    try:
-        return _tolerant(record) if "v" in record else _strict(json.dumps(record).encode("ascii"))
-    except NO_RECORD:
-        return None
-
-
-def _strict(line: bytes) -> Scalars | None:
-    try:
-        record = _scalars.decode(line)
-        return Scalars(record.t, record.s, record.values) if record.v is None else record
-    except NO_RECORD:
-        return None
-
-
-def loads(line: bytes) -> dict[str, Any] | None:
-    """A record of any kind; None when the line is none. What stands after a torn line on the same line is found."""
-    for text in (line, *_glued(line)):
-        try:
-            record = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict) and isinstance(record.get("k"), str):
-            return record
-    return None
-
-
-def _glued(line: bytes) -> Iterator[bytes]:
-    start = line.rfind(_START)
-    if start > 0:
-        yield line[start:]
-
-
-def _tolerant(record: dict[str, Any]) -> Scalars | None:
-    step, values, now = record.get("s"), record.get("v"), record.get("t")
-    if type(step) is not int or not -_INT64 <= step < _INT64 or not isinstance(values, dict):
-        return None
-    if not isinstance(now, int | float):
-        return None
-    kept = {}
-    for name, value in values.items():
-        if isinstance(value, int | float):
-            try:
-                kept[name.encode("utf-8", "replace").decode()] = float(value)
-            except OverflowError:
-                continue
-    return Scalars(float(now), step, kept)
-
-
-def drops(line: bytes) -> int:
-    """How many records a 'd' line says were lost; 0 when it is none."""
-    record = loads(line)
-    count = record.get("n") if record is not None and record.get("k") == "d" else None
-    return min(count, _MOST_DROPS) if type(count) is int and count > 0 else 0
-
-
-def as_extra(line: bytes) -> bytes | None:
-    """The line of a record that is no scalar, valid JSON but for a bare NaN; None: no record."""
-    record = loads(line)
-    if record is None or record["k"] == "m":
-        return None
-    try:
-        return json.dumps(record, separators=(",", ":"), ensure_ascii=True).encode("ascii")
-    except NO_RECORD:
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,7 +321,7 @@ class SpooledFile:
     def step(self) -> int | None:
         """The step that its record says, if it says one that can be stored."""
         step = self.record.get("s")
-        return step if type(step) is int and -_INT64 <= step < _INT64 else None
+        return step if type(step) is int and -INT64 <= step < INT64 else None
 
 
 def _word(value: object, other: str) -> str:
@@ -455,11 +339,10 @@ def spooled_files(directory: Path) -> list[SpooledFile]:
         for writer in reader.writers():
             position = Position()
             while (piece := reader.read(writer, position, max_records=READ_BYTES)) is not None:
-                if any(kind in piece.data for kind in _FILES):
-                    for number, line in enumerate(piece.lines, piece.first):
-                        file = spooled_file(inside, writer, number, line)
-                        if file is not None:
-                            found.append(file)
+                for number, line in candidates(piece, FILES):
+                    file = spooled_file(inside, writer, number, line)
+                    if file is not None:
+                        found.append(file)
                 position = after(position, piece)
     finally:
         reader.close()
@@ -468,11 +351,11 @@ def spooled_files(directory: Path) -> list[SpooledFile]:
 
 def spooled_file(directory: Path, writer: str, sequence: int, line: bytes) -> SpooledFile | None:
     """The file that a line speaks of, when it lies in this (resolved) spool directory and is still there."""
-    if not line.startswith(_FILES):
-        return None
     record = loads(line)
-    name = record.get("file") if record is not None else None
-    if record is None or not isinstance(name, str) or "\x00" in name:
+    if record is None or record["k"] not in ("c", "f"):
+        return None
+    name = record.get("file")
+    if not isinstance(name, str) or "\x00" in name:
         return None
     path = Path(name)
     try:
