@@ -22,6 +22,7 @@ _WRITER = re.compile(r"^(?:p|r\d+-)(\d+)-[0-9a-f]+$")
 """The name that the SDK gives a writer: its rank if it has one, and its process."""
 FOREIGN_S = 900.0
 """A run of another machine is taken as ended when nothing was written to it for so long."""
+_LAST_MOMENT = 1e12
 UNSAID = "the process ended without a word (killed, or its machine went down)"
 
 
@@ -55,10 +56,10 @@ class RunDirectory:
             raise NotFoundError(
                 f"{path} is not the directory of a run", cause=error.strerror or "", hint="incl sync .incl"
             ) from error
-        except ValueError as error:
-            raise InvalidInput(f"{path / 'meta.json'} is damaged", cause=str(error)) from error
-        if not isinstance(meta, dict) or not is_id(str(meta.get("id"))) or not isinstance(meta.get("started"), float):
-            raise InvalidInput(f"{path / 'meta.json'} is damaged", cause="id and started are needed")
+        except (ValueError, RecursionError) as error:
+            raise damaged(path, str(error)) from error
+        if not isinstance(meta, dict) or not is_id(str(meta.get("id"))) or not _is_moment(meta.get("started")):
+            raise damaged(path, "id and started are needed")
         return RunDirectory(path, meta)
 
     @property
@@ -103,8 +104,9 @@ class RunDirectory:
         try:
             said = json.loads((self.path / "end.json").read_bytes())
             state = ExperimentState(said["state"])
-            end = End(state if state in FINAL_STATES else ExperimentState.FAILED, str(said["message"]), said["ended"])
-        except (OSError, ValueError, KeyError, TypeError):
+            ended = said["ended"] if _is_moment(said["ended"]) else self._last_sign()
+            end = End(state if state in FINAL_STATES else ExperimentState.FAILED, str(said["message"]), ended)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None if self.alive() else End(ExperimentState.FAILED, UNSAID, self._last_sign())
         return end
 
@@ -174,13 +176,27 @@ def _stat(pid: int) -> list[bytes]:
         return []
 
 
-def find_runs(paths: Iterable[Path]) -> list[RunDirectory]:
-    """The runs that paths name: a run's directory, a directory of runs, or one that has `runs` or `.incl/runs` in it.
+def damaged(path: Path, cause: str) -> InvalidInput:
+    """What a run's directory says of itself makes no sense."""
+    return InvalidInput(
+        f"{path / 'meta.json'} is damaged",
+        cause=cause,
+        hint="mend it (incl.init() writes id and started, a time), or move the run's directory away",
+    )
+
+
+def _is_moment(value: object) -> bool:
+    return isinstance(value, float) and 0 <= value < _LAST_MOMENT
+
+
+def run_paths(paths: Iterable[Path]) -> list[Path]:
+    """The directories of runs that paths name: a run's own, a directory of runs, or one that has `runs` or `.incl/runs`
+    in it.
 
     Raises:
         NotFoundError: there is none at one of them.
     """
-    found: dict[Path, RunDirectory] = {}
+    found: dict[Path, None] = {}
     for path in paths:
         if (path / "meta.json").exists():
             runs = [path]
@@ -189,6 +205,5 @@ def find_runs(paths: Iterable[Path]) -> list[RunDirectory]:
             runs = sorted(meta.parent for parent in parents for meta in parent.glob("*/meta.json"))
         if not runs:
             raise NotFoundError(f"there is no run in {path}", hint="incl sync DIRECTORY, such as .incl")
-        for run in runs:
-            found[run.resolve()] = RunDirectory.open(run.resolve())
-    return list(found.values())
+        found.update(dict.fromkeys(run.resolve() for run in runs))
+    return list(found)

@@ -17,7 +17,7 @@ from typing import Any
 
 from incl_cli.context import Context, load_context
 from incl_cli.provenance import git_state
-from incl_cli.rundir import End, RunDirectory, find_runs
+from incl_cli.rundir import End, RunDirectory, damaged, run_paths
 from incl_cli.ship_link import ATTEMPT, RANK, BusLink, Link
 from incl_cli.spooled import SpooledFiles
 from incl_shared import subjects
@@ -293,7 +293,11 @@ async def ship_so_far(
     Raises:
         InclError: it cannot be shipped; what is left stays on the disk.
     """
-    link = await begin(context, await asyncio.to_thread(started, run))
+    try:
+        event = await asyncio.to_thread(started, run)
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise damaged(run.path, str(error)[:300]) from error
+    link = await begin(context, event)
     try:
         shipper = RunShipper(run, link, context.project)
         return await shipper.ship(follow=follow), shipper.known
@@ -314,20 +318,22 @@ async def sync(
     """
     shipped: list[RunDirectory] = []
     failed: InclError | None = None
-    for run in find_runs(paths):
-        if run.shipped:
-            say(f"{run.id}: shipped already")
-            continue
+    for path in run_paths(paths):
         try:
+            run = RunDirectory.open(path)
+            if run.shipped:
+                say(f"{run.id}: shipped already")
+                continue
             with run.held():
                 end = await _ship(run, begin=begin, follow=False)
         except ConflictError as error:
-            say(f"{run.id}: {error.message}")
+            say(f"{path.name}: {error.message}")
             continue
-        except InclError as error:
-            say(f"{run.id}: {error.message}")
-            failed = failed or error
-            if isinstance(error, UnavailableError | DeniedError):
+        except (InclError, OSError) as error:
+            problem = error if isinstance(error, InclError) else _told(path, error)
+            say(f"{path.name}: {problem.message}")
+            failed = failed or problem
+            if isinstance(problem, UnavailableError | DeniedError):
                 break
             continue
         shipped.append(run)
@@ -335,6 +341,12 @@ async def sync(
     if failed is not None:
         raise failed
     return shipped
+
+
+def _told(path: Path, error: OSError) -> InclError:
+    if isinstance(error, TimeoutError | ConnectionError):
+        return UnavailableError("the platform does not answer", cause=str(error), hint="incl sync, once it does")
+    return InvalidInput(f"{path} cannot be read, or noted in", cause=str(error), hint="see that it is yours")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from incl_cli.context import Context, save_context
-from incl_cli.rundir import UNSAID, RunDirectory, find_runs
+from incl_cli.rundir import UNSAID, RunDirectory, run_paths
 from incl_cli.ship import follow, main, sync
 from incl_cli.ship_fake import Platform
 from incl_shared.errors import ConflictError, DeniedError, InvalidInput, NotFoundError, UnavailableError
@@ -187,18 +187,54 @@ async def test_a_run_that_goes_on_is_synced_so_far(here: Path) -> None:
     assert len(platform.ended) == 1
 
 
-async def test_one_damaged_run_does_not_hold_up_the_others(here: Path) -> None:
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("project", "no/project"),
+        ("started", "yesterday"),
+        ("started", float("inf")),
+        ("started", float("nan")),
+        ("name", ["x"]),
+        ("tags", 7),
+        ("config", {"a": {"b": {}}, "x" * 10_000: "y"}),
+        ("id", "../x"),
+        (None, b"{"),
+        (None, b"[" * 100_000),
+        (None, b"\xff"),
+    ],
+)
+async def test_one_damaged_run_does_not_hold_up_the_others(here: Path, field: str | None, value: object) -> None:
     script = "import incl\nincl.init()\nincl.log({'x': 1})"
     first, second = record(script, here), record(script, here)
-    (first.path / "meta.json").write_text("{")
-    with pytest.raises(InvalidInput, match="damaged"):
-        find_runs([here])
-    (first.path / "meta.json").write_text(json.dumps({**first.meta, "project": "no/project"}))
-    platform = Platform()
-    with pytest.raises(InvalidInput, match="project"):
+    changed = value if isinstance(value, bytes) else json.dumps({**first.meta, str(field): value}).encode()
+    (first.path / "meta.json").write_bytes(changed)
+    platform, said = Platform(), list[str]()
+    if field != "config":
+        with pytest.raises(InvalidInput) as caught:
+            await sync([here], begin=platform.begin, say=said.append)
+        assert caught.value.hint
+        assert any(line.startswith(first.path.name) for line in said)
+        assert not first.shipped
+    else:
         await sync([here], begin=platform.begin)
     assert second.shipped
-    assert not first.shipped
+
+
+async def test_a_damaged_end_ends_the_run_all_the_same(here: Path) -> None:
+    run = record("import incl\nincl.init()\nincl.log({'x': 1})", here)
+    for text in (
+        '{"state": "finished", "message": [1], "ended": "now"}',
+        '{"state": "finished", "message": "", "ended": 1e999}',
+    ):
+        (run.path / "end.json").write_text(text)
+        end = run.end()
+        assert end is not None
+        assert end.state == "finished"
+        assert end.ended < 1e10
+    (run.path / "end.json").write_text("[" * 100_000)
+    end = run.end()
+    assert end is not None
+    assert end.state == "failed"
 
 
 async def test_refusals_and_missing_runs_are_errors(here: Path) -> None:
@@ -209,7 +245,7 @@ async def test_refusals_and_missing_runs_are_errors(here: Path) -> None:
         await sync([here], begin=platform.begin)
     for place in (here / "nothing", here / ".incl" / "runs" / "x"):
         with pytest.raises(NotFoundError) as caught:
-            find_runs([place])
+            run_paths([place])
         assert caught.value.hint
     with pytest.raises(NotFoundError):
         RunDirectory.open(here)
