@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -197,6 +198,18 @@ def test_one_field() -> None:
 def test_what_is_not_one_field(text: str) -> None:
     with pytest.raises(InvalidInput, match="expected"):
         parse_field(text)
+
+
+def test_names_by_the_hundred_thousand_and_endless_ones_cost_little() -> None:
+    known = [f"layer{part}/block{place}/weight.norm" for part in range(100) for place in range(1000)]
+    known += ["x" * 250 + str(number) for number in range(100)]
+    started = time.process_time()
+    error = unknown_metric("layer7/block77/wieght.norm", known, "experiment x")
+    assert "'layer7/block77/weight.norm'" in error.hint
+    assert "and 100090 more" in error.cause
+    endless = unknown_metric("x" * 1_000_000, known, "experiment x")
+    assert len(str(endless)) < 1000
+    assert time.process_time() - started < 5, "it took a minute"
 
 
 def test_an_unknown_metric_names_the_nearest_first() -> None:
