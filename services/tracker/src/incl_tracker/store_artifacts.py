@@ -36,6 +36,14 @@ _BY_KEY = (_a.kind, _a.type, _a.key, _a.at, _a.head, _a.path_key, _a.attempt, _a
 _BY_PATH = (_a.head, _a.path_key, _a.kind, _a.attempt, _a.rank)
 
 
+def _at(table: sa.Table) -> list[sa.ColumnElement[bool]]:
+    return [column == sa.bindparam(f"at_{column.name}") for column in table.primary_key]
+
+
+_DROPPED = sa.select(t.dropped_artifacts.c.version).where(*_at(t.dropped_artifacts))
+_DROP = sa.delete(t.artifacts).where(*_at(t.artifacts), _a.version < sa.bindparam("before"))
+
+
 def set_artifact(connection: sa.Connection, event: ArtifactStored, version: int) -> None:
     """List a stored file, unless a later version is listed or took it off the list."""
     path, medium = clean(event.path), _clean(event.medium)
@@ -50,8 +58,8 @@ def set_artifact(connection: sa.Connection, event: ArtifactStored, version: int)
         "head": path[:_HEAD],
         "medium": medium.model_dump_json(exclude_defaults=True) if medium else None,
     }
-    place = [column == row[column.name] for column in t.dropped_artifacts.primary_key]
-    dropped = connection.execute(sa.select(t.dropped_artifacts.c.version).where(*place)).scalar()
+    place = {f"at_{column.name}": row[column.name] for column in t.dropped_artifacts.primary_key}
+    dropped = connection.execute(_DROPPED, place).scalar()
     if dropped is None or dropped < version:
         upsert(connection, t.artifacts, [row], where="version")
 
@@ -64,9 +72,8 @@ def drop_artifacts(connection: sa.Connection, event: ArtifactsDropped, version: 
     names = ("attempt", "rank", "kind", "path_key")
     places = [{"experiment": event.experiment, **dict(zip(names, row, strict=True))} for row in rows]
     upsert(connection, t.dropped_artifacts, [place | {"version": version} for place in places], where="version")
-    match = [column == sa.bindparam(f"place_{column.name}") for column in t.artifacts.primary_key]
-    values = [{f"place_{name}": value for name, value in place.items()} for place in places]
-    connection.execute(sa.delete(t.artifacts).where(*match, _a.version < version), values)
+    values = [{f"at_{name}": value for name, value in place.items()} for place in places]
+    connection.execute(_DROP, [value | {"before": version} for value in values])
 
 
 def short_list(connection: sa.Connection, experiment: str) -> tuple[list[ArtifactView], int]:

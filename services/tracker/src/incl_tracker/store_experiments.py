@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -50,12 +51,12 @@ _SHELL: dict[str, Any] = {
     "alerts": 0,
     "settlements": 0,
 }
+_FIND = sa.select(t.experiments).where(t.experiments.c.id == sa.bindparam("experiment")).with_for_update()
 
 
 def find(connection: sa.Connection, experiment: str) -> sa.RowMapping | None:
     """The row of an experiment, locked for this transaction."""
-    query = sa.select(t.experiments).where(t.experiments.c.id == experiment).with_for_update()
-    return connection.execute(query).mappings().one_or_none()
+    return connection.execute(_FIND, {"experiment": experiment}).mappings().one_or_none()
 
 
 def find_or_make(connection: sa.Connection, experiment: str, project: str, time: float) -> sa.RowMapping:
@@ -86,9 +87,16 @@ def evict(connection: sa.Connection, experiment: str) -> None:
 
 def update(connection: sa.Connection, experiment: str, values: Mapping[str, Any]) -> None:
     """Set columns, and count the revision up."""
-    query = sa.update(t.experiments).where(t.experiments.c.id == experiment)
-    connection.execute(query.values(revision=t.experiments.c.revision + 1, **values))
+    bound = {f"new_{name}": value for name, value in values.items()}
+    connection.execute(_update(tuple(values)), {"experiment": experiment, **bound})
     touch(connection, [experiment])
+
+
+@cache
+def _update(names: tuple[str, ...]) -> sa.Update:
+    values: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in names}
+    query = sa.update(t.experiments).where(t.experiments.c.id == sa.bindparam("experiment"))
+    return query.values(revision=t.experiments.c.revision + 1, **values)
 
 
 def count(connection: sa.Connection, experiment: str, **values: int) -> None:
