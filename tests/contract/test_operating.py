@@ -34,6 +34,7 @@ RUNBOOK = ROOT / "docs" / "runbooks" / "operating.md"
 FINDERS = (
     "client/src/incl_cli/stuck.py",
     "services/provisioner/src/incl_provisioner/stuck.py",
+    "services/tracker/src/incl_tracker/behind.py",
     "services/tracker/src/incl_tracker/stuck.py",
     "services/registry/src/incl_registry/app.py",
     "shared/src/incl_shared/bus/findings.py",
@@ -41,7 +42,7 @@ FINDERS = (
 )
 _NAME = re.compile(r"\bincl_[a-z0-9_]+")
 _KIND = re.compile(r"^[a-z]+\.[a-z-]+$")
-_OTHER = {"run.json", "grants.key", "incl.registry"}
+_OTHER = {"run.json", "grants.key", "incl.registry", "incl.tracker"}
 
 
 @pytest.fixture(scope="module")

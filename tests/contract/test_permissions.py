@@ -61,6 +61,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
         "_INBOX.gateway.gateway.x",
     },
     "tracker": {
+        "$JS.API.STREAM.INFO.EVENTS",
         "_INBOX.admin.admin.x",
         f"incl.event.default.settlement.{E1}", f"incl.event.default.alert.{E1}", f"incl.live.default.{E1}",
         f"incl.live.other.{E1}", f"incl.stored.default.{E1}.2.1", f"incl.stored.default.{E1}.2.0", "_R_.a.b",

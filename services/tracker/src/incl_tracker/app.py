@@ -16,6 +16,7 @@ from incl_shared.queries.stuck import TrackerStuck
 from incl_shared.queries.tracker import ExperimentView
 from incl_tracker import counters, history, store_views
 from incl_tracker.answers import Answers, Patience
+from incl_tracker.behind import Older
 from incl_tracker.chores import chores
 from incl_tracker.handlers import Handlers
 from incl_tracker.lapsing import Lapsing
@@ -71,7 +72,7 @@ class App:
         alone = [chore.by(sole) for chore in chores(sole.database, settings, self.live.changed, bus.ask, healthy)]
         warm = Chore("warm", Warmer(database, columns).step, settings.warm_check_s)
         self.upkeep = Upkeep([*alone, lapse, warm])
-        serve_stuck(bus, TrackerStuck, Stuck(database, clock, self.partitions, self.upkeep).find)
+        serve_stuck(bus, TrackerStuck, Stuck(database, clock, self.partitions, self.upkeep, Older(database, bus)).find)
         self.ops: OpsServer | None = None
 
     async def start(self) -> None:
@@ -117,5 +118,5 @@ def create_app(settings: TrackerSettings, *, clock: Clock | None = None) -> App:
     """Build the tracker; nothing runs yet."""
     clock = clock or SystemClock()
     database = Database(settings.database_url, clock=clock)
-    bus = Bus(settings.bus, service="tracker", database=database, clock=clock)
+    bus = Bus(settings.bus, service="tracker", database=database, clock=clock, noting=True)
     return App(settings, database, bus, clock)

@@ -33,6 +33,12 @@ PURGED = Counter("incl_tracker_purged_total", "Experiments purged.", registry=No
 UPKEEP_FAILED = Counter(
     "incl_tracker_upkeep_failed_total", "Rounds of background work that failed.", ["work"], registry=None
 )
+OLDER = Counter(
+    "incl_tracker_older_than_bus_total",
+    "Starts at which the database lacked what was handled.",
+    ["stream"],
+    registry=None,
+)
 PARTITIONS = Gauge("incl_tracker_partitions", "Partitions that this tracker consumes.", registry=None)
 LAG = Histogram(
     "incl_tracker_telemetry_lag_seconds",
@@ -48,6 +54,7 @@ ALL = (
     REFUSED,
     REFUSED_ALERTS,
     REFUSED_PARAMS,
+    OLDER,
     PARTITIONS,
     LAPSED,
     PURGED,

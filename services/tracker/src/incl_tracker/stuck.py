@@ -16,6 +16,7 @@ from incl_tracker.domain.ranges import missing
 if TYPE_CHECKING:
     from incl_shared.clock import Clock
     from incl_shared.db import Database
+    from incl_tracker.behind import Older
     from incl_tracker.domain.settlement import Stored, Wrote
     from incl_tracker.partitions import Partitions
     from incl_tracker.upkeep import Upkeep
@@ -41,11 +42,12 @@ _OLDEST_DUE = sa.select(sa.func.min(_e.compact_at)).where(_e.compact_at <= sa.bi
 class Stuck:
     """Looks at all of it when it is asked."""
 
-    def __init__(self, database: Database, clock: Clock, partitions: Partitions, upkeep: Upkeep) -> None:
+    def __init__(self, database: Database, clock: Clock, partitions: Partitions, upkeep: Upkeep, older: Older) -> None:
         self._database = database
         self._clock = clock
         self._partitions = partitions
         self._upkeep = upkeep
+        self._older = older
 
     async def find(self, query: TrackerStuck) -> Sequence[Finding]:
         """Everything that has not moved for longer than is usual."""
@@ -56,6 +58,7 @@ class Stuck:
         return [*stored, *self._memory(query)]
 
     def _memory(self, query: TrackerStuck) -> Iterator[Finding]:
+        yield from self._older.findings()
         for name, seconds, trouble in self._partitions.waiting():
             if seconds > query.patience(PARTITION_S):
                 yield Finding(

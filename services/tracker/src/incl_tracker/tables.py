@@ -19,10 +19,12 @@ from sqlalchemy import (
     Text,
 )
 
+from incl_shared.bus.positions import positions
 from incl_shared.bus.tables import common_tables
 
 metadata = MetaData()
 common_tables(metadata)
+positions.to_metadata(metadata)
 
 ID = String(26)
 TOKEN = String(63)

@@ -84,6 +84,17 @@ def _own_events() -> tuple[str, ...]:
     return (f"$JS.API.DIRECT.GET.{topology.EVENTS}", *infos)
 
 
+def _compared() -> tuple[str, ...]:
+    """What the tracker needs to find out that its database is older than the bus, and to have events again."""
+    streams = (topology.EVENTS, topology.METRICS, topology.LOGS)
+    events = topology.TRACKER_EVENTS
+    return (
+        f"$JS.API.CONSUMER.DELETE.{events.stream}.{events.name}",
+        *(f"$JS.API.DIRECT.GET.{stream}" for stream in streams[1:]),
+        *(f"$JS.API.STREAM.INFO.{stream}" for stream in streams),
+    )
+
+
 def _job_queries(user: str) -> tuple[str, ...]:
     base = f"incl.query.{PROJECT}.{user}"
     return (f"{base}.tracker.watermarks", f"{base}.registry.>", f"{base}.gateway.read_secrets")
@@ -124,6 +135,7 @@ _SCOPES = (
             "incl.stored.*.*.*.*",
             f"incl.query.*.{Role.TRACKER}.registry.*",
             *_own_events(),
+            *_compared(),
         ),
     ),
     _service(

@@ -322,6 +322,23 @@ class BusClient:
         """
         return await self._direct(stream, "", json.dumps({"seq": sequence}).encode(), timeout)
 
+    async def following(
+        self,
+        stream: str,
+        sequence: int,
+        subject: str,
+        *,
+        timeout: float = 5.0,  # noqa: ASYNC109
+    ) -> Stored | None:
+        """The first message from this sequence on whose subject fits a pattern, or none where there is none.
+
+        Raises:
+            UnavailableError: the stream cannot be asked.
+            DeniedError: the credential does not allow it.
+        """
+        request = json.dumps({"seq": sequence, "next_by_subj": subject}).encode()
+        return await self._direct(stream, "", request, timeout)
+
     async def _direct(self, stream: str, subject: str, request: bytes, patience: float) -> Stored | None:
         cause, deadline = "no answer", time.monotonic() + patience
         while (left := deadline - time.monotonic()) > 0:

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from incl_shared import subjects
 from incl_shared.bus import envelope as wire
+from incl_shared.bus import positions
 from incl_shared.bus.deadletters import bury
 from incl_shared.bus.delivery import Delivery, delivery_of
 from incl_shared.bus.errors import Early, NotMine, Poison
@@ -65,7 +66,7 @@ class _Item:
 
 
 class Consumer:
-    """Handles one durable. Exactly one of the three handlers is given."""
+    """Handles one durable. Exactly one of the three handlers is given. noting: see `positions`."""
 
     def __init__(
         self,
@@ -78,8 +79,10 @@ class Consumer:
         handler: Handler | None = None,
         batch_handler: BatchHandler | None = None,
         async_handler: AsyncHandler | None = None,
+        noting: bool = False,
     ) -> None:
         self.durable = durable
+        self._noting = noting
         self.paused = ""
         self._client = client
         self._retry = retry
@@ -174,7 +177,12 @@ class Consumer:
             outcomes.append(outcome)
             if outcome == DONE:
                 seen.add(key)
+        self._note(tx, [d for d, outcome in zip(deliveries, outcomes, strict=True) if isinstance(outcome, str)])
         return outcomes
+
+    def _note(self, tx: Transaction, handled: Sequence[Delivery]) -> None:
+        if self._noting and handled:
+            positions.note(tx, self.durable, max(delivery.sequence for delivery in handled))
 
     def _one(self, tx: Transaction, delivery: Delivery) -> Outcome:
         assert self._handler is not None
@@ -201,8 +209,13 @@ class Consumer:
         """A batch handler: the whole batch, or halves of it until the one at fault is found."""
         handler = self._batch_handler
         assert handler is not None
+
+        def work(tx: Transaction) -> None:
+            handler(tx, deliveries)
+            self._note(tx, deliveries)
+
         try:
-            await self._write(lambda tx: handler(tx, deliveries))
+            await self._write(work)
         except (_Stopping, NotMine, asyncio.CancelledError):
             raise
         except Exception as error:  # noqa: BLE001 - the edge: the outcome says it, with a log line and a counter
@@ -292,7 +305,16 @@ class Consumer:
         self._metrics.dead.labels(*self._labels, kind).inc()
         self._failures.forget(delivery.sequence)
         self._early.forget(delivery.sequence)
+        if self._noting:
+            await self._noted(delivery)
         await item.message.term()
+
+    async def _noted(self, delivery: Delivery) -> None:
+        """What was buried is not lacking in the database."""
+        try:
+            await self._write(lambda tx: self._note(tx, [delivery]))
+        except (_Stopping, sa.exc.SQLAlchemyError) as error:
+            _log.info("%s: that %s was buried is not noted: %s", self.durable.name, delivery.id, error)
 
 
 class _Stopping(Exception):  # noqa: N818

@@ -118,7 +118,10 @@ class Consuming:
 
 
 class Bus:
-    """One service's connection: its consumers, its answers, its outbox. Register before `start`."""
+    """One service's connection: its consumers, its answers, its outbox. Register before `start`.
+
+    noting: how far each durable was handled is noted in the database (`incl_shared.bus.positions`).
+    """
 
     def __init__(
         self,
@@ -130,8 +133,11 @@ class Bus:
         registry: CollectorRegistry | None = None,
         options: BusOptions | None = None,
         credentials: Credentials | None = None,
+        noting: bool = False,
     ) -> None:
         self.service = service
+        self._noting = noting
+        self._first: Callable[[], Awaitable[None]] | None = None
         self.clock: Clock = clock or SystemClock()
         self.options = options or BusOptions()
         self.metrics = BusMetrics(service, registry)
@@ -181,7 +187,7 @@ class Bus:
             raise ValueError("a transactional consumer needs a database")
         consumer = Consumer(
             durable, client=self.client, metrics=self.metrics, retry=self.options.retry, database=self.database,
-            **handlers,
+            noting=self._noting, **handlers,
         )  # fmt: skip
         pull = self._broker.pull(
             durable, consumer.handle, check_every=self.options.check_every, silence=self.options.silence
@@ -217,6 +223,10 @@ class Bus:
             raise RuntimeError("answers are registered before start")
         self._server.add(kind, handler)
 
+    def before_consuming(self, first: Callable[[], Awaitable[None]]) -> None:
+        """What `start` does once it is connected, before anything is consumed."""
+        self._first = first
+
     # --- life
 
     async def start(self) -> None:
@@ -231,6 +241,8 @@ class Bus:
         try:
             connection = await self._broker.connect()
             await self.client.adopt(cast("HardenedClient", connection))
+            if self._first is not None:
+                await self._first()
             await self._broker.start()
             await connection.flush(timeout=5)
         except BaseException:
