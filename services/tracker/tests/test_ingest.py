@@ -30,7 +30,7 @@ from incl_shared.spec import ExperimentSpec
 from incl_shared.subjects import Origin
 from incl_shared.telemetry.wire import BATCH_VERSION, MAX_NAMES, Extra, Group, Line, LogBatch, MetricBatch
 from incl_shared.testing.telemetry import batch_of
-from incl_tracker import ingest, saying, store_pieces
+from incl_tracker import ingest, ingest_work, saying, store_pieces
 from incl_tracker import tables as t
 from incl_tracker.domain.batches import BadBatch, decode_logs, decode_metrics
 from incl_tracker.domain.extras import flatten
@@ -339,7 +339,7 @@ async def test_new_names_of_many_messages_are_stored_in_parts(lite: Any, make: A
 
 
 async def test_numbers_with_endless_holes_are_refused(lite: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest, "MAX_RANGES", 20)
+    monkeypatch.setattr(ingest_work, "MAX_RANGES", 20)
     origin = Origin("default", new_id(), 1, 0)
     with pytest.raises(Poison, match="holes"):
         for n in range(1, 100, 2):
