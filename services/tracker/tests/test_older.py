@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from incl_shared import subjects
-from incl_shared.bus import envelope, topology
+from incl_shared.bus import topology
 from incl_shared.bus.client import BusClient
 from incl_shared.errors import InclError
 from incl_shared.events import Event, ExperimentFinished, ExperimentQueued
@@ -81,12 +81,7 @@ class World:
 
     async def tell(self, event: Event) -> None:
         self.version += 1
-        said = envelope.Envelope(
-            id=new_id(), source="test", type=event.type_name(), subject=event.key, time=1000.0, version=self.version
-        )
-        payload, headers = envelope.encode(event, said)
-        subject = envelope.subject_of(event, project="default")
-        await self.client.publish_confirmed(subject, payload, message_id=said.id, headers=headers)
+        await self.client.publish_event(event, project="default", version=self.version)
 
     async def queue(self) -> None:
         await self.tell(ExperimentQueued(experiment=self.experiment, user="ann", spec=ExperimentSpec(command=["x"])))
