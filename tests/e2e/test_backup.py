@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from incl_local.aftermath import assert_right
@@ -60,6 +61,12 @@ def settled(home: Home, experiment: str) -> bool:
     with contextlib.closing(sqlite3.connect(home.data / "db" / "tracker.db")) as database:
         left = "SELECT count(*) FROM attempts WHERE experiment = ? AND NOT settled"
         return bool(database.execute(left, [experiment]).fetchone()[0] == 0)
+
+
+def servers(home: Home) -> list[psutil.Process]:
+    """The nats-servers that run on this platform's store."""
+    config = str(home.data / "nats" / "nats-server.conf")
+    return [each for each in psutil.process_iter(["cmdline"]) if config in (each.info["cmdline"] or [])]
 
 
 def up(home: Home) -> None:
@@ -177,6 +184,7 @@ def test_a_rebuild_that_is_killed_leaves_the_tracker_as_it_was(fresh: Home, proj
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGKILL)
         child.communicate(timeout=20)
+        wait(lambda: not servers(fresh), 5, "the bus that it had started ends with it")
     rebuilt = fresh.incl("admin", "rebuild", "tracker", "--json", timeout=90)
     assert rebuilt.code == 0, rebuilt.err
     assert (rebuilt.json["changed"], rebuilt.json["made"], rebuilt.json["kept"]) == ([], [], {})

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from incl_local.bus import end_strays, server_binary
 from incl_local.processes import Identity, own
 from incl_local.supervisor import Child, Supervisor
+from incl_shared.auth.server_config import prepare
 from incl_shared.errors import InternalError
-from incl_shared.testing.wait import until
+from incl_shared.testing.wait import until, until_sync
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -81,3 +83,46 @@ async def test_what_cannot_be_started_at_all_is_an_error(tmp_path: Path) -> None
     with pytest.raises(InternalError):
         await supervisor.start()
     await asyncio.sleep(0)
+
+
+STARTER = """
+import asyncio, sys
+from pathlib import Path
+from incl_local.supervisor import Child, Supervisor
+async def main():
+    child = Child("sleeper", [sys.executable, "-c", "import time; time.sleep(60)"], Path(sys.argv[1]), dies_with_us=True)
+    supervisor = Supervisor(child, lambda: None)
+    await supervisor.start()
+    print(supervisor.identity.pid, flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel has nothing of the kind")
+def test_a_child_can_die_with_who_started_it(tmp_path: Path) -> None:
+    starter = subprocess.Popen([sys.executable, "-c", STARTER, str(tmp_path / "log")], stdout=subprocess.PIPE)
+    assert starter.stdout is not None
+    identity = Identity.of(int(starter.stdout.readline()))
+    assert identity is not None and identity.alive()
+    starter.kill()
+    starter.communicate()
+    until_sync(lambda: not identity.alive(), 5, what="the end of its child")
+
+
+def test_a_bus_that_nobody_knows_of_is_ended_before_another_one_has_its_store(tmp_path: Path) -> None:
+    paths = prepare(tmp_path / "nats", -1)
+    stray = subprocess.Popen([str(server_binary()), "-c", str(paths.config)], stderr=subprocess.DEVNULL)
+    bystander = subprocess.Popen(SLEEP)
+    try:
+        until_sync(lambda: list(paths.ports_dir.glob(f"*_{stray.pid}.ports")), 10, what="it listens")
+        (paths.ports_dir / f"nats-server_{bystander.pid}.ports").write_text("{}")
+        (paths.ports_dir / "nats-server_x.ports").write_text("{}")
+        end_strays(paths)
+        stray.wait(5)
+        assert bystander.poll() is None
+        assert not list(paths.ports_dir.iterdir())
+    finally:
+        for child in (stray, bystander):
+            child.kill()
+            child.wait()

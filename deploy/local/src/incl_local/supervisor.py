@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from incl_local.processes import Identity
+from incl_local.processes import Identity, dying_with
 from incl_shared.errors import InternalError
 
 LOG_LIMIT = 32 * 1024 * 1024
@@ -35,6 +35,8 @@ class Child:
     log: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     patience: float = 10.0
+    dies_with_us: bool = False
+    """Killed by the kernel (Linux) when this process is gone, however it ended: nobody else knows of it."""
 
 
 class Supervisor:
@@ -110,6 +112,7 @@ class Supervisor:
                 stderr=descriptor,
                 env={**os.environ, **self.child.environment},
                 start_new_session=True,
+                preexec_fn=dying_with(os.getpid()) if self.child.dies_with_us else None,
             )
         except OSError as error:
             raise InternalError(f"{self.child.name} cannot be started", cause=str(error), hint="incl doctor") from error
