@@ -90,7 +90,8 @@ import asyncio, sys
 from pathlib import Path
 from incl_local.supervisor import Child, Supervisor
 async def main():
-    child = Child("sleeper", [sys.executable, "-c", "import time; time.sleep(60)"], Path(sys.argv[1]), dies_with_us=True)
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    child = Child("sleeper", command, Path(sys.argv[1]), dies_with_us=True)
     supervisor = Supervisor(child, lambda: None)
     await supervisor.start()
     print(supervisor.identity.pid, flush=True)
