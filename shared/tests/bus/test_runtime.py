@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, ClassVar
 
 import pytest
 import sqlalchemy as sa
 from nats.js.errors import NotFoundError as ConsumerNotFound
 
+from incl_shared.bus import kept
 from incl_shared.bus.client import BusClient
 from incl_shared.bus.deadletters import list_dead, replay
 from incl_shared.bus.delivery import Delivery
@@ -271,6 +272,34 @@ async def test_the_outbox_goes_to_the_bus_in_order(
         reasons.append(ExperimentWaiting.read(message.data or b"").reason)  # type: ignore[attr-defined]
         assert (message.headers or {})["ce-source"] == "/incl/tracker"
     assert reasons == [str(number) for number in range(40)]
+
+
+async def test_a_thousand_events_of_one_aggregate_take_few_transactions(
+    make_bus: MakeBus, bus_client: BusClient, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[int] = []
+
+    def keep(tx: Transaction, events: Sequence[kept.Sent]) -> None:
+        noted.append(len(events))
+        keep_them(tx, events)
+
+    keep_them = kept.keep
+    monkeypatch.setattr(kept, "keep", keep)
+    experiment = new_id()
+
+    def work(tx: Transaction) -> None:
+        for number in range(1000):
+            tx.emit(ExperimentWaiting(experiment=experiment, reason=str(number)), project="default", version=number)
+
+    await database.write(work)
+    await make_bus(lambda bus: None)
+    await until(lambda: outbox_empty(database), 60)
+    assert sum(noted) == 1000
+    assert len(noted) < 500, "it took one each"
+    js = bus_client.jetstream()
+    for sequence in (1, 500, 1000):
+        message = await js.get_msg("EVENTS", seq=sequence)
+        assert ExperimentWaiting.read(message.data or b"").reason == str(sequence - 1)  # type: ignore[attr-defined]
 
 
 async def outbox_empty(database: Database) -> bool:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("incl.bus")
 _BATCH = 256
+_MOMENT_S = 0.25
+"""So long events are sent before what was sent is noted: an aggregate with thousands costs few transactions."""
 _POLL_S = 5.0
 _LOCK = 0x494E434C
 _STANDBY_S = 1.0
@@ -107,7 +109,7 @@ class Relay:
                 await asyncio.wait_for(self._wake.wait(), _POLL_S if self.first else _STANDBY_S)
 
     async def once(self) -> int:
-        """Send what waits, one window of it; gives how many were stored on the bus.
+        """Send what waits, some of it; gives how many were stored on the bus.
 
         Raises:
             UnavailableError: the database or the bus cannot be used now.
@@ -122,23 +124,36 @@ class Relay:
         self.oldest = rows[0].created if rows else (self.oldest if self._blocked else None)
         if not rows:
             return 0
-        window = _window(rows)
-        results = await asyncio.gather(*(self._send(row) for row in window), return_exceptions=True)
-        stored = [
-            kept.Sent(row.sequence, row.event_id, row.subject, row.payload, row.headers, row.created, result)
-            for row, result in zip(window, results, strict=True)
-            if not isinstance(result, BaseException)
-        ]
+        stored, failed = await self._send_some(rows)
         if stored:
             await self._database.write(lambda tx: kept.keep(tx, stored))
             self.depth -= len(stored)
             self._metrics.published.inc(len(stored))
-        for row, result in zip(window, results, strict=True):
-            if isinstance(result, BaseException):
-                self._failed(row, result)
-        if len(stored) == len(window) and not self._blocked:
+        for row, error in failed:
+            self._failed(row, error)
+        if not failed and not self._blocked:
             self.trouble = ""
         return len(stored)
+
+    async def _send_some(self, rows: list[_Row]) -> tuple[list[kept.Sent], list[tuple[_Row, BaseException]]]:
+        """Window after window, for a moment: what the bus has is noted in one transaction then. Up to a failure."""
+        stored: list[kept.Sent] = []
+        now = asyncio.get_running_loop().time
+        until, begin = now() + _MOMENT_S, 0
+        while begin < len(rows) and (begin == 0 or now() < until):
+            window = _window(rows[begin:])
+            begin += len(window)
+            results = await asyncio.gather(*(self._send(row) for row in window), return_exceptions=True)
+            failed: list[tuple[_Row, BaseException]] = []
+            for row, result in zip(window, results, strict=True):
+                if isinstance(result, BaseException):
+                    failed.append((row, result))
+                else:
+                    values = (row.sequence, row.event_id, row.subject, row.payload, row.headers, row.created)
+                    stored.append(kept.Sent(*values, result))
+            if failed:
+                return stored, failed
+        return stored, []
 
     async def _look(self) -> None:
         """Once a connection: a bus that has lost what it had is sent all that is kept, before anything new."""
