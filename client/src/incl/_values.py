@@ -57,7 +57,7 @@ def _integer(value: int) -> Optional[Number]:
 
 def to_key(key: Any) -> str:
     """A metric's name: text without control characters, at most 250 characters."""
-    text = key if isinstance(key, str) else str(key)
+    text = key if isinstance(key, str) else to_text(key)
     if not text.isprintable():
         text = "".join(c if c.isprintable() else "_" for c in text)
     if len(text) > MAX_KEY:
@@ -104,7 +104,7 @@ def to_step(step: Any) -> Optional[int]:
         number = step.__index__()
     except Exception:
         number = to_number(step)
-    if number is None or not math.isfinite(number) or not -MAX_STEP - 1 <= number <= MAX_STEP:
+    if number is None or not -MAX_STEP - 1 <= number <= MAX_STEP:  # NaN is not, either
         return None
     return int(number)
 

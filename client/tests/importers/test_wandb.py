@@ -185,6 +185,28 @@ async def test_files_that_lead_out_are_not_read(
     assert one.error is None
 
 
+async def test_values_without_end_are_no_fault_of_ours(platform: Platform, context: Context, tmp_path: Path) -> None:
+    def part(number: int, content: bytes) -> bytes:
+        size, head = len(content), b""
+        while size > 127:
+            size, head = size >> 7, head + bytes([size & 127 | 128])
+        key = number << 3 | 2
+        return (bytes([key]) if key < 128 else bytes([key & 127 | 128, key >> 7])) + head + bytes([size]) + content
+
+    said = {"_step": b"9" * 3000, "_timestamp": b"9" * 400, "loss": b"1e999", "deep": b"[" * 5000, "long": b"9" * 5000}
+    history = b"".join(part(1, part(1, name.encode()) + part(16, text)) for name, text in said.items())
+    folder = tmp_path / "offline-run-20240101_000000-x"
+    (folder / "files").mkdir(parents=True)
+    (folder / "files" / "wandb-metadata.json").write_bytes(b"[" * 100_000)
+    run = part(17, part(1, b"x") + part(3, b"project"))
+    nested = part(1, part(1, b"n") + part(16, b'{"a":' * 950 + b"1" + b"}" * 950))
+    records = [frame(run, 1), frame(part(2, history), 1), frame(part(2, nested), 1)]
+    (folder / "run-x.wandb").write_bytes(b":W&B\xe1\xbe\x00" + b"".join(records))
+    (one,) = await imported(platform, context, folder)
+    assert (one.status, one.error) == ("imported", None)
+    assert [point[2] for point in platform.points[one.id]["loss"]] == [math.inf]
+
+
 @pytest.mark.parametrize(
     ("content", "word"),
     [(b"not a run of anybody", "not a W&B run"), (b"", "does not say which run"), (b":W&B", "does not say which run")],

@@ -202,7 +202,7 @@ class WandbRun:
             origin.git = {"remote": str(git.get("remote") or ""), "commit": str(git.get("commit") or "")} if git else {}
             origin.python = str(said.get("python") or "").removeprefix("CPython ")
             return str(said.get("program") or ""), [str(word) for word in said.get("args") or ()]
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError):
             return "", []
 
     def copy(self, stage: Stage) -> Ending:
@@ -213,7 +213,7 @@ class WandbRun:
         for record in self._records(reading):
             try:
                 self._record(record, pen, stage)
-            except pb.BadMessageError:
+            except (pb.BadMessageError, RecursionError):
                 bad += 1
         stage.counts.problems += [f"{self.file}: {problem}" for problem in reading.damaged]
         if reading.torn:
