@@ -201,6 +201,17 @@ async def test_dropped_records_are_gaps(bench: Any, make: Any) -> None:
     assert (settled.points, settled.gaps) == (2, 40)
 
 
+async def test_counts_that_no_database_holds_are_no_poison(bench: Any) -> None:
+    many = tuple(WriterCount(writer=f"w{n}", records=2**70, stream="metrics", dropped=2**63) for n in range(3))
+    end = RankEnd(rank=0, node="n", reason=EndReason.COMPLETED, writers=many, times=RankTimes(rank=0))
+    experiment = await run(bench, (end,))
+    bench.clock.advance(61)
+    assert await bench.settle_due() == 1
+    view = await bench.ask(GetExperiment(ref=experiment))
+    assert view.settled
+    assert view.gaps > 0
+
+
 async def test_telemetry_may_come_before_everything_else(bench: Any, make: Any) -> None:
     experiment = new_id()
     origin = Origin("default", experiment, 1, 0)

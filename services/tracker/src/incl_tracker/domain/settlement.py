@@ -13,6 +13,10 @@ SILENT_REASONS = frozenset({EndReason.LOST, EndReason.PREEMPTED, EndReason.INFRA
 """Ends after which a rank that named no writer may have written all the same."""
 
 
+MOST = 1 << 40
+"""Records that a writer is believed to have, or to have lost: sums of them stay below 64 bits."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wrote:
     """What a rank says that one of its writers wrote; stream is empty when it does not say which."""
@@ -55,7 +59,7 @@ class Tally:
 def wrote(ranks: Iterable[RankEnd]) -> list[Wrote]:
     """What the ranks of an ended attempt wrote."""
     return [
-        Wrote(rank.rank, count.stream or "", count.writer, count.records, count.dropped)
+        Wrote(rank.rank, count.stream or "", count.writer, min(count.records, MOST), min(count.dropped, MOST))
         for rank in ranks
         for count in rank.writers
     ]
