@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,22 @@ def end_all(place: Home) -> None:
     rows = listed.json["rows"] if isinstance(listed.json, dict) else listed.json
     for row in rows:
         place.incl("stop", row["id"], "--wait")
+
+
+def left_of(data: Path) -> list[str]:
+    """Processes of this machine whose command line or working directory lies in a platform's folder."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit() or process.name == str(os.getpid()):
+            continue
+        try:
+            words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+            place = str((process / "cwd").readlink())
+        except OSError:
+            continue
+        if str(data / "cloud") in words or place.startswith(str(data / "cloud")):
+            found.append(f"{process.name} {words[:120]}")
+    return found
 
 
 @pytest.fixture

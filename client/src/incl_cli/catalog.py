@@ -27,6 +27,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("rerun", "Run", "Run an experiment again, from the same code", _HERE + "rerun"),
     Command("stop", "Run", "Stop experiments", _HERE + "stop"),
     Command("queue", "Run", "The machines and what waits for them", _HERE + "queue"),
+    Command("machines", "Run", "The machines of a cloud that are there for you", _HERE + "machines"),
     Command("ls", "Look", "List experiments; filter and sort them", _HERE + "ls"),
     Command("show", "Look", "All of one experiment: stages, attempts, metrics, files", _HERE + "show"),
     Command("logs", "Look", "What an experiment printed; -f follows", _HERE + "logs"),

@@ -40,6 +40,8 @@ from incl_shared.queries.provisioner import (
     ExecutionView,
     GetCluster,
     GetExecution,
+    GetMachines,
+    Machines,
     PlanExperiment,
     PlanView,
 )
@@ -129,6 +131,7 @@ class FakePlatform:
         self.tokens: list[TokenView] = []
         self.cluster = Cluster(nodes=(), queue=(), queued=0, running=0)
         self.plan = PlanView(cloud="")
+        self.machines = Machines(gangs=())
         self.published: list[tuple[Event, str]] = []
         self.asked: list[Query[Any]] = []
         self.uploads: list[str] = []
@@ -162,6 +165,7 @@ class FakePlatform:
             CheckFeasible: lambda query: Answer(),
             PlanExperiment: lambda query: self.plan,
             GetCluster: lambda query: self.cluster,
+            GetMachines: lambda query: self.machines,
             ListSecrets: lambda query: SecretNames(names=tuple(sorted(self.secrets))),
             SetSecret: self._set_secret,
             DeleteSecret: self._delete_secret,

@@ -17,7 +17,7 @@ from incl_cli.testing import FakePlatform, Run
 from incl_shared.archive.pack import pack
 from incl_shared.events import CodeRef, Placement, Provenance, RankEnd
 from incl_shared.events.experiments import RankTimes
-from incl_shared.queries.provisioner import Cluster, NodeView, QueuedView
+from incl_shared.queries.provisioner import Cluster, GangView, Machines, NodeView, QueuedView
 from incl_shared.queries.tracker import (
     AlertView,
     AttemptView,
@@ -408,6 +408,30 @@ def test_the_queue_says_who_waits_and_why(cli: Run, fake: FakePlatform) -> None:
     ):
         assert said in text
     assert cli("nodes", "--json").json["queued"] == 1
+
+
+def test_machines_are_listed_with_where_they_are_and_why(cli: Run, fake: FakePlatform) -> None:
+    assert "no machine of a cloud" in cli("machines").err
+    gang = GangView(
+        experiment="0" * 26, attempt=2, nodes=("a", "b"), machine="a2-highgpu-1g", zone="us-central1-a", spot=True,
+        phase="made", tries=1, wanted=True, created=1.0, asked=2.0, made=3.0,
+    )  # fmt: skip
+    gone = gang.model_copy(update={"attempt": 1, "phase": "gone", "preempted": 4.0, "deleted": 5.0})
+    waits = gang.model_copy(update={"zone": "", "zones": ("z-a", "z-b"), "phase": "asked", "trouble": "too many calls"})
+    fake.machines = Machines(gangs=(gang, gone, waits))
+    text = cli("machines").out
+    for said in (
+        "2 x a2-highgpu-1g spot",
+        "us-central1-a",
+        "there",
+        "deleted",
+        "taken back by the provider",
+        "being created",
+        "z-a, z-b",
+        "too many calls",
+    ):
+        assert said in text
+    assert len(cli("machines", "--json").json["gangs"]) == 3
 
 
 def test_colours_only_where_a_person_looks(cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:

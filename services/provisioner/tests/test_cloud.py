@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from incl_provisioner.app import create_app
+from incl_provisioner.backends.gce.port import Compute, Order
+from incl_provisioner.domain.cloud.plan import Image
+from incl_provisioner.domain.cloud.prices import Disk
 from incl_provisioner.fakes.gce import CloudSettings, FakeCloud
 from incl_provisioner.settings import ProvisionerSettings
 from incl_provisioner.testing.agent import Script
@@ -25,7 +28,7 @@ from incl_shared.events.experiments import (
     ExperimentWaiting,
     NodeDeleted,
 )
-from incl_shared.queries.provisioner import CheckFeasible, GangView, GetMachines
+from incl_shared.queries.provisioner import CheckFeasible, EnrollNode, GangView, GetMachines
 from incl_shared.settings import BusSettings
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import EndReason, ExperimentState
@@ -48,6 +51,18 @@ class Site:
     async def gangs(self, experiment: str | None = None) -> tuple[GangView, ...]:
         answer = await self.platform.client.ask(GetMachines(experiment=experiment), project="default", user="ann")
         return answer.gangs
+
+    def mutters(self, end: str, words: str) -> Callable[[str], bool]:
+        """Guests whose names end so say nothing but on their consoles."""
+
+        def mute(name: str) -> bool:
+            if not name.endswith(end):
+                return False
+            vm = next(vm for vm in self.cloud.state.instances.values() if vm.name == name)
+            (self.cloud.machines.folder(vm) / "console").write_text(words)
+            return True
+
+        return mute
 
     def waits(self, experiment: str) -> list[str]:
         return [event.reason for event in self.platform.of(experiment) if isinstance(event, ExperimentWaiting)]
@@ -189,6 +204,10 @@ async def test_no_permission_fails_it_with_the_next_step(begin: Begin) -> None:
     assert "may not do this" in done.message
     assert done.hint
     await site.until_empty()
+    after = site.platform.of(experiment)
+    assert after[-1] == done, "nothing is said of it once it is over"
+    model = site.platform.app.reconciler._model
+    assert model is None or experiment not in model.cloud
 
 
 async def test_expired_credentials_are_told_and_waited_for(begin: Begin) -> None:
@@ -219,13 +238,27 @@ async def test_what_nobody_has_is_refused_at_once(begin: Begin, spec: dict[str, 
 
 async def test_machines_that_say_nothing_are_given_up_with_their_last_words(begin: Begin) -> None:
     site = await begin(boot_s=0.5)
-    site.vms.mute = lambda name: name.endswith("n1")
+    site.vms.mute = site.mutters("n1", "incl-vm: fetching try 3 of 30: no route to host")
     experiment = await site.submit(nodes=2)
     done = await site.platform.finished(experiment)
     assert done.state is ExperimentState.FAILED
     assert f"incl-{experiment}-a1-n1 said nothing for" in done.message
+    assert "no route to host" in done.message
+    assert "docs/compute-engine.md" in done.hint
     assert len(site.vms.ever) >= 2
     await site.until_empty()
+
+
+async def test_a_cloud_that_cannot_be_used_at_all_is_told(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def closed(_: Vms) -> Compute:
+        raise RuntimeError("no credentials anywhere")
+
+    monkeypatch.setattr(Vms, "compute", closed)
+    site = await begin()
+    experiment = await site.submit()
+    await until(lambda: any("no credentials anywhere" in reason for reason in site.waits(experiment)), 15)
+    monkeypatch.undo()
+    site.vms.mute = lambda _: False
 
 
 async def test_a_machine_that_is_lost_while_it_boots_is_made_again(begin: Begin) -> None:
@@ -287,10 +320,6 @@ async def test_what_belongs_to_nobody_is_removed(begin: Begin) -> None:
     await site.settle(experiment)
     await site.until_empty()
     compute = await site.vms.compute()
-    from incl_provisioner.backends.gce.port import Order
-    from incl_provisioner.domain.cloud.plan import Image
-    from incl_provisioner.domain.cloud.prices import Disk
-
     order = Order(
         machine=MACHINE, image=Image("debian-cloud", "debian-12"), disks=[Disk("pd-balanced", 20)], labels=labels,
         metadata={}, spot=False, longest_s=3600,
@@ -345,8 +374,6 @@ async def test_a_token_expires_and_an_answer_that_was_lost_is_given_again(begin:
 
 async def test_only_the_gateway_may_ask(begin: Begin) -> None:
     site = await begin()
-    from incl_shared.queries.provisioner import EnrollNode
-
     query = EnrollNode(node="local", token="x" * 43, key=jwt.Key.new(jwt.USER).public)
     for project, user in (("_nodes", "ann"), ("default", "gateway"), ("default", "ann")):
         with pytest.raises(DeniedError, match="only the gateway"):

@@ -28,6 +28,7 @@ from incl_shared.events import (
     RunStarted,
     WriterCount,
 )
+from incl_shared.events.experiments import MachinesMade
 from incl_shared.ids import new_id
 from incl_shared.migrations import assert_migrations_match
 from incl_shared.queries.tracker import (
@@ -127,6 +128,23 @@ async def test_a_whole_life(bench: Any) -> None:
     assert view.attempts[0].placements == PLACES
     assert view.spec == SPEC
     assert view.version == len(life(experiment)) + 1, "each event, and one settlement"
+
+
+async def test_machines_that_were_made_have_their_stage_from_when_they_were_wanted(bench: Any) -> None:
+    experiment = new_id()
+    made = MachinesMade(
+        cloud="gce", machine="n2-standard-4", zone="us-central1-a", spot=True, wanted=1002.0, asked=1004.0, made=1007.5
+    )
+    events = life(experiment)
+    events[3] = (events[3][0].model_copy(update={"machines": made}), 1010.0)
+    for version, (event, time) in enumerate(events, 1):
+        await bench.event(event, version, time=time)
+    view = await bench.ask(GetExperiment(ref=experiment))
+    assert (view.attempts[0].machines, view.attempts[1].machines) == (made, None)
+    queued, machine = (s for s in view.stages if s.attempt == 1 and s.name in ("queued", "machine"))
+    assert (queued.start, queued.end, queued.note) == (1000, 1002, "no machine has 2 free cores")
+    assert (machine.start, machine.end) == (1002, 1011)
+    assert machine.note == "n2-standard-4 spot in us-central1-a: found after 2 s, made in 3.5 s, booted in 2.5 s"
 
 
 async def test_the_waterfall(bench: Any) -> None:

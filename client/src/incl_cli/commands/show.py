@@ -136,7 +136,11 @@ def _needs(view: ExperimentView) -> str:
     parts += [plural(needs.gpu, "gpu")] if needs.gpu else []
     parts += [spec.instance] if spec.instance else []
     parts += [f"image {spec.image}"] if spec.image else []
-    nodes = sorted({place.node for attempt in view.attempts[-1:] for place in attempt.placements})
+    last = view.attempts[-1] if view.attempts else None
+    if last is not None and last.machines is not None:
+        made = last.machines
+        return ", ".join(parts) + f"  on {made.machine}{' spot' if made.spot else ''} in {made.zone}"
+    nodes = sorted({place.node for place in last.placements}) if last is not None else []
     return ", ".join(parts) + (f"  on {', '.join(nodes[:4])}" if nodes else "")
 
 

@@ -34,6 +34,9 @@ def add_parser(subparsers: Any) -> None:
         up.add_argument(
             f"--{name}-port", type=_port, metavar="PORT", help=f"port of {what}; chosen, and kept, unless given"
         )
+    up.add_argument(
+        "--cloud", choices=("fake",), help="with a cloud on this machine, for experiments that name an instance"
+    )
     up.add_argument("--no-context", action="store_true", help="do not point this user's command line here")
     down = subparsers.add_parser("down", help="stop the platform; jobs go on")
     status = subparsers.add_parser("status", help="what runs, and how it is")

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from incl_local.cloud import CloudPlace
 from incl_local.layout import LOOPBACK, PORT_NAMES, Layout
 from incl_local.processes import write_private
 from incl_shared.auth.names import Role, inbox_prefix, user_name_of
@@ -39,6 +40,7 @@ class Place:
     layout: Layout
     ports: Mapping[str, int]
     processes: bool = False
+    cloud: CloudPlace | None = None
 
     @property
     def bus_url(self) -> str:
@@ -100,14 +102,17 @@ class Place:
 
     def save(self) -> None:
         """Write it down for the processes of `--processes`."""
-        text = json.dumps({"ports": dict(self.ports), "processes": self.processes})
+        cloud = self.cloud.save() if self.cloud is not None else None
+        text = json.dumps({"ports": dict(self.ports), "processes": self.processes, "cloud": cloud})
         write_private(self.layout.root / "place.json", text)
 
     @staticmethod
     def load(root: Path) -> Place:
         """What was saved below a data folder."""
         saved = json.loads((root / "place.json").read_text(encoding="utf-8"))
-        return Place(Layout(root), {name: int(saved["ports"][name]) for name in PORT_NAMES}, bool(saved["processes"]))
+        ports = {name: int(saved["ports"][name]) for name in PORT_NAMES}
+        cloud = CloudPlace(**saved["cloud"]) if saved.get("cloud") else None
+        return Place(Layout(root), ports, bool(saved["processes"]), cloud)
 
 
 def is_ready(url: str, name: str) -> bool:

@@ -9,21 +9,22 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 
-from incl_local import __version__
+from incl_local import __version__, cloud
 from incl_local.backup import swap
 from incl_local.bus import end_strays, server_binary, wait_until_ready
 from incl_local.credentials import issue, write_context
 from incl_local.diskwatch import DiskWatch
-from incl_local.layout import Layout
+from incl_local.layout import Layout, free_port
 from incl_local.ops import serve
 from incl_local.place import NODE, PROJECT, SERVICE_NAMES, Place, local_user
 from incl_local.processes import own, write_private
@@ -57,6 +58,8 @@ class Options:
     ports: Mapping[str, int] = field(default_factory=dict)
     context: bool = True
     """Whether the user's context is to point here."""
+    cloud: str = ""
+    """fake: a cloud on this machine; empty: none, but for what the provisioner's own settings name."""
 
 
 class Platform:
@@ -107,6 +110,8 @@ class Platform:
         place = Place(self._layout, ports, self._options.processes)
         self.place = place
         await self._start_bus(bus, place)
+        if self._options.cloud:
+            self.place = place = await self._start_cloud(place)
         if loading is not None:
             await loading
         start = self._start_processes if self._options.processes else self._start_services
@@ -136,6 +141,20 @@ class Platform:
             self._watch_disk(bus, log)
 
         await self._timed("bus", bus.url, up())
+
+    async def _start_cloud(self, place: Place) -> Place:
+        """A fake cloud beside the platform; it ends with it, and all of its machines do."""
+        root, log = self._layout.root, self._layout.logs / "cloud.log"
+        port = free_port(set(place.ports.values()))
+        reach = [place.ports[name] for name in ("bus", "registry", "gateway")]
+        began = time.monotonic()
+        archive, sha256 = await asyncio.to_thread(cloud.make_archive, root)
+        self._exit.callback(lambda: shutil.rmtree(cloud.vms(root), ignore_errors=True))
+        await self._supervise(cloud.child(root, port, reach, log))
+        supervisor = self._supervisors["cloud"]
+        said = await asyncio.to_thread(cloud.wait_until_said, root, lambda: supervisor.identity, log)
+        self._progress("cloud", f"{said['url']} ({said['vms']})", time.monotonic() - began)
+        return replace(place, cloud=cloud.CloudPlace(port, str(archive), sha256))
 
     def _watch_disk(self, bus: BusPaths, log: Path) -> None:
         supervisor = self._supervisors["nats"]

@@ -92,7 +92,11 @@ def end_leftovers(layout: Layout) -> list[str]:
     running = read(layout)
     if running is None:
         return []
-    left = [name for name in (*SERVICE_NAMES, "nats") if name in running.children and running.children[name].alive()]
+    left = [
+        name
+        for name in (*SERVICE_NAMES, "cloud", "nats")
+        if name in running.children and running.children[name].alive()
+    ]
     for name in left:
         running.children[name].stop(patience=5.0)
     layout.run_file.unlink(missing_ok=True)

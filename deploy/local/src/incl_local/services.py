@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
+from incl_local.cloud import provisioner_options
 from incl_local.place import NODE, PROJECT, SERVICE_NAMES, Place, local_user
 
 
@@ -44,7 +46,10 @@ def _provisioner(place: Place) -> App:
     from incl_provisioner.app import create_app
     from incl_provisioner.settings import ProvisionerSettings
 
-    return create_app(ProvisionerSettings(**_common("provisioner", place), holder="local"))
+    cloud: dict[str, Any] = {}
+    if place.cloud is not None:
+        cloud["cloud"] = provisioner_options(place.cloud, place.gateway_url, place.bus_url)
+    return create_app(ProvisionerSettings(**_common("provisioner", place), **cloud, holder="local"))
 
 
 def _tracker(place: Place) -> App:
@@ -75,6 +80,8 @@ def _gateway(place: Place) -> App:
             local_user=local_user(),
             projects=(PROJECT,),
             public_urls=(place.bus_url,),
+            enrolls=place.cloud is not None,
+            agent_archive=Path(place.cloud.archive) if place.cloud is not None else None,
         )
     )
 

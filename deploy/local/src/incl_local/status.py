@@ -14,12 +14,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from incl_cli.stuck import look
+from incl_local.cloud import read_said
 from incl_local.layout import Layout, default_data
 from incl_local.place import PROJECT, SERVICE_NAMES, Place, is_ready, local_user
 from incl_local.running import Running, find, size_of
 from incl_shared.bus.client import BusClient
 from incl_shared.errors import InclError
-from incl_shared.queries.provisioner import Cluster, GetCluster
+from incl_shared.ids import short
+from incl_shared.queries.provisioner import Cluster, GangView, GetCluster, GetMachines
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -50,7 +52,8 @@ def gather(running: Running) -> dict[str, Any]:
         }
         for name in SERVICE_NAMES
     ]
-    cluster, problem = _cluster(place)
+    cluster, gangs, problem = _cluster(place)
+    cloud = read_said(running.layout.root)
     stuck = _stuck(place)
     return {
         "version": running.version,
@@ -59,6 +62,8 @@ def gather(running: Running) -> dict[str, Any]:
         "bus": place.bus_url,
         "gateway": place.gateway_url,
         "registry": place.registry_url,
+        "cloud": {"url": cloud["url"], "vms": cloud["vms"]} if cloud else None,
+        "machines": [gang.model_dump(mode="json") for gang in gangs],
         "services": services,
         "cluster": cluster.model_dump(mode="json") if cluster else None,
         "problem": problem,
@@ -102,15 +107,17 @@ def _waiting(url: str) -> dict[str, int]:
     return found
 
 
-def _cluster(place: Place) -> tuple[Cluster | None, str]:
-    async def ask() -> Cluster:
+def _cluster(place: Place) -> tuple[Cluster | None, tuple[GangView, ...], str]:
+    async def ask() -> tuple[Cluster, tuple[GangView, ...]]:
         async with await BusClient.connect(place.bus("user")) as client:
-            return await client.ask(GetCluster(), project=PROJECT, user=local_user())
+            cluster = await client.ask(GetCluster(), project=PROJECT, user=local_user())
+            found = await client.ask(GetMachines(), project=PROJECT, user=local_user())
+            return cluster, found.gangs
 
     try:
-        return asyncio.run(ask()), ""
+        return *asyncio.run(ask()), ""
     except InclError as error:
-        return None, f"{error.message}; {error.hint}" if error.hint else error.message
+        return None, (), f"{error.message}; {error.hint}" if error.hint else error.message
 
 
 def render(state: dict[str, Any]) -> str:
@@ -119,6 +126,8 @@ def render(state: dict[str, Any]) -> str:
     lines.append(f"  bus          {state['bus']}")
     lines.append(f"  gateway      {state['gateway']}")
     lines.append(f"  artifacts    {state['registry']}")
+    if state["cloud"] is not None:
+        lines.append(f"  cloud        {state['cloud']['url']} (a fake one: {state['cloud']['vms']})")
     lines.append("")
     for service in state["services"]:
         mark = "ready   " if service["ready"] else "NOT WELL"
@@ -130,6 +139,7 @@ def render(state: dict[str, Any]) -> str:
         lines.append(f"  the queue is not known: {state['problem']}")
     else:
         lines += [_node(node) for node in cluster["nodes"]] or ["  no machine has reported"]
+        lines += [_gang(gang) for gang in state["machines"]]
         lines.append(f"  {cluster['running']} running, {cluster['queued']} queued")
     waiting = state["waiting"]
     if waiting["jobs"]:
@@ -151,6 +161,12 @@ def _node(node: dict[str, Any]) -> str:
     memory = f"{size(node['memory_used'])}/{size(node['memory'])}"
     cores = f"{node['cpu_used']:g}/{node['cpu']:g} cores"
     return f"  node {node['node']:<7} {cores}, {memory}{gpus}, {count(node['jobs'], 'job')}{alive}"
+
+
+def _gang(gang: dict[str, Any]) -> str:
+    machines = f"{len(gang['nodes'])} x {gang['machine']}{' spot' if gang['spot'] else ''}"
+    place = gang["zone"] or ", ".join(gang["zones"]) or "nowhere yet"
+    return f"  cloud  {machines} for {short(gang['experiment'])} in {place}: {gang['phase']}"
 
 
 def count(number: int, noun: str) -> str:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,37 @@ class Home:
     def until(self, ref: str, states: Sequence[str], timeout: float = 60) -> Any:
         """The view of an experiment once it is in one of these states."""
         return wait(lambda: (v := self.show(ref)) and v["row"]["state"] in states and v, timeout, f"{ref} in {states}")
+
+
+class CloudSwitches:
+    """The fake cloud beside a platform: what is in it, and everything that can be done to it."""
+
+    def __init__(self, home: Home) -> None:
+        self._said = json.loads((home.data / "cloud.json").read_text(encoding="utf-8"))
+        self.form = str(self._said["vms"])
+
+    def state(self) -> Any:
+        """Its VMs, disks and calls."""
+        return self._ask("state")
+
+    def names(self) -> list[str]:
+        """Of every VM."""
+        return sorted(vm["name"] for vm in self.state()["instances"])
+
+    def turn(self, switch: str, **given: Any) -> Any:
+        """Use a switch: see docs/mechanisms/fake-cloud.md."""
+        return self._ask(switch, json.dumps(given).encode())
+
+    def empty(self) -> bool:
+        """Whether no VM and no disk is left."""
+        state = self.state()
+        return not state["instances"] and not state["disks"]
+
+    def _ask(self, path: str, body: bytes | None = None) -> Any:
+        headers = {"Authorization": f"Bearer {self._said['token']}"}
+        request = urllib.request.Request(f"{self._said['url']}/fake/{path}", body, headers)  # noqa: S310
+        with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310 - our own address
+            return json.loads(answer.read() or b"null")
 
 
 def wait(look: Callable[[], Any], timeout: float, what: str) -> Any:

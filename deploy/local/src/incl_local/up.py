@@ -36,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         processes=arguments.processes,
         ports={name: port for name, port in ports.items() if port is not None},
         context=not arguments.no_context,
+        cloud=arguments.cloud or "",
     )
     with open_log(layout.logs / "platform.log") as log:
         setup_logs(stream=log, json_lines=True)
@@ -121,6 +122,8 @@ def _detach(arguments: argparse.Namespace, layout: Layout) -> int:
     command += [
         flag for flag, on in (("--processes", arguments.processes), ("--no-context", arguments.no_context)) if on
     ]
+    if arguments.cloud:
+        command += ["--cloud", arguments.cloud]
     began = time.monotonic()
     with log.open("w") as output:
         child = subprocess.Popen(

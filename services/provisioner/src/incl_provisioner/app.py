@@ -96,8 +96,9 @@ class App:
             return await open_compute(options.project, clock, endpoint=options.endpoint or None)
 
         return CloudLoop(
-            options, self.database, planner, compute or opened, clock=clock, met=met, bus=self.settings.bus.urls
-        )
+            options, self.database, planner, compute or opened, clock=clock, met=met, bus=self.settings.bus.urls,
+            metrics=self.metrics,
+        )  # fmt: skip
 
     async def start(self) -> None:
         """Migrate, open, connect, schedule.

@@ -270,15 +270,16 @@ class Reconciler:
         """The figures of the queue; what is more than a look into memory only now and then."""
         scheduler = model.scheduler
         if 0 <= work.now - self._counted < self.count_every:
-            self._metrics.queued.set(len(scheduler.waiting))
+            self._metrics.queued.set(len(scheduler.waiting) + len(model.cloud))
             self._metrics.running.set(len(scheduler.running))
             return
         self._counted = work.now
         for running in scheduler.running.values():
             running.since = running.since or work.now
         self.assigned = {each.experiment: each.since for each in scheduler.running.values()}
-        oldest = min((each.since for each in scheduler.waiting.values()), default=None)
-        self._metrics.queue(len(scheduler.waiting), len(scheduler.running), oldest)
+        since = [each.since for each in scheduler.waiting.values()]
+        since += [each.created for each in model.cloud.values()]
+        self._metrics.queue(len(since), len(scheduler.running), min(since, default=None))
         late = work.now - self._settings.node_lease_s / _SILENT_PART
         alive, silent = len(model.seen), sum(seen < late for seen in model.seen.values())
         nodes = {"alive": alive - silent, "silent": silent, "lost": len(model.generations) - alive}

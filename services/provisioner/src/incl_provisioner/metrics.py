@@ -30,6 +30,10 @@ class ProvisionerMetrics:
         self.finished = Counter(f"{name}_finished", "Experiments that reached a final state.", ["state"], registry=to)
         self.placed = Counter(f"{name}_placed", "Attempts that were given room.", registry=to)
         self.passes = Counter(f"{name}_passes", "Passes of the scheduler's loop.", ["outcome"], registry=to)
+        self.cloud_rounds = Counter(f"{name}_cloud_rounds", "Looks at the cloud.", ["outcome"], registry=to)
+        self.cloud_troubles = Counter(
+            f"{name}_cloud_troubles", "Calls to the cloud that failed, retries done.", ["what", "reason"], registry=to
+        )
         self.control = Counter(f"{name}_control", "Wanted states, by what came of writing.", ["outcome"], registry=to)
         self.nodes_lost = Counter(f"{name}_nodes_lost", "Machines that were silent for too long.", registry=to)
         self.queued = Gauge(f"{name}_queued", "Experiments that wait.", registry=to)

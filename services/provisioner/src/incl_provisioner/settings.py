@@ -31,7 +31,9 @@ class CloudOptions(BaseModel):
     longest_s: float = Field(7 * 86_400.0, gt=300, description="A machine's whole life at most.")
     margin_s: float = Field(1_800.0, gt=0, description="What a machine needs besides its job: boot, fetch, upload.")
     spot: bool = Field(False, description="Whether spot is meant where the author says nothing.")
-    spot_count: int = Field(3, ge=0, description="After so many preemptions on demand; 0: never.")
+    spot_count: int = Field(
+        2, ge=0, description="After so many preemptions on demand; 0: never. An experiment has 3 attempts by default."
+    )
     spot_window_s: float = Field(6 * 3600.0, gt=0, description="Preemptions within so long count.")
     endpoint: str = Field("", description="Of another API than the provider's, such as the fake cloud's.")
     agent_url: str = Field("", description="Where machines fetch the agent's archive; empty: none can be made.")

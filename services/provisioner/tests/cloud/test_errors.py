@@ -20,6 +20,14 @@ def _rest(status: int, reason: str, message: str) -> dict[str, object]:
     return {"error": {"code": status, "message": message, "errors": [{"reason": reason, "message": message}]}}
 
 
+def _envelope(reason: str, message: str) -> dict[str, object]:
+    """As the provider's own answers are: the status of a 403 is PERMISSION_DENIED whatever the reason."""
+    said = _rest(403, reason, message)
+    error = dict(said["error"], status="PERMISSION_DENIED")  # type: ignore[call-overload]
+    error["details"] = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "domain": "compute.googleapis.com"}]
+    return {"error": error}
+
+
 def _operation(code: str, message: str, status: int = 400) -> dict[str, object]:
     return {
         "status": "DONE",
@@ -44,6 +52,10 @@ CASES = [
         Meaning.QUOTA, Scope.EVERYWHERE,
     ),
     (_rest(403, "rateLimitExceeded", "Rate Limit Exceeded"), Meaning.BACK_OFF, Scope.NONE),
+    (_envelope("rateLimitExceeded", "Too many bulk operations"), Meaning.BACK_OFF, Scope.NONE),
+    (_envelope("quotaExceeded", "Quota 'CPUS' exceeded.  Limit: 8.0 in region us-west1."), Meaning.QUOTA, Scope.REGION),
+    (_envelope("forbidden", "Required 'compute.instances.create' permission"), Meaning.PERMISSION, Scope.EVERYWHERE),
+    ({"error": {"code": 403, "status": "PERMISSION_DENIED", "message": "no"}}, Meaning.PERMISSION, Scope.EVERYWHERE),
     (_rest(403, "RESOURCE_OPERATION_RATE_EXCEEDED", "Too frequent"), Meaning.BACK_OFF, Scope.NONE),
     (_operation("RESOURCE_NOT_FOUND", "The resource 'projects/p/zones/z/instances/x' was not found"),
      Meaning.CLEAN_UP, Scope.ZONE),

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from incl_shared.errors import AmbiguousError, NotFoundError
 from incl_shared.events import ClientTimes, CodeRef, Placement, Provenance, RankEnd, RankTimes
+from incl_shared.events.experiments import MachinesMade
 from incl_shared.ids import ID_LENGTH, SHORT_LENGTH
 from incl_shared.queries.tracker import (
     AlertView,
@@ -237,6 +238,7 @@ def _attempts(connection: sa.Connection, experiment: sa.RowMapping, rows: Sequen
                 reason=EndReason(row["reason"]) if row["reason"] else None,
                 message=row["message"],
                 placements=tuple(Placement.model_validate(p) for p in json.loads(row["placements"])),
+                machines=_machines(row),
                 ranks=tuple(RankEnd.model_validate(r) for r in json.loads(row["ends"])),
                 assigned=row["assigned"],
                 started=row["started"],
@@ -248,6 +250,11 @@ def _attempts(connection: sa.Connection, experiment: sa.RowMapping, rows: Sequen
             )
         )
     return result
+
+
+def _machines(attempt: sa.RowMapping) -> MachinesMade | None:
+    text = attempt["machines"]
+    return MachinesMade.model_validate_json(text) if text else None
 
 
 def _stages(row: sa.RowMapping, attempts: Sequence[sa.RowMapping]) -> list[Stage]:
@@ -265,6 +272,7 @@ def _stages(row: sa.RowMapping, attempts: Sequence[sa.RowMapping]) -> list[Stage
             ended=attempt["ended"],
             ranks=stages.latest(starts, ends),
             waits=json.loads(attempt["waits"]),
+            machines=_machines(attempt),
         )
         result += [s for s in stages.attempt_stages(times) if not row["outside"] or s.name == "running"]
     if not row["outside"] and row["queued_at"] > assigned:

@@ -116,6 +116,7 @@ attempts = Table(
     Column("reason", String(16)),
     Column("message", Text, nullable=False),
     Column("placements", Text, nullable=False, comment="JSON: [Placement, …]"),
+    Column("machines", Text, comment="JSON: MachinesMade, where a cloud made them"),
     Column("starts", Text, nullable=False, comment="JSON: [RankTimes, …] at the start"),
     Column("ends", Text, nullable=False, comment="JSON: [RankEnd, …]"),
     Column("waits", Text, nullable=False, comment="JSON: why it waited before"),

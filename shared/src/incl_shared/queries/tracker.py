@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from incl_shared.events.experiments import CodeRef, Medium, Placement, Provenance, RankEnd
+from incl_shared.events.experiments import CodeRef, MachinesMade, Medium, Placement, Provenance, RankEnd
 from incl_shared.ids import Id, Sha256
 from incl_shared.queries.base import Answer, Query
 from incl_shared.spec import ExperimentSpec
@@ -92,6 +92,7 @@ class AttemptView(Answer):
     reason: EndReason | None = None
     message: str = ""
     placements: tuple[Placement, ...] = ()
+    machines: MachinesMade | None = Field(None, description="What a cloud made for it; none: machines that were there.")
     ranks: tuple[RankEnd, ...] = ()
     assigned: float
     started: float | None = None

@@ -15,6 +15,7 @@ from incl_provisioner.store import Execution
 from incl_provisioner.store_gangs import GangRow
 from incl_provisioner.work import Change, Timer, Work
 from incl_shared.events.experiments import ExperimentWaiting, MachinesMade
+from incl_shared.states import ExperimentState
 
 _SOON_S = 1.0
 _TRIES = frozenset({Meaning.TRANSIENT, Meaning.BACK_OFF, Meaning.CREDENTIALS})
@@ -38,7 +39,7 @@ def run(work: Work, model: Model, cloud: Cloud | None) -> list[Assignment]:
     made: list[Assignment] = []
     for experiment in sorted(due & model.cloud.keys()):
         execution = store.load(work.connection, experiment)
-        if execution is None or execution.state is not model.cloud[experiment].state:
+        if execution is None or execution.state is not ExperimentState.QUEUED:
             continue
         model.cloud[experiment] = execution
         assignment = _one(work, model, execution, cloud)
@@ -53,6 +54,9 @@ def _one(work: Work, model: Model, execution: Execution, cloud: Cloud | None) ->
     if execution.not_before > work.now:
         store.arm(work.connection, Timer.CLOUD, execution.id, execution.not_before)
         return None
+    if cloud is None:
+        _say(work, execution, "no cloud is configured any more, so its machines cannot be made")
+        return None
     row = store_gangs.load(work.connection, execution.id, execution.attempt + 1)
     if row is None:
         _want(work, model, execution)
@@ -60,11 +64,12 @@ def _one(work: Work, model: Model, execution: Execution, cloud: Cloud | None) ->
     hopeless = row.gang.verdict is not None and _hopeless(row.gang, row.gang.verdict)
     if row.gang.phase is Phase.FAILED or hopeless:
         _refuse(work, execution, row.gang)
+        model.drop(execution.id)
         return None
     ready = _ready(work, model, row.gang)
     if row.gang.phase is Phase.MADE and row.gang.zone and len(ready) == row.gang.nodes:
         return Assignment(waiting_of(execution), tuple(ready))
-    _say(work, execution, reason(row, len(ready), cloud.why(execution.id) if cloud is not None else ""))
+    _say(work, execution, reason(row, len(ready), cloud.why(execution.id)))
     return None
 
 

@@ -23,6 +23,7 @@ _log = logging.getLogger("incl.provisioner")
 PREEMPTED = "compute.instances.preempted"
 _COOL_S = 300.0
 _TAIL_LINES = 12
+_HINT = "do machines reach the gateway and the bus, and is their image the right one? see docs/compute-engine.md"
 
 
 class Boots:
@@ -37,12 +38,14 @@ class Boots:
         self._clock = database.clock
         self._came: dict[Key, tuple[Gang, float]] = {}
         self._taken_back: set[Key] = set()
+        self._told: dict[Key, list[int]] = {}
 
     async def look(self, view: View, known: Mapping[Key, Gang]) -> None:
         """Act on what is missing."""
         for key in self._came.keys() - known.keys():
             self._plans.lived(*self._came.pop(key))
         self._taken_back &= known.keys()
+        self._told = {key: ranks for key, ranks in self._told.items() if key in known}
         for key, gang in known.items():
             about, row = self._rows.about.get(key), self._rows.rows.get(key)
             if row is not None and row.preempted is not None and key not in self._taken_back:
@@ -54,29 +57,30 @@ class Boots:
             if about.attempt < gang.attempt:
                 late = self._clock.now() - (row.made or gang.since) > self._options.boot_s
                 if missing or late:
-                    await self._broken(gang, missing, late=late)
+                    await self._broken(gang, missing)
                 continue
             if key not in self._came and key not in self._taken_back:
                 self._came[key] = (gang, row.made or gang.since)
                 self._plans.came(gang)
-            if missing:
+            if missing and self._told.get(key) != missing:
                 await self._lost(gang, missing)
+                self._told[key] = missing
 
-    async def _broken(self, gang: Gang, missing: list[int], *, late: bool) -> None:
+    async def _broken(self, gang: Gang, missing: list[int]) -> None:
         """Its machines do not come to work: say why, and try the next place."""
         now = self._clock.now()
         if missing and await self._taken(gang, missing):
             verdict = _verdict("preempted", "the provider took a machine back while it booted", "")
-            again = True
+            counts = 0
         else:
             rank = missing[0] if missing else await self._silent(gang)
             said = await self._said(gang, rank)
             what = "ended before it was ready" if missing else f"said nothing for {self._options.boot_s:.0f} s"
-            verdict = _verdict("boot", f"machine {gang.names[rank]} {what}", "", said)
-            again = gang.breaks + 1 < self._options.boots
+            verdict = _verdict("boot", f"machine {gang.names[rank]} {what}", _HINT, said)
+            counts = 1
         _log.warning("%s: %s", verdict.message, verdict.said or "it said nothing")
         self._plans.failed(gang, verdict, now)
-        await self._rows.save(gang, gangs.broken(gang, verdict, now, hopeless=not again))
+        await self._rows.save(gang, gangs.broken(gang, verdict, now, counts=counts, most=self._options.boots))
 
     async def _lost(self, gang: Gang, missing: list[int]) -> None:
         """Machines on which an attempt runs are gone: their ranks have ended."""
@@ -103,6 +107,8 @@ class Boots:
 
     async def _said(self, gang: Gang, rank: int) -> str:
         """The end of what its serial console said."""
+        if not gang.zone:
+            return ""
         try:
             serial = await self._compute.serial(gang.zone, gang.names[rank])
         except CloudFailure as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from incl_provisioner import store_gangs
@@ -14,6 +15,7 @@ from incl_provisioner.cloud.boots import Boots
 from incl_provisioner.cloud.plans import CloudPlans, Met
 from incl_provisioner.cloud.rows import GangRows
 from incl_provisioner.domain.cloud.history import PreemptionHistory
+from incl_provisioner.metrics import ProvisionerMetrics
 from incl_provisioner.planner import CatalogPlanner
 from incl_provisioner.settings import CloudOptions
 from incl_provisioner.work import Work
@@ -42,8 +44,10 @@ class CloudLoop:
 
     def __init__(
         self, options: CloudOptions, database: Database, planner: CatalogPlanner, open_compute: OpenCompute,
-        *, clock: Clock, met: Met, bus: tuple[str, ...],
+        *, clock: Clock, met: Met, bus: tuple[str, ...], metrics: ProvisionerMetrics,
     ) -> None:  # fmt: skip
+        self._metrics = metrics
+        self._counted: Counter[tuple[str, str]] = Counter()
         self._options, self._database, self._planner = options, database, planner
         self._open, self._clock, self._bus = open_compute, clock, bus
         self._woken = asyncio.Event()
@@ -54,7 +58,6 @@ class CloudLoop:
         self.plans: CloudPlans | None = None
         self.keeper: Keeper | None = None
         self.trouble = ""
-        self.failures = 0
 
     def start(self, lease: Lease, work: MakeWork, told: Callable[[], None]) -> None:
         """Begin, as the owner of the lease. told: called once something for the scheduler is committed."""
@@ -76,6 +79,8 @@ class CloudLoop:
 
     def why(self, experiment: str) -> str:
         """Why nothing can be tried for an experiment now; empty: it can, or nobody has looked yet."""
+        if self.trouble:
+            return f"the cloud cannot be used now: {self.trouble}"
         return self.plans.waits.get(experiment, "") if self.plans is not None else ""
 
     async def _run(self, lease: Lease, work: MakeWork, told: Callable[[], None]) -> None:
@@ -89,17 +94,27 @@ class CloudLoop:
                 if boots is None:
                     boots = await self._begin(rows, work)
                 live = await self._round(rows, boots)
-                self.trouble = ""
+                await self._note(rows, "")
+                self._metrics.cloud_rounds.labels("done").inc()
             except LeaseLost:
                 return
             except DatabaseUnavailable as error:
-                self.trouble = error.cause or error.message
+                self._metrics.cloud_rounds.labels("outage").inc()
+                _log.warning("the cloud waits for the database: %s", error)
             except Exception as error:  # noqa: BLE001 - the edge of the loop
-                self.failures += 1
-                self.trouble = f"{type(error).__name__}: {error}"
+                self._metrics.cloud_rounds.labels("error").inc()
                 _log.exception("a round of the cloud failed")
+                with contextlib.suppress(DatabaseUnavailable, LeaseLost):
+                    await self._note(rows, f"{type(error).__name__}: {error}")
+                live = True
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), self._options.round_s if live else self._options.sweep_s)
+
+    async def _note(self, rows: GangRows, trouble: str) -> None:
+        """What keeps the cloud from being used, for those who wait."""
+        if trouble != self.trouble:
+            self.trouble = trouble
+            await rows.tell(experiment for experiment, _ in await rows.gangs())
 
     async def _begin(self, rows: GangRows, work: MakeWork) -> Boots:
         platform, key = await self._database.write(store_gangs.known_by)
@@ -109,6 +124,7 @@ class CloudLoop:
         self.plans = CloudPlans(
             self._options, self._planner, self.met, rows, platform=platform, key=key, bus=self._bus
         )  # fmt: skip
+        self._counted = Counter()
         self.keeper = Keeper(platform, self._compute, rows, self.plans, self._clock)
         return Boots(self._options, self._database, self._compute, rows, self.plans, work)
 
@@ -133,6 +149,10 @@ class CloudLoop:
         view = await self.keeper.round()
         known = await rows.gangs()
         await boots.look(view, known)
+        self.met.cooldowns.prune(self._clock.now())
+        for (what, why), count in (self.keeper.troubles - self._counted).items():
+            self._metrics.cloud_troubles.labels(what, why).inc(count)
+        self._counted = Counter(self.keeper.troubles)
         changed, self.plans.changed = self.plans.changed, set()
         if changed:
             await rows.tell(changed)

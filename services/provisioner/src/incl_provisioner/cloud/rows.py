@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from incl_provisioner import store, store_gangs
-from incl_provisioner.domain.cloud.gangs import LAST, Gang
+from incl_provisioner.domain.cloud.gangs import LAST, Gang, Phase
 from incl_provisioner.store_gangs import GangRow, Key
 from incl_provisioner.tables import experiments
 from incl_provisioner.work import Change
@@ -85,6 +85,8 @@ class GangRows:
 
     def _save(self, tx: Transaction, before: Gang, after: Gang) -> bool:
         leases.check(tx, self._lease())
+        if before.phase is Phase.MADE and after.phase is Phase.CLEANING and self._begun(tx, before):
+            return False
         if not store_gangs.save(tx.connection, before, after, tx.clock.now()):
             return False
         if after.phase in LAST:
@@ -92,6 +94,12 @@ class GangRows:
         if _shown(before) != _shown(after):
             self._touch(tx, after.experiment)
         return True
+
+    @staticmethod
+    def _begun(tx: Transaction, gang: Gang) -> bool:
+        """Whether its attempt has begun since somebody looked: then its end decides, not how it booted."""
+        execution = store.load(tx.connection, gang.experiment)
+        return execution is not None and execution.attempt >= gang.attempt
 
     def _touch(self, tx: Transaction, experiment: str) -> None:
         store.changed(tx.connection, Change.GANG, experiment)

@@ -173,6 +173,7 @@ def _assigned(row: Row, event: AttemptAssigned, time: float) -> Change:
     attempt = attempt_row(AttemptState.ASSIGNED, queued=row["queued_at"], assigned=time) | {
         "placements": _array(event.placements),
         "waits": row["waits"],
+        "machines": event.machines.model_dump_json() if event.machines is not None else None,
     }
     state = row["state"] if row["state"] == ExperimentState.STOPPING else ExperimentState.STARTING.value
     changes = {"state": state, "attempts": event.attempt, "waiting": "", "waits": "[]"}

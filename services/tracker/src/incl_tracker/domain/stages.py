@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from incl_shared.events import ClientTimes, RankTimes
+from incl_shared.events.experiments import MachinesMade
 from incl_shared.queries.tracker import Stage
 
 Name = Literal["packing", "upload", "queued", "machine", "unpacking", "running", "uploading"]
@@ -19,7 +20,7 @@ MAX_REASONS = 3
 
 @dataclass(frozen=True, slots=True)
 class AttemptTimes:
-    """What is known of an attempt's time. waits: (time, reason) of the wait before it."""
+    """What is known of an attempt's time. waits: (time, reason) of the wait before it. machines: made for it."""
 
     attempt: int
     queued: float
@@ -28,6 +29,7 @@ class AttemptTimes:
     ended: float | None = None
     ranks: tuple[RankTimes, ...] = ()
     waits: Sequence[tuple[float, str]] = field(default=())
+    machines: MachinesMade | None = None
 
 
 def client_stages(times: ClientTimes | None) -> list[Stage]:
@@ -48,18 +50,20 @@ def waiting_stage(attempt: int, queued: float, ended: float | None, waits: Seque
 
 def attempt_stages(times: AttemptTimes) -> list[Stage]:
     """All stages of an attempt so far; the last one has no end while it lasts."""
+    machines = times.machines
+    room = times.assigned if machines is None else min(machines.wanted, times.assigned)
     stages = [
         Stage(
             name="queued",
             attempt=times.attempt,
             start=times.queued,
-            end=max(times.queued, times.assigned),
-            note=reasons(times.waits),
+            end=max(times.queued, room),
+            note=reasons([wait for wait in times.waits if machines is None or wait[0] < room]),
         )
     ]
     ranks = times.ranks
     marks: list[tuple[Name, float | None, str]] = [
-        ("machine", times.assigned, ""),
+        ("machine", room, "" if machines is None else made(machines, times.assigned)),
         ("unpacking", _first(r.preparing for r in ranks), _slowest(ranks, "prepared")),
         ("running", _first([*(r.started for r in ranks), times.started]), _slowest(ranks, "started")),
         ("uploading", _last(r.ended for r in ranks), _slowest(ranks, "ended")),
@@ -80,6 +84,15 @@ def reasons(waits: Sequence[tuple[float, str]]) -> str:
     """Why it waited: the last few different reasons."""
     different = list(dict.fromkeys(reason for _, reason in waits if reason))
     return "; ".join(different[-MAX_REASONS:])
+
+
+def made(machines: MachinesMade, ready: float) -> str:
+    """What was made, where, and how long its parts took."""
+    kind = f"{machines.machine} spot" if machines.spot else machines.machine
+    earlier = machines.asked - machines.wanted
+    before = f"found after {earlier:.0f} s, " if earlier >= 1 else ""
+    making, booting = max(0.0, machines.made - machines.asked), max(0.0, ready - machines.made)
+    return f"{kind} in {machines.zone}: {before}made in {making:.1f} s, booted in {booting:.1f} s"
 
 
 def latest(starts: Iterable[RankTimes], ends: Iterable[RankTimes]) -> tuple[RankTimes, ...]:

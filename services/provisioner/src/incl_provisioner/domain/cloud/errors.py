@@ -134,7 +134,9 @@ def _walk(body: object, status: int | None, depth: int = 0) -> Iterable[CloudErr
     details = [part for key in ("errors", "details", "errorDetails") for part in _walk(body.get(key), own, depth + 1)]
     yield from details
     code = _code(body)
-    if code or not details:
+    # The envelope's status is a class of errors (403 is PERMISSION_DENIED, whatever the reason): a reason says more.
+    general = code == body.get("status") and any(part.code for part in details)
+    if (code and not general) or not details:
         yield CloudError(code, str(body.get("message") or body.get("error_description") or "")[:_LONGEST_MESSAGE], own)
 
 

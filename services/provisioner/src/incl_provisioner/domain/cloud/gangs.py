@@ -275,12 +275,13 @@ def polled(gang: Gang, *, done: bool, verdict: Verdict | None, now: float) -> Ga
     return replace(closed, phase=Phase.CLEANING, since=now, verdict=verdict)
 
 
-def broken(gang: Gang, verdict: Verdict, now: float, *, hopeless: bool) -> Gang:
-    """It was made, and does not come to work: removed, then the next place. hopeless: the last try of it."""
+def broken(gang: Gang, verdict: Verdict, now: float, *, counts: int, most: int) -> Gang:
+    """It was made, and does not come to work: removed, then the next place; after `most` that count none will do."""
     if gang.phase is not Phase.MADE:
         return gang
-    said = replace(verdict, meaning=Meaning.BAD_REQUEST) if hopeless else verdict
-    return replace(gang, phase=Phase.CLEANING, since=now, verdict=said, breaks=gang.breaks + 1)
+    breaks = gang.breaks + counts
+    said = replace(verdict, meaning=Meaning.BAD_REQUEST) if breaks >= most else verdict
+    return replace(gang, phase=Phase.CLEANING, since=now, verdict=said, breaks=breaks)
 
 
 def forgotten(gang: Gang, now: float) -> Gang:

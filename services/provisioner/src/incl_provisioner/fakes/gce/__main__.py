@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 from pathlib import Path
 
 from incl_provisioner.fakes.gce.cloud import FORMS, CloudSettings, FakeCloud
 from incl_provisioner.fakes.gce.pace import QUICK, REAL
+from incl_shared.auth.files import write_private
 from incl_shared.errors import InclError
 
 
@@ -40,6 +42,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--realistic", action="store_true", help="operations, boots and preemptions take as long as the provider's"
     )
+    parser.add_argument(
+        "--said", type=Path, metavar="FILE", help="write what it says of itself there, 0600, and not to stdout"
+    )
     return parser.parse_args()
 
 
@@ -61,12 +66,21 @@ async def run(given: argparse.Namespace) -> None:
         "vms": cloud.host.kind,
         "folder": str(cloud.folder),
     }
-    sys.stdout.write(json.dumps(said) + "\n")
-    sys.stdout.flush()
+    _say({**said, "pid": str(os.getpid())}, given.said)
     try:
         await end.wait()
     finally:
         await cloud.stop()
+        if given.said is not None:
+            given.said.unlink(missing_ok=True)
+
+
+def _say(said: dict[str, str], file: Path | None) -> None:
+    if file is not None:
+        write_private(file, json.dumps(said).encode())
+        return
+    sys.stdout.write(json.dumps(said) + "\n")
+    sys.stdout.flush()
 
 
 def main() -> int:
