@@ -422,6 +422,9 @@ class Link:
     def __init__(self, node_client: BusClient, settings: BusSettings, node: str, job: JobWanted) -> None:
         self.user = job.job
 
+    async def renew(self) -> None:
+        """Nothing is open."""
+
     async def close(self) -> None:
         """Nothing is open."""
 

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-import sqlalchemy as sa
-
 import incl_agent.app
 import incl_agent.life
 import incl_agent.preparing
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 
 THREADS = ("incl_shared.db", "incl_agent.journal")
 _MIGRATED: dict[str, bytes] = {}
-_FIRST: dict[bool, sa.Engine] = {}
 
 
 def migrated(package: str, folder: Path) -> bytes:
@@ -46,9 +43,9 @@ def migrated(package: str, folder: Path) -> bytes:
         path = folder / "template.db"
         incl_shared.db.migrate(f"sqlite:///{path}", package)
         connection = sqlite3.connect(path)
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute("PRAGMA journal_mode=DELETE")  # one in memory has no log beside it
+        _MIGRATED[package] = connection.serialize()
         connection.close()
-        _MIGRATED[package] = path.read_bytes()
     return _MIGRATED[package]
 
 
@@ -126,28 +123,23 @@ class Broker:
 
 
 class Engine:
-    """An engine of SQLAlchemy that can be told to be away; statements are compiled once a process, not once a run."""
+    """Stands in for an engine of SQLAlchemy: the world's database, which can be told to be away."""
 
-    def __init__(self, world: World, engine: sa.Engine, *, write: bool) -> None:
-        self._world, self._engine = world, engine
-        first = _FIRST.setdefault(write, engine)
-        if first is not engine:
-            engine.dialect = engine.pool._dialect = first.dialect
-            engine._compiled_cache = first._compiled_cache
+    def __init__(self, world: World) -> None:
+        self._world = world
 
     def begin(self) -> Any:
-        """A transaction."""
+        """A transaction that writes."""
         self._check()
-        return self._engine.begin()
+        return self._world.database.begin()
 
     def connect(self) -> Any:
-        """A connection."""
+        """A transaction that reads."""
         self._check()
-        return self._engine.connect()
+        return self._world.database.connect()
 
     def dispose(self) -> None:
         """Close."""
-        self._engine.dispose()
 
     def _check(self) -> None:
         if self._world.database_away:
@@ -157,12 +149,6 @@ class Engine:
 @contextlib.contextmanager
 def exchanged(world: World) -> Iterator[None]:
     """The product runs in this world."""
-    make_engine = incl_shared.db.make_engine
-
-    def engine(url: str, *, write: bool, **options: Any) -> Any:
-        made = Engine(world, make_engine(url, write=write, **options), write=write)
-        world.engines.append((HOST.get(), made))
-        return made
 
     async def open_connection(
         settings: BusSettings, callbacks: Callbacks, *, credentials: Any = None, timeout: float = 2.0,
@@ -182,7 +168,7 @@ def exchanged(world: World) -> Iterator[None]:
         return await asyncio.shield(machine_now().shims[pid].word)
 
     exchanges: list[tuple[Any, str, Any]] = [
-        (incl_shared.db, "make_engine", engine),
+        (incl_shared.db, "make_engine", lambda url, **options: Engine(world)),
         (incl_shared.bus.client, "open_connection", open_connection),
         (incl_shared.bus.runtime, "HardenedBroker", Broker),
         (incl_provisioner.app, "migrate", lambda url, package: None),

@@ -26,6 +26,7 @@ from incl_shared.settings import BusSettings
 from incl_shared.spec import ExperimentSpec
 from incl_shared.testing.fake_nats import FakeServer, Wire
 from incl_shared.testing.virtual import EPOCH, Host, VirtualLoop
+from simulation.lite import Lite
 from simulation.machine import Machine, Ran, Script, machine_now
 from simulation.plan import Asked, Plan
 
@@ -71,8 +72,7 @@ class Provisioner:
 
     async def _life(self) -> None:
         while True:
-            settings = _provisioner_settings().model_copy(update={"database_url": self.world.database_url})
-            self.app = create_app(settings)
+            self.app = create_app(_provisioner_settings())
             try:
                 await self.app.start()
             except UnavailableError as error:
@@ -111,10 +111,7 @@ class World:
         self.wire = Wire(random.Random(f"{plan.seed}:wire"))
         self.server = FakeServer(loop, self.wire)
         self.tasks: list[asyncio.Task[Any]] = []
-        self.engines: list[tuple[Host | None, Any]] = []
-        self.database = folder / "provisioner.db"
-        self.database.write_bytes(template)
-        self.database_url = f"sqlite:///{self.database}"
+        self.database = Lite(template)
         self.database_away = False
         self.database_slow = 0.0
         self.server_wall = 0.0
@@ -133,7 +130,6 @@ class World:
         self.people = Host("people")
         self._scripts: dict[str, Script] = {}
         self._people: BusClient | None = None
-        self._reader: sqlite3.Connection | None = None
         self._neutral = Host("world")
 
     # --- clocks and notes
@@ -176,18 +172,12 @@ class World:
         """A process is gone: its connections and files are closed by the kernel."""
         for connection in [each for each in self.server.connections if each.host is host]:
             connection.gone()
-        for owner, engine in [each for each in self.engines if each[0] is host]:
-            engine.dispose()
-            self.engines.remove((owner, engine))
 
     def close(self) -> None:
         """The end of the world."""
-        for _, engine in self.engines:
-            engine.dispose()
         for machine in self.machines:
             machine.power_off()
-        if self._reader is not None:
-            self._reader.close()
+        self.database.close()
 
     def agent_settings(self, name: str, folder: Path) -> AgentSettings:
         """Of the agent of a machine."""
@@ -298,10 +288,7 @@ class World:
 
     def rows(self, query: str) -> list[sqlite3.Row]:
         """What the provisioner's database has."""
-        if self._reader is None:
-            self._reader = sqlite3.connect(self.database)
-            self._reader.row_factory = sqlite3.Row
-        return self._reader.execute(query).fetchall()
+        return self.database.rows(query)
 
     def settled(self) -> bool:
         """Whether nothing is left to do."""

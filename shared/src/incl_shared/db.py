@@ -166,7 +166,7 @@ class _Write:
 
 
 def insert_ignore(connection: sa.Connection, table: sa.Table) -> Any:
-    """INSERT … ON CONFLICT DO NOTHING, in the dialect at hand."""
+    """INSERT … ON CONFLICT DO NOTHING, in the dialect at hand. The result's rowcount says how many rows are new."""
     return _insert_ignore(connection.dialect.name, table)
 
 
@@ -176,10 +176,10 @@ def _insert_ignore(dialect: str, table: sa.Table) -> Any:
     if dialect == "postgresql":
         from sqlalchemy.dialects.postgresql import insert as insert_pg
 
-        return insert_pg(table).on_conflict_do_nothing()
+        return insert_pg(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
     from sqlalchemy.dialects.sqlite import insert as insert_lite
 
-    return insert_lite(table).on_conflict_do_nothing()
+    return insert_lite(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
 
 class Database:

@@ -22,6 +22,22 @@ if TYPE_CHECKING:
 
 
 _TOO_FAR = 2
+_NAMED = leases.c.name == sa.bindparam("of_name")
+_TAKE = sa.select(leases).where(_NAMED).with_for_update(skip_locked=True)
+_CHECK = (
+    sa.select(leases.c.fence).where(_NAMED, leases.c.holder == sa.bindparam("of_holder")).with_for_update(read=True)
+)
+_CUT = (
+    sa.update(leases)
+    .where(_NAMED, leases.c.expires == sa.bindparam("of_expires"))
+    .values(expires=sa.bindparam("new_expires"))
+)
+_RELEASE = sa.update(leases).where(_NAMED, leases.c.fence == sa.bindparam("of_fence")).values(holder="", expires=0.0)
+_STORE = (
+    sa.update(leases)
+    .where(_NAMED)
+    .values({name: sa.bindparam(f"new_{name}") for name in ("holder", "fence", "expires")})
+)
 
 
 class LeaseLost(ConflictError):  # noqa: N818
@@ -53,8 +69,7 @@ def acquire(
     now = tx.clock.now()
     start = {"name": name, "holder": "", "fence": 0, "expires": 0.0}
     tx.connection.execute(insert_ignore(tx.connection, leases), start)
-    locked = sa.select(leases).where(leases.c.name == name).with_for_update(skip_locked=True)
-    row = tx.connection.execute(locked).one_or_none()
+    row = tx.connection.execute(_TAKE, {"of_name": name}).one_or_none()
     if row is None:
         return None
     if row.holder != holder and row.expires > now and not (gone is not None and gone(row.holder)):
@@ -73,8 +88,8 @@ def cut(tx: Transaction, name: str, expires: float, ttl: float) -> None:
     Its holder, should he live, renews it. Nothing happens where the end is a usual one.
     """
     if expires - tx.clock.now() > _TOO_FAR * ttl:
-        matches = (leases.c.name == name, leases.c.expires == expires)
-        tx.connection.execute(sa.update(leases).where(*matches).values(expires=tx.clock.now() + ttl))
+        values = {"of_name": name, "of_expires": expires, "new_expires": tx.clock.now() + ttl}
+        tx.connection.execute(_CUT, values)
 
 
 def renew(tx: Transaction, lease: Lease, ttl: float) -> Lease:
@@ -91,11 +106,7 @@ def renew(tx: Transaction, lease: Lease, ttl: float) -> Lease:
 
 def release(tx: Transaction, lease: Lease) -> None:
     """Let others have it at once. Nothing happens where it is lost already."""
-    tx.connection.execute(
-        sa.update(leases)
-        .where(leases.c.name == lease.name, leases.c.fence == lease.fence)
-        .values(holder="", expires=0.0)
-    )
+    tx.connection.execute(_RELEASE, {"of_name": lease.name, "of_fence": lease.fence})
 
 
 def check(tx: Transaction, lease: Lease) -> None:
@@ -104,15 +115,11 @@ def check(tx: Transaction, lease: Lease) -> None:
     Raises:
         LeaseLost: when another one took it.
     """
-    fence = tx.connection.execute(
-        sa.select(leases.c.fence)
-        .where(leases.c.name == lease.name, leases.c.holder == lease.holder)
-        .with_for_update(read=True)
-    ).scalar()
+    fence = tx.connection.execute(_CHECK, {"of_name": lease.name, "of_holder": lease.holder}).scalar()
     if fence != lease.fence:
         raise LeaseLost(f"the lease {lease.name} was taken by another one", cause=f"fence {lease.fence} is old")
 
 
 def _store(tx: Transaction, lease: Lease) -> None:
-    values = {"holder": lease.holder, "fence": lease.fence, "expires": lease.expires}
-    tx.connection.execute(sa.update(leases).where(leases.c.name == lease.name).values(values))
+    values = {"new_holder": lease.holder, "new_fence": lease.fence, "new_expires": lease.expires}
+    tx.connection.execute(_STORE, {"of_name": lease.name, **values})

@@ -31,7 +31,7 @@ from incl_shared.bus.metrics import Pause
 from incl_shared.bus.retry import Failures, RetryPolicy
 from incl_shared.bus.tables import inbox
 from incl_shared.bus.topology import Durable
-from incl_shared.db import Database, DatabaseUnavailable, Transaction, is_outage
+from incl_shared.db import Database, DatabaseUnavailable, Transaction, insert_ignore, is_outage
 from incl_shared.errors import InclError
 
 if TYPE_CHECKING:
@@ -51,7 +51,6 @@ T = TypeVar("T")
 DONE, DUPLICATE = "done", "duplicate"
 Outcome = str | Exception
 _PAUSE_MAX_S = 2.0
-_REMEMBER = sa.insert(inbox)
 _SEEN = sa.select(inbox.c.message_id).where(
     inbox.c.durable == sa.bindparam("of_durable"), inbox.c.message_id.in_(sa.bindparam("ids", expanding=True))
 )
@@ -170,6 +169,8 @@ class Consumer:
             return [(await self._transaction([delivery]))[0] for delivery in deliveries]
 
     def _run(self, tx: Transaction, deliveries: list[Delivery]) -> list[Outcome]:
+        if len(deliveries) == 1:
+            return [self._alone(tx, deliveries[0])]
         seen, outcomes = self._seen(tx, deliveries), []
         for delivery in deliveries:
             key = _inbox_key(delivery.id)
@@ -185,16 +186,22 @@ class Consumer:
             positions.note(tx, self.durable, max(delivery.sequence for delivery in handled))
 
     def _one(self, tx: Transaction, delivery: Delivery) -> Outcome:
-        assert self._handler is not None
-        row = {"durable": self._inbox_name, "message_id": _inbox_key(delivery.id), "seen": tx.clock.now()}
         try:
-            with tracing(delivery), tx.savepoint():
-                tx.connection.execute(_REMEMBER, row)
-                self._handler(tx, delivery)
+            with tx.savepoint():
+                return self._alone(tx, delivery)
         except Exception as error:
             if isinstance(error, NotMine) or is_outage(error):
                 raise
             return error
+
+    def _alone(self, tx: Transaction, delivery: Delivery) -> Outcome:
+        """What is raised undoes the whole transaction, or the savepoint that it is in."""
+        assert self._handler is not None
+        row = {"durable": self._inbox_name, "message_id": _inbox_key(delivery.id), "seen": tx.clock.now()}
+        if not tx.connection.execute(insert_ignore(tx.connection, inbox), row).rowcount:
+            return DUPLICATE
+        with tracing(delivery):
+            self._handler(tx, delivery)
         return DONE
 
     @property

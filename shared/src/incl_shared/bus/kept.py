@@ -34,6 +34,9 @@ KEPT_S = 86_400.0
 SWEEP_ROWS = 5000
 NOBODY = 1 << 62
 """Beyond every sequence: nobody waits for anything."""
+_DONE = sa.delete(outbox).where(outbox.c.sequence.in_(sa.bindparam("sequences", expanding=True)))
+_NEWEST = sa.select(sent.c.at, sent.c.event_id).where(sent.c.stream == EVENTS).order_by(sent.c.at.desc()).limit(1)
+_ANY = sa.select(sent.c.sequence).limit(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +72,12 @@ def keep(tx: Transaction, events: Sequence[Sent]) -> None:
     ]
     if rows:
         tx.connection.execute(insert_ignore(tx.connection, sent), rows)
-        tx.connection.execute(sa.delete(outbox).where(outbox.c.sequence.in_([row["sequence"] for row in rows])))
+        tx.connection.execute(_DONE, {"sequences": [row["sequence"] for row in rows]})
 
 
 def newest(connection: sa.Connection) -> tuple[int, str] | None:
     """(sequence, id) of the event that lies farthest behind in EVENTS, of those that are kept."""
-    query = sa.select(sent.c.at, sent.c.event_id).where(sent.c.stream == EVENTS).order_by(sent.c.at.desc()).limit(1)
-    row = connection.execute(query).one_or_none()
+    row = connection.execute(_NEWEST).one_or_none()
     return None if row is None else (row.at, row.event_id)
 
 
@@ -141,4 +143,4 @@ def sweep(tx: Transaction, floor: int, kept_s: float = KEPT_S) -> int:
 
 def any_kept(connection: sa.Connection) -> bool:
     """Whether anything is kept."""
-    return connection.execute(sa.select(sent.c.sequence).limit(1)).one_or_none() is not None
+    return connection.execute(_ANY).one_or_none() is not None
