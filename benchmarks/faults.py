@@ -17,10 +17,10 @@ SCHEDULES, WORKERS, TARGET_S = 10_000, 2, 300.0
 def bench() -> dict[str, Any]:
     """One run."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-    from simulation.many import run_many
+    from simulation.campaign import run_campaign
 
     count = int(os.environ.get("INCL_BENCH_SCHEDULES", SCHEDULES))
-    outcome = run_many(range(1, count + 1), WORKERS)
+    outcome = run_campaign(range(1, count + 1), WORKERS)
     print(outcome.told())
     seconds = outcome.wall_s * SCHEDULES / count
     return {

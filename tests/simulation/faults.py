@@ -18,7 +18,10 @@ async def strike(world: World, fault: Fault) -> None:
     """Wait for its moment, do it, heal it."""
     await asyncio.sleep(fault.at)
     world.note(f"FAULT {fault}")
+    world.struck += 1
+    world.striking += 1
     await _FAULTS[fault.kind](world, fault)
+    world.striking -= 1
     world.note(f"      {fault.kind} is over")
 
 
@@ -30,6 +33,21 @@ async def _kill_provisioner_at(world: World, fault: Fault) -> None:
     """At a step: between a commit and its ack, between an outbox row and its publication, wherever it falls."""
     provisioner = world.provisioners[fault.whom % len(world.provisioners)]
     _light(provisioner.host, int(fault.extra * 1500), lambda: provisioner.kill(fault.seconds))
+
+
+async def _kill_provisioner_at_commit(world: World, fault: Fault) -> None:
+    """Some steps after it gave its database something to do: before that is done, before its ack, or later."""
+    provisioner = world.provisioners[fault.whom % len(world.provisioners)]
+    host = provisioner.host
+    if host is None:
+        return
+    steps = 1 + int(fault.extra * 1000) % 12
+
+    def given() -> None:
+        world.on_work.pop(host, None)
+        _light(host, steps, lambda: provisioner.kill(fault.seconds))
+
+    world.on_work[host] = given
 
 
 def _light(host: Host | None, steps: int, kill: Callable[[], None]) -> None:
@@ -213,6 +231,7 @@ async def _database_away(world: World, fault: Fault) -> None:
 _FAULTS: dict[str, Callable[[World, Fault], Coroutine[Any, Any, None]]] = {
     "kill provisioner": _kill_provisioner,
     "kill provisioner at a step": _kill_provisioner_at,
+    "kill provisioner at a commit": _kill_provisioner_at_commit,
     "pause provisioner": _pause_provisioner,
     "restart provisioner": _restart_provisioner,
     "kill agent": _kill_agent,

@@ -1,8 +1,8 @@
-"""The provisioner's database in the simulation: its own SQL on SQLite, in memory, without what SQLAlchemy does on the way.
+"""The provisioner's database in the simulation: its own SQL on SQLite in memory, without SQLAlchemy's way to it.
 
-SQLAlchemy compiles each statement once a process; SQLite runs it. Pools, results and events of SQLAlchemy, and files, are
-left out: they take half of a schedule's time and have nothing to do with what goes wrong in one. A transaction is one step of
-its host, so that one connection serves all processes of a world.
+SQLAlchemy compiles each statement once a process; SQLite runs it. SQLAlchemy's pools, results and events, and files,
+are left out: they take half of a schedule's time and have nothing to do with what goes wrong in one. A transaction is
+one step of its host, so that one connection serves all processes of a world.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ Values = Mapping[str, Any]
 _PLAIN = (sa.String, sa.Integer, sa.Float, sa.LargeBinary, sa.types.NullType)
 """Types whose values SQLAlchemy hands to SQLite and back as they are."""
 _KEPT = 1024
+_NOTHING: Values = {}
 
 
 class Statement:
@@ -105,9 +106,9 @@ class Connection:
         self._cursor, self._write = cursor, write
         self._savepoints = itertools.count()
 
-    def execute(self, clause: Any, given: Values | Sequence[Values] = {}) -> Result:  # noqa: B006 - never changed
+    def execute(self, clause: Any, given: Values | list[Values] = _NOTHING) -> Result:
         """Run a statement."""
-        many = not isinstance(given, Mapping)
+        many = isinstance(given, list)
         statement = _statement(clause, tuple(given[0] if many else given))
         assert self._write or not statement.writes, "a read writes"
         cursor = self._cursor
@@ -118,7 +119,11 @@ class Connection:
                 cursor.execute(*statement.ready(given))
         except sqlite3.Error as error:
             raise sa.exc.DBAPIError.instance(
-                str(clause), None, error, sqlite3.Error, dialect=DIALECT  # type: ignore[arg-type]
+                str(clause),
+                None,
+                error,
+                sqlite3.Error,
+                dialect=DIALECT,  # type: ignore[arg-type]
             ) from error
         if cursor.description is None:
             return Result([], cursor.rowcount)
@@ -197,6 +202,6 @@ def _statement(clause: Any, columns: tuple[str, ...]) -> Statement:
 
 @functools.cache
 def _row_type(names: tuple[str, ...]) -> Callable[[tuple[Any, ...]], Any]:
-    made: Any = namedtuple("Row", names, rename=True)  # noqa: PYI024 - the names are the statement's
+    made: Any = namedtuple("Row", names, rename=True)
     make: Callable[[tuple[Any, ...]], Any] = made._make
     return make

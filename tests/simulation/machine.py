@@ -344,6 +344,7 @@ class Uploads:
         self.store = self
         self.machine = machine_now()
         self._sent = 0
+        self._draining = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -359,10 +360,11 @@ class Uploads:
 
     async def _drain(self) -> None:
         made = self.machine.checkpoints.get(self._life.job, [])
-        while self._sent < len(made):
-            await self.machine.world.reach(self.machine.name)
-            self.machine.world.commit(self._life.wanted, made[self._sent])
-            self._sent += 1
+        async with self._draining:
+            while self._sent < len(made):
+                await self.machine.world.reach(self.machine.name)
+                self.machine.world.commit(self._life.wanted, made[self._sent])
+                self._sent += 1
 
     async def finish(self) -> list[str]:
         """The rest; the real one tries for retry_limit_s."""

@@ -9,7 +9,7 @@ from typing import Any
 from incl_shared.ids import derived_id
 from simulation.machine import Script
 
-BUSY_S = 35.0
+BUSY_S = 30.0
 """Faults begin within so many seconds."""
 
 
@@ -78,26 +78,27 @@ class Plan:
 KINDS: dict[str, tuple[float, float, float]] = {
     "kill provisioner": (3.0, 0.2, 12.0),
     "kill provisioner at a step": (3.0, 0.2, 8.0),
+    "kill provisioner at a commit": (3.0, 0.2, 8.0),
     "pause provisioner": (2.0, 3.0, 25.0),
     "restart provisioner": (1.0, 0.5, 1.0),
-    "kill agent": (3.0, 0.2, 40.0),
+    "kill agent": (3.0, 0.2, 25.0),
     "kill agent at a step": (2.0, 0.2, 10.0),
-    "pause agent": (1.5, 3.0, 40.0),
+    "pause agent": (1.5, 3.0, 25.0),
     "restart agent": (1.0, 0.5, 1.0),
-    "machine off": (2.5, 1.0, 40.0),
-    "machine lost": (1.0, 5.0, 40.0),
+    "machine off": (2.5, 1.0, 25.0),
+    "machine lost": (1.0, 5.0, 25.0),
     "kill shim": (1.0, 0.0, 0.0),
     "kill job": (1.0, 0.0, 0.0),
-    "bus down": (2.0, 0.5, 40.0),
+    "bus down": (2.0, 0.5, 25.0),
     "bus restored": (1.0, 0.5, 5.0),
-    "cut off": (3.0, 1.0, 40.0),
-    "provisioner cut off": (1.0, 1.0, 40.0),
+    "cut off": (3.0, 1.0, 32.0),
+    "provisioner cut off": (1.0, 1.0, 32.0),
     "connection breaks": (2.0, 0.0, 0.0),
     "lossy": (1.5, 5.0, 30.0),
     "slow": (1.5, 5.0, 30.0),
     "durable deleted": (1.5, 0.0, 0.0),
-    "server clock": (1.0, 5.0, 40.0),
-    "machine clock": (1.0, 5.0, 40.0),
+    "server clock": (1.0, 5.0, 25.0),
+    "machine clock": (1.0, 5.0, 25.0),
     "database slow": (1.0, 3.0, 20.0),
     "database away": (1.0, 1.0, 15.0),
 }
@@ -120,7 +121,7 @@ _THEMES: dict[str, tuple[float, tuple[str, ...]]] = {
     "provisioner": (
         2.0,
         (
-            "kill provisioner", "kill provisioner at a step", "kill provisioner at a step", "pause provisioner",
+            "kill provisioner", "kill provisioner at a step", "kill provisioner at a commit", "pause provisioner",
             "restart provisioner", "durable deleted", "database slow", "database away", "server clock",
         ),
     ),
@@ -144,7 +145,7 @@ def draw(seed: int) -> Plan:
         seed=seed, machines=machines, provisioners=numbers.choice((1, 1, 2)),
         experiments=tuple(
             _experiment(seed, index, numbers, machines, long=long)
-            for index in range(numbers.randint(1, 2) if long else numbers.randint(2, 4))
+            for index in range(numbers.randint(1, 2) if long else numbers.randint(2, 3))
         ),
         faults=_faults(numbers, theme),
         poison=(numbers.uniform(0, BUSY_S),) if numbers.random() < 0.1 else (),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import hashlib
+import itertools
 import logging
 import os
 import shutil
@@ -27,11 +29,13 @@ SETTLE_S = 400.0
 """So long after the last fault all must have ended."""
 _LOOK_S = 2.0
 _MEMORY = Path("/dev/shm")
+_COLLECT_EVERY = 16
+_RUN = itertools.count(1)
 
 
 @dataclass
 class Result:
-    """Of one seed. digest: of all that happened; two runs of a seed have the same."""
+    """Of one seed. digest: of all that happened; two runs of a seed have the same. faults: that came to it."""
 
     seed: int
     violations: list[str]
@@ -40,6 +44,7 @@ class Result:
     cpu_s: float
     plan: Plan
     attempts: int = 0
+    faults: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -54,21 +59,60 @@ def scratch() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@functools.cache
+def _ready(folder: Path) -> bytes:
+    """The template of the database. What is there now stays: the collector need not look at it again and again."""
+    template = migrated("incl_provisioner", folder)
+    gc.collect()
+    gc.freeze()
+    return template
+
+
+class _Listener(logging.Handler):
+    """Hears what an edge of a loop of the product has caught that nobody expects."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.ERROR)
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See the base."""
+        if record.exc_info and record.exc_info[1] is not None:
+            self._world.logged.append(f"{record.getMessage()}: {record.exc_info[1]!r}")
+
+
+@contextlib.contextmanager
+def _listening(world: World) -> Iterator[None]:
+    logger, listener = logging.getLogger("incl"), _Listener(world)
+    logger.addHandler(listener)
+    try:
+        yield
+    finally:
+        logger.removeHandler(listener)
+
+
+def _swept() -> None:
+    """Collecting after each schedule would take longer than most of what it finds is worth."""
+    if next(_RUN) % _COLLECT_EVERY == 0:
+        gc.collect()
+
+
 def simulate(
     seed: int, folder: Path, change: Callable[[World], None] | None = None, plan: Plan | None = None
 ) -> Result:
     """Run a schedule. change: what a test does to the world before it begins."""
+    template = _ready(folder)
     began = time.process_time()
-    template = migrated("incl_provisioner", folder)
     place = folder / str(seed)
     place.mkdir()
     loop, plan = VirtualLoop(seed), plan or draw(seed)
+    _swept()
     gc.disable()
     try:
         with patched(seed, THREADS):
             asyncio.set_event_loop(loop)
             world = World(loop, plan, place, template)
-            with exchanged(world):
+            with exchanged(world), _listening(world):
                 if change is not None:
                     change(world)
                 try:
@@ -84,17 +128,19 @@ def simulate(
         shutil.rmtree(place, ignore_errors=True)
         gc.enable()
     digest = hashlib.sha256("\n".join([*world.notes, *wrong]).encode()).hexdigest()[:16]
-    attempts = len({ran.key[:2] for ran in world.ran})
-    return Result(seed, wrong, digest, virtual_s, time.process_time() - began, plan, attempts, world.notes)
+    attempts, struck = len({ran.key[:2] for ran in world.ran}), world.struck
+    return Result(seed, wrong, digest, virtual_s, time.process_time() - began, plan, attempts, struck, world.notes)
 
 
 async def _run(world: World) -> None:
     world.start()
-    faults = [asyncio.create_task(strike(world, fault)) for fault in world.plan.faults]
-    if faults:
-        await asyncio.wait(faults)
-        for fault in faults:
+    faults = {asyncio.create_task(strike(world, fault)) for fault in world.plan.faults}
+    while faults and (world.striking or not world.settled()):
+        done, faults = await asyncio.wait(faults, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+        for fault in done:
             fault.result()
+    for fault in faults:  # all is over: there is nothing left to strike
+        fault.cancel()
     until = max(world.loop.time(), BUSY_S if world.plan.poison else 0.0) + SETTLE_S
     while not world.settled() and world.loop.time() < until:
         await asyncio.sleep(_LOOK_S)

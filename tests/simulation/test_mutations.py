@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from simulation.many import run_many
+from simulation.campaign import run_campaign
 from simulation.mutations import FOUND_BY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -15,6 +15,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 @pytest.mark.parametrize(("mutation", "seed"), FOUND_BY.items())
 def test_a_mutation_is_found(mutation: str, seed: int) -> None:
-    outcome = run_many([seed], mutation=mutation)
-    assert outcome.wrong, f"{mutation!r} is not shown by seed {seed} any more: PYTHONPATH=tests … -m simulation.many"
-    assert not run_many([seed]).wrong
+    outcome = run_campaign([seed], mutation=mutation)
+    assert outcome.wrong, f"{mutation!r} is not shown by seed {seed} any more: see campaign.py"
+    assert not run_campaign([seed]).wrong

@@ -25,7 +25,7 @@ from incl_shared.queries.provisioner import GetExecution
 from incl_shared.settings import BusSettings
 from incl_shared.spec import ExperimentSpec
 from incl_shared.testing.fake_nats import FakeServer, Wire
-from incl_shared.testing.virtual import EPOCH, Host, VirtualLoop
+from incl_shared.testing.virtual import EPOCH, HOST, Host, VirtualLoop
 from simulation.lite import Lite
 from simulation.machine import Machine, Ran, Script, machine_now
 from simulation.plan import Asked, Plan
@@ -48,7 +48,7 @@ def _provisioner_settings() -> ProvisionerSettings:
 @functools.cache
 def _agent_settings() -> AgentSettings:
     return AgentSettings(
-        bus=BUS, memory=8 << 30, heartbeat_s=2.5, poll_s=2.0, sample_s=1e6, drain_check_s=1e6, retry_limit_s=40.0,
+        bus=BUS, memory=8 << 30, heartbeat_s=3.0, poll_s=4.0, sample_s=1e6, drain_check_s=1e6, retry_limit_s=40.0,
         leave_s=20.0,
     )  # fmt: skip
 
@@ -113,15 +113,21 @@ class World:
         self.tasks: list[asyncio.Task[Any]] = []
         self.database = Lite(template)
         self.database_away = False
+        self.on_work: dict[Host | None, Callable[[], None]] = {}
+        """Told of the next piece of work that a host gives to its database."""
         self.database_slow = 0.0
         self.server_wall = 0.0
         self.ran: list[Ran] = []
         self.notes: list[str] = []
+        self.logged: list[str] = []
+        """Errors that the edge of some loop of the product has caught and logged."""
         self.known: set[str] = set()
         """Experiments whose submission the bus has confirmed."""
         self.stopped: set[str] = set()
         """Experiments that somebody has asked to stop."""
         self.poisoned: set[str] = set()
+        self.struck = self.striking = 0
+        """Faults that came, and those of them that are not healed yet."""
         self.restored = False
         """Whether the bus has lost what it had confirmed."""
         self.committed: list[tuple[str, ArtifactStored]] = []
@@ -148,6 +154,9 @@ class World:
 
     def disk_s(self) -> float:
         """Seconds of the next piece of work of a database."""
+        given = self.on_work.get(HOST.get())
+        if given is not None:
+            given()
         return (
             self.numbers.uniform(0.0, 0.002)
             if not self.database_slow
@@ -292,7 +301,7 @@ class World:
 
     def settled(self) -> bool:
         """Whether nothing is left to do."""
-        if len(self.known) < len(self.plan.experiments):
+        if len(self.known) < len(self.plan.experiments) or len(self.poisoned) < len(self.plan.poison):
             return False
         live = self.rows("SELECT (SELECT count(*) FROM experiments WHERE live = 1) + (SELECT count(*) FROM outbox)")
         if live[0][0] or len(self.rows("SELECT id FROM experiments")) < len(self.known):

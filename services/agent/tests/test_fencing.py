@@ -15,7 +15,7 @@ from incl_agent.fakes import FakePlatform
 from incl_agent.fencing import Fence, Reach, probe
 from incl_agent.settings import AgentSettings
 from incl_shared.bus.client import BusClient
-from incl_shared.reports import JobStarted
+from incl_shared.reports import JobStarted, NodeHello
 from incl_shared.states import EndReason
 from incl_shared.testing.clock import FakeClock
 from incl_shared.testing.nats import NatsServer, apply_topology, free_port
@@ -154,10 +154,36 @@ async def test_the_job_of_a_cut_off_node_is_lost_and_over_in_time(
         await agent.start()
         try:
             await _cut_and_come_back(own_nats, agent, platform)
+            await _an_older_list_begins_nothing(agent, platform)
         finally:
             own_nats.thaw()
             await agent.stop()
             await platform.stop()
+
+
+async def _an_older_list_begins_nothing(agent: Agent, platform: FakePlatform) -> None:
+    """What it names may have been given up meanwhile, and run elsewhere."""
+
+    async def hellos() -> list[NodeHello]:
+        return [report.body for report in await platform.reports() if isinstance(report.body, NodeHello)]
+
+    async def anew() -> bool:
+        return len({hello.life for hello in await hellos()}) > 1
+
+    await until(anew, 10)
+    first, *_, again = await hellos()
+    control = agent._control
+    assert control is not None
+    platform.life = first.life
+    old = platform.job("true")
+    await platform.want(old)
+    await until(lambda: control.generation == platform.generation, 10)
+    platform.forget(old)
+    platform.life = again.life
+    new = platform.job("true")
+    await platform.want(new)
+    assert (await platform.ended(new)).reason is EndReason.COMPLETED
+    assert not await platform.of(old)
 
 
 async def _cut_and_come_back(server: NatsServer, agent: Agent, platform: FakePlatform) -> None:
@@ -176,6 +202,7 @@ async def _cut_and_come_back(server: NatsServer, agent: Agent, platform: FakePla
     await until(lambda: life.over.is_set(), 6)
     assert time.monotonic() - began < 3.0
     assert life.files.exit() is not None and agent.fence.fenced == 1
+    await until(lambda: agent.lease.over, 3)
     server.thaw()
     end = await platform.ended(stubborn)
     assert end.reason is EndReason.LOST and "cut off" in end.message and end.signal == 9

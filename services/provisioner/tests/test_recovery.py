@@ -126,6 +126,18 @@ async def test_a_hello_that_comes_late_says_nothing_of_what_has_begun_since(plat
     assert (await platform.finished(experiment)).attempts == 1
 
 
+async def test_an_older_hello_after_a_newer_one_changes_nothing(platform: Platform) -> None:
+    """Deliveries that are tried again come out of their order. Lists with an old life begin nothing on the machine."""
+    agent = await platform.agent()
+    await agent.hello()
+    older = NodeHello(cpu=2.0, memory=8 << 30, gpus=0, address="127.0.0.1", runtimes=("host",), life="older")
+    report = Report(node=agent.node, journal=agent._journal, seq=1, time=0.0, body=older)
+    payload = report.model_dump_json().encode()
+    await platform.client.publish_confirmed(subjects.report(agent.node), payload, message_id="older")
+    await platform.finished(await platform.submit())
+    assert {wanted.life for wanted in agent.lists} == {""}
+
+
 async def test_a_silent_machine_is_lost_and_its_old_attempt_is_fenced_when_it_comes_back(
     start: Start, sqlite_url: str
 ) -> None:

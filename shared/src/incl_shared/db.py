@@ -11,15 +11,16 @@ PostgreSQL: psycopg 3, read committed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _log = logging.getLogger("incl.db")
+_ONE = sa.text("SELECT 1")
 READERS = 3
 BUSY_MS = 10_000
 HANGING_MS = 10_000
@@ -138,12 +140,11 @@ def nested(connection: sa.Connection) -> Iterator[None]:
 
 @dataclass(eq=False)
 class _Write:
-    """A write that waits for the writer thread, and what became of it. loop: its caller's."""
+    """A write that waits for the writer thread, and what became of it. future: its caller's, of the caller's loop."""
 
     function: Callable[[Transaction], Any]
-    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
     trace: str | None
-    future: Future[Any] = field(default_factory=Future)
     transaction: Transaction | None = None
     result: Any = None
     error: BaseException | None = None
@@ -158,7 +159,9 @@ class _Write:
             wire.current_trace.reset(token)
 
     def tell(self) -> None:
-        """Give the caller the answer."""
+        """Give the caller the answer, in his loop."""
+        if self.future.done():
+            return
         if self.error is not None:
             self.future.set_exception(self.error)
         else:
@@ -219,7 +222,7 @@ class Database:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="incl-db-write")
         self._pool = ThreadPoolExecutor(self._readers, thread_name_prefix="incl-db-read")
         try:
-            await self.write(lambda tx: tx.connection.execute(sa.text("SELECT 1")).scalar())
+            await self.write(lambda tx: tx.connection.execute(_ONE).scalar())
         except BaseException:
             await self.stop()
             raise
@@ -244,14 +247,13 @@ class Database:
         Raises:
             DatabaseUnavailable: nothing is done.
         """
-        executor, engine, loop = self._writer, self._write_engine, asyncio.get_running_loop()
+        executor, engine = self._writer, self._write_engine
         if executor is None or engine is None:
             raise DatabaseUnavailable("the database is not open")
-        write = _Write(function, loop, wire.current_trace.get())
-        self._waiting.append(write)
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Write(function, future, wire.current_trace.get()))
         executor.submit(self._turn, engine)
-        result: T = await asyncio.wrap_future(write.future)
-        return result
+        return await future
 
     def _turn(self, engine: sa.Engine) -> None:
         """Run what waits, in the writer thread. Each write brings a turn; one that ran with others leaves it empty."""
@@ -267,22 +269,24 @@ class Database:
                 writes.clear()
             _fail(begun, error)
         self._waiting.extendleft(reversed(writes))
-        for loop in {write.loop for write in begun}:
-            done = [w.transaction for w in begun if w.loop is loop and w.transaction is not None and w.error is None]
-            callbacks = [call for transaction in done for call in transaction._callbacks]  # noqa: SLF001
-            if any(transaction.emitted for transaction in done):
-                callbacks += self._commit_listeners
-            if callbacks and not loop.is_closed():
-                loop.call_soon_threadsafe(_call_all, callbacks)
-        for write in begun:
-            write.tell()
+        for loop in {write.future.get_loop() for write in begun}:
+            self._told(loop, [write for write in begun if write.future.get_loop() is loop])
+
+    def _told(self, loop: asyncio.AbstractEventLoop, writes: list[_Write]) -> None:
+        """What follows from these, by one call into their loop: first the callbacks, then the answers."""
+        done = [write.transaction for write in writes if write.transaction is not None and write.error is None]
+        calls = [call for transaction in done for call in transaction._callbacks]  # noqa: SLF001
+        if any(transaction.emitted for transaction in done):
+            calls += self._commit_listeners
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_call_all, [*calls, *(write.tell for write in writes)])
 
     def _run(self, connection: sa.Connection, writes: list[_Write], begun: list[_Write]) -> None:
         """Move writes to `begun` and run them; a single one as it is, several with a savepoint each."""
         together, until = len(writes) > 1, time.monotonic() + GROUP_S
         while writes and (not begun or time.monotonic() < until):
             write = writes.pop(0)
-            if not write.future.set_running_or_notify_cancel():
+            if write.future.cancelled():
                 continue
             begun.append(write)
             if not together:
@@ -309,7 +313,7 @@ class Database:
 
 
 def _not_cancelled(writes: list[_Write]) -> list[_Write]:
-    return [write for write in writes if write.future.set_running_or_notify_cancel()]
+    return [write for write in writes if not write.future.cancelled()]
 
 
 def _fail(writes: list[_Write], error: BaseException) -> None:

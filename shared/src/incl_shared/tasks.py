@@ -1,11 +1,12 @@
-"""Ending tasks for sure."""
+"""Ending tasks for sure, and waiting for a while."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Awaitable, Iterable
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 _AGAIN_S = 0.2
 
 
@@ -20,6 +21,16 @@ async def end_all(tasks: Iterable[asyncio.Task[Any] | None], again_s: float = _A
         for task in left:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=again_s)
+
+
+async def within(seconds: float, work: Awaitable[T]) -> T:
+    """What is awaited, if it comes in time. As `asyncio.wait_for` of Python 3.12: no task is made around the work.
+
+    Raises:
+        TimeoutError: it did not come.
+    """
+    async with asyncio.timeout(seconds):
+        return await work
 
 
 async def gather(*work: Any) -> list[Any]:

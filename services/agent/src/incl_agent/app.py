@@ -66,6 +66,7 @@ class Agent:
         self._life = uuid.uuid4().hex
         self.word = time.monotonic()
         """When the bus took our last word (monotonic), or when this began."""
+        self._outlived = False
         self.gpus = Gpus()
         self.sampler = Sampler(settings.sample_s, self.gpus)
         self.manager: JobManager | None = None
@@ -105,7 +106,7 @@ class Agent:
         client.on_reconnect(self.metrics.reconnected)
         self._journal = journal = Journal(settings.data_dir / "journal.db", settings.node)
         await journal.open()
-        self.fence.renewed = self.lease.heard
+        self.fence.renewed = self._renewed
         self._reporter = reporter = Reporter(client, journal, settings.node)
         self.node = node = await self._make_node(client, reporter)
         self.manager = manager = JobManager(node, self._life)
@@ -250,9 +251,14 @@ class Agent:
                 await self._hello()
 
     async def _hello(self) -> None:
+        said = self._say_hello()
+        if said is not None:
+            await said
+
+    def _say_hello(self) -> asyncio.Future[None] | None:
         node, settings, manager = self.node, self.settings, self.manager
         if node is None or self._reporter is None or manager is None:
-            return
+            return None
         memory = settings.memory if settings.memory is not None else memory_limit()
         hello = NodeHello(
             cpu=settings.cpu if settings.cpu is not None else usable_cores(),
@@ -266,9 +272,26 @@ class Agent:
             life=self._life,
             jobs=manager.jobs,
         )
-        await self._reporter.say(f"node:hello:{uuid.uuid4().hex}", hello)
+        return self._reporter.say(f"node:hello:{uuid.uuid4().hex}", hello)
+
+    def _renewed(self, sent: float) -> None:
+        """The bus took a word that was sent at this monotonic time."""
+        self._begin_anew()
+        self._outlived = False
+        self.lease.heard(sent)
+
+    def _begin_anew(self) -> None:
+        """Once the lease was over, what an older list wants may be another's work: only one that knows of a new hello
+        begins anything here, as after a restart."""
+        if self._outlived or not self.lease.over or self.manager is None:
+            return
+        _log.warning("the lease of this node was over: it says hello anew before it begins anything")
+        self._outlived = True
+        self._life = self.manager.life = uuid.uuid4().hex
+        self._say_hello()
 
     async def _apply(self, wanted: NodeWanted) -> None:
+        self._begin_anew()
         self.fence.lease_s = wanted.lease_s
         self.lease.agreed(wanted.lease_s)
         if self.manager is not None:

@@ -25,6 +25,7 @@ STOP_AT = 0.65
 KILL_AT = 0.9
 """Of the lease: what has not ended is killed. The rest is the margin for the kernel, and for a busy machine."""
 PROBE_S = 2.0
+_LOOK_S = 1.0
 _DEFAULT_PORT = 4222
 
 
@@ -113,13 +114,19 @@ class Fence:
     async def run(self) -> None:
         """For ever."""
         while True:
-            lease = self.lease_s
-            await asyncio.sleep(1.0 if lease is None else min(1.0, lease / 30))
+            await asyncio.sleep(self._pause_s())
             try:
                 await self.step()
             except Exception:  # noqa: BLE001 - the edge of the loop
                 self.failures += 1
                 _log.exception("the silence of this node could not be looked at")
+
+    def _pause_s(self) -> float:
+        """Until the next look: a word that was just heard lasts for a while."""
+        lease = self.lease_s
+        if lease is None:
+            return _LOOK_S
+        return min(_LOOK_S, max(lease / 30, lease * ASK_AT - self.silence_s))
 
     async def step(self) -> None:
         """Look once."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from incl_shared.reports import AnyReport, Report
+from incl_shared.tasks import within
 
 T = TypeVar("T")
 _Pending = tuple[str, AnyReport, float, "asyncio.Future[None]"]
@@ -156,7 +157,7 @@ class Journal:
             _log.error("reports cannot be journaled now, and wait: %s; make room on the disk of %s", error, self._path)
         self.trouble = str(error)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._closed.wait(), _AGAIN_S)
+            await within(_AGAIN_S, self._closed.wait())
 
     # in the journal's thread
 

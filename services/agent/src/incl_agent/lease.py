@@ -33,11 +33,17 @@ class LeaseFile:
         self._guarded = guarded
         self._seconds: float | None = None
         self._heard = time.monotonic()
+        self._until = 0.0
 
     @property
     def path(self) -> Path | None:
         """What a shim is to look at; None: nothing."""
         return self._path if self._guarded and self._seconds is not None else None
+
+    @property
+    def over(self) -> bool:
+        """Whether the bus has taken no word for so long that the work of this node may be another's by now."""
+        return self._seconds is not None and boottime() >= self._until
 
     def agreed(self, lease_s: float | None) -> None:
         """The provisioner said how long the lease is; None: it did not."""
@@ -52,12 +58,14 @@ class LeaseFile:
             self._write()
 
     def _write(self) -> None:
-        if not self._guarded or self._seconds is None:
+        if self._seconds is None:
             return
-        left = self._heard + self._seconds * KILL_AT - time.monotonic()
+        self._until = boottime() + self._heard + self._seconds * KILL_AT - time.monotonic()
+        if not self._guarded:
+            return
         temporary = self._path.with_name(f".{self._path.name}.tmp")
         try:
-            temporary.write_text(f"{boottime() + left:.3f}\n", encoding="ascii")
+            temporary.write_text(f"{self._until:.3f}\n", encoding="ascii")
             temporary.replace(self._path)
         except OSError as error:
             _log.error("the lease cannot be written, jobs may end: %s", error)

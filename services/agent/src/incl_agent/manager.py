@@ -52,7 +52,7 @@ class JobManager:
         """life: names this process to the provisioner; see `apply`."""
         self._node = node
         node.clear_way = self.clear_way
-        self._life = life
+        self.life = life
         self._held: dict[str, _Held] = {}
         self.generation: Callable[[], int] = lambda: 0
         self.failures = 0
@@ -154,7 +154,7 @@ class JobManager:
                 held.life.want(job)
             elif job.wanted is Wanted.STOP:
                 self._never_started(job)
-            elif wanted.life in ("", self._life):
+            elif wanted.life in ("", self.life):
                 self._hold(JobFiles(self._node.settings.jobs_dir / job.job), job)
         for name, held in self._held.items():
             if name not in listed and held.unwanted is None:

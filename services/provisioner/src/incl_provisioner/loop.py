@@ -25,7 +25,7 @@ from incl_shared import leases
 from incl_shared.clock import Clock
 from incl_shared.db import Database, DatabaseUnavailable, Transaction
 from incl_shared.leases import Lease, LeaseLost
-from incl_shared.tasks import end_all
+from incl_shared.tasks import end_all, within
 
 _log = logging.getLogger("incl.provisioner")
 LEASE = "scheduler"
@@ -164,7 +164,7 @@ class Reconciler:
         if self._due is not None and self._lease is not None:
             wait = min(wait, max(0.0, self._due - self._clock.now()))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), wait)
+            await within(wait, self._woken.wait())
 
     async def step(self) -> bool:
         """One pass, if this one holds the lease. True: there is more to do at once."""

@@ -28,14 +28,17 @@ def hello(work: Work, report: Report, body: NodeHello) -> None:
     """An agent (re)started. What it holds goes on; what it should hold and does not is lost, or begins there.
 
     On a new disk (another journal) nothing begins that was meant for the old one: nobody knows how far it came. A hello
-    that comes late says nothing of what has begun since.
+    that comes late says nothing of what has begun since; one that comes after a newer one says nothing at all.
     """
     node, journal = report.node, report.journal
     known = store.load_node(work.connection, node)
+    if known is not None and known.journal == journal and report.seq < known.said:
+        return
     row = NodeRow(
         node=node, alive=True, version=known.version if known else 0, address=body.address, cpu=milli(body.cpu),
         memory=body.memory, gpus=body.gpus, runtimes=body.runtimes, seen=work.said,
         generation=known.generation if known else 0, life=body.life, journal=journal,
+        said=report.seq,
     )  # fmt: skip
     _ready(work, row, new=known is None)
     if known is None or _more(known, row):

@@ -89,9 +89,10 @@ nodes = sa.Table(
     sa.Column("generation", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("life", sa.String(64), nullable=False, server_default=""),
     sa.Column("journal", sa.String(64), nullable=False, server_default=""),
+    sa.Column("said", sa.BigInteger, nullable=False, server_default="0"),
 )
 """Machines that have said hello. `generation` is the highest that was written for its wanted state; `life` names the
-agent's process that said hello last, `journal` its disk."""
+agent's life that said hello last, `journal` its disk, `said` the number of that hello in it."""
 
 gangs = sa.Table(
     "gangs",

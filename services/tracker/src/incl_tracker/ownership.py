@@ -24,7 +24,7 @@ from incl_shared.db import Database, DatabaseUnavailable, Transaction
 from incl_shared.holders import is_gone, own_holder
 from incl_shared.leases import Lease, LeaseLost
 from incl_shared.recovery import Recovery
-from incl_shared.tasks import end_all
+from incl_shared.tasks import end_all, within
 from incl_tracker import counters
 
 _log = logging.getLogger("incl.tracker")
@@ -187,7 +187,7 @@ class Ownership:
     async def _run(self, delay: float) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), delay)
+                await within(delay, self._wake.wait())
             self._wake.clear()
             try:
                 delay = await self._round()

@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from incl_shared.tasks import within
+
 if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.aio.msg import Msg
@@ -71,7 +73,7 @@ class Calls:
         self._calls[token] = call
         try:
             await connection.publish(subject, payload, reply=f"{self._inbox}.{token}", headers=dict(headers) or None)
-            return await asyncio.wait_for(call.future, timeout)
+            return await within(timeout, call.future)
         finally:
             del self._calls[token]
             call.future.cancel()

@@ -29,6 +29,7 @@ from incl_shared.bus.errors import BackPressure, WrongSequence
 from incl_shared.errors import DeniedError, ErrorEnvelope, InclError, InternalError, InvalidInput, UnavailableError
 from incl_shared.ids import new_id
 from incl_shared.settings import BusSettings
+from incl_shared.tasks import within
 
 if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
@@ -393,7 +394,7 @@ class BusClient:
         connection = self.connection
         if not self._up.is_set():
             try:
-                await asyncio.wait_for(self._up.wait(), timeout)
+                await within(timeout, self._up.wait())
             except TimeoutError:
                 raise _TryAgain("the server is away") from None
         try:

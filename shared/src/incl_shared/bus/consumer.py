@@ -33,6 +33,7 @@ from incl_shared.bus.tables import inbox
 from incl_shared.bus.topology import Durable
 from incl_shared.db import Database, DatabaseUnavailable, Transaction, insert_ignore, is_outage
 from incl_shared.errors import InclError
+from incl_shared.tasks import within
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -95,6 +96,8 @@ class Consumer:
         labels = (durable.stream, durable.name)
         self._metrics = metrics
         self._labels = labels
+        self._handled, self._duplicates = metrics.handled.labels(*labels), metrics.duplicates.labels(*labels)
+        self._redelivered = metrics.redelivered.labels(*labels)
         self._seconds = metrics.handler_seconds.labels(*labels)
         self._pause = Pause(metrics, labels, "database", metrics.recovery.database)
 
@@ -119,7 +122,7 @@ class Consumer:
                 await self._settle(items.pop(), poison)
         if not items:
             return
-        self._metrics.redelivered.labels(*self._labels).inc(sum(item.delivery.deliveries > 1 for item in items))
+        self._redelivered.inc(sum(item.delivery.deliveries > 1 for item in items))
         started = time.perf_counter()
         try:
             outcomes = await self._outcomes(items)
@@ -251,7 +254,7 @@ class Consumer:
                 self._pause.end()
                 return result
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), delay)
+                await within(delay, self._stopping.wait())
             if self._stopping.is_set():
                 raise _Stopping
             delay = min(delay * 2, _PAUSE_MAX_S)
@@ -269,7 +272,7 @@ class Consumer:
         if isinstance(outcome, str):
             self._failures.forget(sequence)
             self._early.forget(sequence)
-            (metrics.handled if outcome == DONE else metrics.duplicates).labels(*self._labels).inc()
+            (self._handled if outcome == DONE else self._duplicates).inc()
             await item.message.ack()
         elif isinstance(outcome, Early):
             times = self._early.add(sequence)

@@ -27,6 +27,7 @@ from incl_shared.bus import kept
 from incl_shared.bus.tables import outbox
 from incl_shared.db import Database, DatabaseUnavailable, outage_named
 from incl_shared.errors import InclError, UnavailableError
+from incl_shared.tasks import within
 
 if TYPE_CHECKING:
     from incl_shared.bus.client import Ack, BusClient
@@ -106,7 +107,7 @@ class Relay:
                 backoff, self._blocked = min(backoff * 2, _MAX_BACKOFF_S), set()
                 continue
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _POLL_S if self.first else _STANDBY_S)
+                await within(_POLL_S if self.first else _STANDBY_S, self._wake.wait())
 
     async def once(self) -> int:
         """Send what waits, some of it; gives how many were stored on the bus.

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import nats.errors
 
 from incl_shared.bus.topology import Durable, ensure_durable
+from incl_shared.tasks import within
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -218,7 +219,7 @@ class PullLoop:
             self.state.changed()
         self._wake.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), seconds * random.uniform(0.7, 1.3))  # noqa: S311
+            await within(seconds * random.uniform(0.7, 1.3), self._wake.wait())  # noqa: S311
 
     # --- fetching
 
@@ -260,7 +261,7 @@ class PullLoop:
         if self._waiting or self._lost or self._stopped:
             return
         try:
-            await asyncio.wait_for(self._wake.wait(), min(self._silence, self._check_every))
+            await within(min(self._silence, self._check_every), self._wake.wait())
         except TimeoutError:
             if self._connection.is_connected and time.monotonic() - self.state.alive > self._silence:
                 self._lost = True

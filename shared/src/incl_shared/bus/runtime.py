@@ -41,6 +41,9 @@ _log = logging.getLogger("incl.bus")
 SWEEP_S = 3600.0
 OUTBOX_LATE_S = 60.0
 _SWEEP_ROWS = 5000
+_OLD = sa.select(inbox.c.seen).where(inbox.c.seen < sa.bindparam("before")).order_by(inbox.c.seen)
+_SWEPT = sa.select(sa.func.max(_OLD.limit(sa.bindparam("most")).subquery().c.seen))
+"""The newest of so many of the oldest."""
 
 
 @dataclass(frozen=True)
@@ -391,8 +394,7 @@ class Bus:
 
 def sweep_inbox(tx: Transaction, kept_s: float = INBOX_KEPT_S, limit: int = _SWEEP_ROWS) -> int:
     """Delete about `limit` ids, the oldest, that were seen longer than `kept_s` seconds ago; gives how many."""
-    old = sa.select(inbox.c.seen).where(inbox.c.seen < tx.clock.now() - kept_s).order_by(inbox.c.seen).limit(limit)
-    newest = tx.connection.execute(sa.select(sa.func.max(old.subquery().c.seen))).scalar()
+    newest = tx.connection.execute(_SWEPT, {"before": tx.clock.now() - kept_s, "most": limit}).scalar()
     if newest is None:
         return 0
     return tx.connection.execute(sa.delete(inbox).where(inbox.c.seen <= newest)).rowcount

@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 
 from incl_shared.errors import InclError
 from incl_shared.events.experiments import WriterCount
+from incl_shared.tasks import within
 from incl_shared.telemetry.flow import STALL_S, Flow
 from incl_shared.telemetry.sources import ROUND_BYTES, Outgoing, Source
 from incl_shared.telemetry.stored import Stored
@@ -178,7 +179,7 @@ class Shipper:
     async def pause(self, seconds: float) -> None:
         """Wait, but not longer than until somebody says wake()."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), seconds)
+            await within(seconds, self._wake.wait())
         self._wake.clear()
 
     async def seal(self) -> None:

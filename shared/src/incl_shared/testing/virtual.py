@@ -21,10 +21,8 @@ import os
 import random
 import time
 import traceback
-from asyncio.events import Handle, TimerHandle
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import Future
 from typing import Any, TypeVar, cast
 from unittest import mock
 
@@ -60,7 +58,7 @@ class Host:
         self.tasks: list[asyncio.Task[Any]] = []
         self.context = contextvars.copy_context()
         self.context.run(HOST.set, self)
-        self._held: list[Handle] = []
+        self._held: list[_Handle] = []
 
     def run(self, work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> asyncio.Task[T]:
         """Have the host do something."""
@@ -75,11 +73,11 @@ class Host:
         """No further step for now."""
         self.paused = True
 
-    def hold(self, handle: Handle) -> None:
+    def hold(self, handle: _Handle) -> None:
         """A step that comes while it is paused."""
         self._held.append(handle)
 
-    def resume(self, ready: deque[Handle]) -> None:
+    def resume(self, ready: deque[_Handle]) -> None:
         """Go on, with what came meanwhile."""
         self.paused = False
         held, self._held = self._held, []
@@ -87,13 +85,13 @@ class Host:
 
 
 class _Future(asyncio.Future[Any]):
-    """Sets of futures are iterated in the order of their making, and not of their addresses."""
+    """Sets of futures are iterated in the order in which they were first put into one, and not of their addresses."""
 
-    def __init__(self, *, loop: VirtualLoop) -> None:
-        super().__init__(loop=loop)
-        self._number = loop.number()
+    _number = 0
 
     def __hash__(self) -> int:
+        if not self._number:
+            self._number = cast("VirtualLoop", self.get_loop()).number()
         return self._number
 
     def __eq__(self, other: object) -> bool:
@@ -101,24 +99,79 @@ class _Future(asyncio.Future[Any]):
 
 
 class _Task(asyncio.Task[Any]):
-    def __init__(self, coroutine: Any, *, loop: VirtualLoop, **options: Any) -> None:
-        self._number = loop.number()
-        super().__init__(coroutine, loop=loop, **options)
-
-    def __hash__(self) -> int:
-        return self._number
+    _number = 0
+    __hash__ = _Future.__hash__
 
     def __eq__(self, other: object) -> bool:
         return self is other
 
 
+class _Handle:
+    """A callback to come; of asyncio's Handle and TimerHandle what is used."""
+
+    __slots__ = ("_args", "_callback", "_cancelled", "_context", "_when")
+
+    def __init__(
+        self, callback: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context, when: float = 0.0
+    ) -> None:
+        self._callback, self._args, self._context, self._when = callback, args, context, when
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Do not call it."""
+        self._cancelled = True
+        self._callback, self._args = _nothing, ()
+
+    def cancelled(self) -> bool:
+        """Whether it is not called any more."""
+        return self._cancelled
+
+    def when(self) -> float:
+        """Of one with a time: when."""
+        return self._when
+
+    def step(self, loop: VirtualLoop) -> None:
+        """Call it, if its host lets it."""
+        if self._cancelled:
+            return
+        host = self._context.get(HOST)
+        if host is not None:
+            if host.dead:
+                return
+            if host.paused:
+                host.hold(self)
+                return
+            host.steps += 1
+            if host.fuse is not None and host.steps >= host.fuse:
+                host.fuse = None
+                host.on_fuse()
+                self.step(loop)
+                return
+        try:
+            self._context.run(self._callback, *self._args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - as asyncio does it: it is the handler's
+            about = {"message": f"Exception in callback {self._callback!r}", "exception": error}
+            loop.call_exception_handler(about)
+
+
+def _nothing() -> None:
+    return
+
+
 class VirtualLoop(asyncio.BaseEventLoop):
     """An event loop without a selector. `seed`: of what the code under it takes for random."""
+
+    running: VirtualLoop | None = None
+    """The one whose step this is."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         self._now = 0.0
-        self._numbers = itertools.count(1)
+        self._next: deque[_Handle] = deque()
+        self._timers: list[tuple[float, int, _Handle]] = []
+        self._numbers, self._timed = itertools.count(1), itertools.count()
         self.seed = seed
         self.errors: list[str] = []
         """What reached the loop's exception handler: tasks that broke and nobody looked at."""
@@ -147,8 +200,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def go_on(self, host: Host) -> None:
         """A paused host goes on."""
-        ready: deque[Handle] = self._ready  # type: ignore[attr-defined]
-        host.resume(ready)
+        host.resume(self._next)
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
         """In a thread, as it looks from outside: some time later, in one piece."""
@@ -168,9 +220,25 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.call_later(delay, work) if delay else self.call_soon(work)
         return future
 
+    def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:  # type: ignore[override]
+        """See the base."""
+        handle = _Handle(callback, args, context if context is not None else contextvars.copy_context())
+        self._next.append(handle)
+        return handle
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:  # type: ignore[override]
+        """See the base."""
+        handle = _Handle(callback, args, context if context is not None else contextvars.copy_context(), when)
+        heapq.heappush(self._timers, (when, next(self._timed), handle))
+        return handle
+
+    def call_later(self, delay: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:  # type: ignore[override]
+        """See the base."""
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Any, *args: Any, context: contextvars.Context | None = None
-    ) -> Handle:
+    ) -> Any:
         """There are no other threads."""
         return self.call_soon(callback, *args, context=context)
 
@@ -182,8 +250,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 with contextlib.suppress(BaseException):
                     cast("Any", task.get_coro()).close()
         self._all.clear()
-        for queue in (self._ready, self._scheduled):  # type: ignore[attr-defined]
-            queue.clear()
+        self._next.clear()
+        self._timers.clear()
         super().close()
 
     # --- what the base leaves to its kinds
@@ -195,43 +263,26 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return
 
     def _run_once(self) -> None:
-        ready: deque[Handle] = self._ready  # type: ignore[attr-defined]
-        scheduled: list[TimerHandle] = self._scheduled  # type: ignore[attr-defined]
-        while scheduled and scheduled[0].cancelled():
-            heapq.heappop(scheduled)
-        if not ready:
-            if not scheduled:
-                raise Stalled
-            self._now = max(self._now, scheduled[0].when())
-        while scheduled and scheduled[0].when() <= self._now:
-            timer = heapq.heappop(scheduled)
-            cast("Any", timer)._scheduled = False  # noqa: SLF001
-            if not timer.cancelled():
-                ready.append(timer)
-        for _ in range(len(ready)):
-            _step(cast("Any", ready.popleft()))
+        """Go on until somebody stops the loop."""
+        VirtualLoop.running = self
+        try:
+            self._go()
+        finally:
+            VirtualLoop.running = None
 
-    def _timer_handle_cancelled(self, handle: Any) -> None:
-        return
-
-
-def _step(handle: Any) -> None:
-    if handle._cancelled:  # noqa: SLF001
-        return
-    host: Host | None = handle._context.get(HOST)  # noqa: SLF001
-    if host is not None:
-        if host.dead:
-            return
-        if host.paused:
-            host.hold(handle)
-            return
-        host.steps += 1
-        if host.fuse is not None and host.steps >= host.fuse:
-            host.fuse = None
-            host.on_fuse()
-            _step(handle)
-            return
-    handle._run()  # noqa: SLF001
+    def _go(self) -> None:
+        ready, timers = self._next, self._timers
+        while not self._stopping:  # type: ignore[attr-defined]
+            while timers and timers[0][2]._cancelled:  # noqa: SLF001
+                heapq.heappop(timers)
+            if not ready:
+                if not timers:
+                    raise Stalled
+                self._now = max(self._now, timers[0][0])
+            while timers and timers[0][0] <= self._now:
+                ready.append(heapq.heappop(timers)[2])
+            for _ in range(len(ready)):
+                ready.popleft().step(self)
 
 
 def _make_task(loop: Any, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
@@ -252,23 +303,12 @@ class InlineExecutor:
     def __init__(self, max_workers: int = 1, thread_name_prefix: str = "") -> None:
         self._until = 0.0
 
-    def submit(self, func: Callable[..., T], /, *args: Any) -> Future[T]:
-        """Do it soon."""
-        future: Future[T] = Future()
+    def submit(self, func: Callable[..., object], /, *args: Any) -> None:
+        """Do it soon. It tells what came of it by itself."""
         loop, host = asyncio.get_running_loop(), HOST.get()
         now = loop.time()
         self._until = max(self._until, now) + (host.disk_s() if host is not None else 0.0)
-
-        def work() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(func(*args))
-            except BaseException as error:  # noqa: BLE001 - as an executor does it: whoever waits gets it
-                future.set_exception(error)
-
-        loop.call_at(self._until, work)
-        return future
+        loop.call_at(self._until, func, *args)
 
     def shutdown(self, wait: bool = True) -> None:
         """There is nothing to end."""
@@ -276,29 +316,31 @@ class InlineExecutor:
 
 def wall() -> float:
     """The wall clock of the host whose step this is."""
-    loop, host = _loop(), HOST.get()
-    return EPOCH + (loop.time() if loop is not None else 0.0) + (host.wall if host is not None else 0.0)
+    loop, host = VirtualLoop.running, HOST.get()
+    return EPOCH + (loop._now if loop is not None else 0.0) + (host.wall if host is not None else 0.0)  # noqa: SLF001
 
 
 def monotonic() -> float:
     """The monotonic clock: one for all hosts, as only differences mean something."""
-    loop = _loop()
-    return BOOT + (loop.time() if loop is not None else 0.0)
-
-
-def _loop() -> VirtualLoop | None:
-    loop = asyncio._get_running_loop()  # noqa: SLF001
-    return loop if isinstance(loop, VirtualLoop) else None
+    loop = VirtualLoop.running
+    return BOOT + (loop._now if loop is not None else 0.0)  # noqa: SLF001
 
 
 @contextlib.contextmanager
 def patched(seed: int, threads: Iterable[str] = ("incl_shared.db",)) -> Iterator[None]:
     """Clocks and random numbers of everything are the virtual loop's, and the thread pools of the modules named."""
     numbers, state = random.Random(seed), random.getstate()  # noqa: S311
-    real_gettime = time.clock_gettime
+    real_gettime, real_running = time.clock_gettime, asyncio.events._get_running_loop  # noqa: SLF001
+
+    def running_loop() -> asyncio.AbstractEventLoop:
+        """The real one asks the kernel for the number of the process each time."""
+        loop = VirtualLoop.running or real_running()
+        if loop is None:
+            raise RuntimeError("no running event loop")
+        return loop
 
     def gettime(clock: int) -> float:
-        return real_gettime(clock) if _loop() is None else monotonic()
+        return real_gettime(clock) if VirtualLoop.running is None else monotonic()
 
     with contextlib.ExitStack() as stack:
         for target, name, stand_in in (
@@ -306,6 +348,8 @@ def patched(seed: int, threads: Iterable[str] = ("incl_shared.db",)) -> Iterator
             (time, "monotonic", monotonic),
             (time, "clock_gettime", gettime),
             (os, "urandom", numbers.randbytes),
+            (asyncio.events, "get_running_loop", running_loop),
+            (asyncio.events, "_get_running_loop", lambda: VirtualLoop.running or real_running()),
         ):
             stack.enter_context(mock.patch.object(target, name, stand_in))
         for name in threads:

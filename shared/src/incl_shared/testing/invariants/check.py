@@ -16,7 +16,7 @@ def violations(evidence: Evidence) -> list[Violation]:
     return [
         *wrong,
         *history.finals(evidence, histories),
-        *history.settlements(evidence, histories),
+        *(history.settlements(evidence, histories) if evidence.tracked else ()),
         *history.resumptions(evidence.ran, histories),
         *processes.overlaps(evidence.ran),
         *records.records(evidence),

@@ -120,6 +120,8 @@ class Evidence:
     dead: tuple[Dead, ...] = ()
     poisoned: frozenset[str] = frozenset()
     """Ids of messages that were made to be dead letters."""
+    tracked: bool = True
+    """Whether a tracker was there, which settles every attempt."""
 
 
 @dataclass(frozen=True)

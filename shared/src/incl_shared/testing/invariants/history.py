@@ -75,8 +75,8 @@ class History:
         name = type(event).__name__
         if isinstance(event, AttemptEnded) and event.retry:
             name = "retried"
-        if fact.version <= self.version:
-            text = f"{name} has version {fact.version} after {self.version}"
+        if fact.version != self.version + 1:
+            text = f"{name} has version {fact.version} after {self.version}: each comes once, without a hole"
             yield Violation("states go forward", self.experiment, text)
         self.version = max(self.version, fact.version)
         after = FORWARD.get((self.state, name))

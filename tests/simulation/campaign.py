@@ -1,4 +1,4 @@
-"""Many schedules, in several processes: `python -m simulation.many FIRST COUNT [WORKERS]`.
+"""A campaign: many schedules, in several processes: `python -m simulation.campaign FIRST COUNT [WORKERS]`.
 
 Every process has PYTHONHASHSEED=0, so that a seed means the same in all of them.
 """
@@ -41,7 +41,7 @@ class Outcome:
         return "\n".join(lines)
 
 
-def run_many(seeds: Iterable[int], workers: int = 2, mutation: str = "", most_wrong: int = 1_000_000) -> Outcome:
+def run_campaign(seeds: Iterable[int], workers: int = 2, mutation: str = "", most_wrong: int = 1_000_000) -> Outcome:
     """Run these seeds; no more of them once `most_wrong` are wrong. mutation: a fault to put in; see mutations.py."""
     waiting, outcome, began = list(seeds), Outcome(), time.monotonic()
     workers = max(1, min(workers, len(waiting)))
@@ -72,7 +72,7 @@ def run_many(seeds: Iterable[int], workers: int = 2, mutation: str = "", most_wr
 def _start(seeds: list[int], mutation: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(_TESTS)}
     return subprocess.Popen(
-        [sys.executable, "-m", "simulation.many", "--work", mutation, json.dumps(seeds)], env=environment,
+        [sys.executable, "-m", "simulation.campaign", "--work", mutation, json.dumps(seeds)], env=environment,
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -96,13 +96,14 @@ def _work(mutation: str, seeds: list[int]) -> None:
     from simulation.mutations import mutated
     from simulation.schedule import scratch, simulate
 
-    logging.disable(logging.CRITICAL)
+    logging.disable(logging.WARNING)
+    logging.lastResort = None  # the schedule listens; nobody reads
     with scratch() as folder, mutated(mutation):
         for seed in seeds:
             result = simulate(seed, folder)
             said = {
                 "seed": seed, "violations": result.violations, "virtual_s": result.virtual_s, "cpu_s": result.cpu_s,
-                "faults": len(result.plan.faults), "attempts": result.attempts, "digest": result.digest,
+                "faults": result.faults, "attempts": result.attempts, "digest": result.digest,
             }  # fmt: skip
             print(json.dumps(said), flush=True)
 
@@ -113,7 +114,7 @@ def main() -> int:
         _work(sys.argv[2], json.loads(sys.argv[3]))
         return 0
     first, count, *more = [int(word) for word in sys.argv[1:]]
-    outcome = run_many(range(first, first + count), more[0] if more else 2)
+    outcome = run_campaign(range(first, first + count), more[0] if more else 2)
     print(outcome.told())
     cpu_ms, virtual_s = 1000 * outcome.cpu_s / outcome.schedules, outcome.virtual_s / outcome.schedules
     print(
