@@ -126,7 +126,9 @@ async def _machine_lost(world: World, fault: Fault) -> None:
 
 
 async def _kill_shim(world: World, fault: Fault) -> None:
-    shims = [shim for machine in world.machines for shim in machine.shims.values() if shim.alive]
+    """Not while its agent is dead as well: then nobody is left who could end the job."""
+    living = [machine for machine in world.machines if machine.host is not None]
+    shims = [shim for machine in living for shim in machine.shims.values() if shim.alive]
     if shims:
         shims[fault.whom % len(shims)].kill()
 

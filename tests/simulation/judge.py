@@ -21,9 +21,10 @@ def violations(world: World) -> list[str]:
 
 def evidence(world: World) -> Evidence:
     """What is known of a world that has come to its end. There is no tracker, and nothing is logged."""
+    dead = tuple(_dead(world))
     return Evidence(
         submitted=tuple(_submitted(world)), facts=tuple(_facts(world)), ran=tuple(_ran(world)),
-        leftovers=tuple(_leftovers(world)), dead=tuple(_dead(world)), poisoned=frozenset(world.poisoned),
+        leftovers=tuple(_leftovers(world)), dead=dead, poisoned=_poisoned(world, dead),
         tracked=False,
     )  # fmt: skip
 
@@ -53,6 +54,12 @@ def _dead(world: World) -> Iterator[Dead]:
         if stream == "DEAD":
             said = [message.headers.get(f"{PREFIX}{name}", "") for name in ("Stream", "Durable", "Id", "Reason")]
             yield Dead(*said)
+
+
+def _poisoned(world: World, dead: tuple[Dead, ...]) -> frozenset[str]:
+    """A bus that was restored may have lost what was poisoned before anybody read it."""
+    seen = {letter.id for letter in dead}
+    return frozenset(name for name in world.poisoned if not world.restored or name in seen)
 
 
 def _leftovers(world: World) -> Iterator[Leftover]:

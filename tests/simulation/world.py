@@ -299,9 +299,15 @@ class World:
         """What the provisioner's database has."""
         return self.database.rows(query)
 
+    def buried(self) -> int:
+        """How many dead letters there are."""
+        return sum(stream == "DEAD" for stream, _ in self.server.jetstream.stored) if self.plan.poison else 0
+
     def settled(self) -> bool:
         """Whether nothing is left to do."""
-        if len(self.known) < len(self.plan.experiments) or len(self.poisoned) < len(self.plan.poison):
+        if len(self.known) < len(self.plan.experiments) or self.buried() < (
+            0 if self.restored else len(self.plan.poison)
+        ):
             return False
         live = self.rows("SELECT (SELECT count(*) FROM experiments WHERE live = 1) + (SELECT count(*) FROM outbox)")
         if live[0][0] or len(self.rows("SELECT id FROM experiments")) < len(self.known):

@@ -177,12 +177,6 @@ _RANK_FIELDS = ("experiment", "attempt", "rank", "live", "node", "address", "gpu
 _INSERT_RANKS = sa.insert(ranks)
 _NODE = sa.select(nodes).where(nodes.c.node == bindparam("key")).with_for_update()
 _NODES = sa.select(nodes).order_by(nodes.c.node)
-_INSERT_NODE = sa.insert(nodes)
-_PUT_NODE = (
-    sa.update(nodes)
-    .where(nodes.c.node == bindparam("key"))
-    .values({column.name: bindparam(f"new_{column.name}") for column in nodes.c if column.name != "node"})
-)
 _SEEN = sa.update(nodes).where(nodes.c.node == bindparam("key")).values(seen=bindparam("new_seen"))
 _GENERATION = sa.update(nodes).where(nodes.c.node == bindparam("key")).values(generation=bindparam("new_generation"))
 _CHANGED = sa.insert(changes)
@@ -191,13 +185,7 @@ _FORGET = sa.delete(changes).where(changes.c.id.in_(bindparam("keys", expanding=
 _DUE = sa.select(timers).where(timers.c.due <= bindparam("now")).order_by(timers.c.due).limit(500)
 _NEXT_DUE = sa.select(sa.func.min(timers.c.due))
 _DISARM = sa.delete(timers).where(timers.c.kind == bindparam("of_kind"), timers.c.key == bindparam("of_key"))
-_ARM = sa.insert(timers)
 _HASTEN = sa.update(timers).where(timers.c.kind == bindparam("of_kind")).values(due=0.0)
-_CUT_WAITS = (
-    sa.update(experiments)
-    .where(experiments.c.live == 1, experiments.c.not_before > bindparam("latest"))
-    .values(not_before=bindparam("latest"))
-)
 
 
 # experiments
@@ -428,9 +416,9 @@ def put_node(connection: sa.Connection, row: NodeRow, *, new: bool) -> None:
         "life": row.life, "journal": row.journal, "said": row.said,
     }  # fmt: skip
     if new:
-        connection.execute(_INSERT_NODE, {"node": row.node, **values})
+        connection.execute(sa.insert(nodes), {"node": row.node, **values})
     else:
-        connection.execute(_PUT_NODE, {"key": row.node, **{f"new_{name}": value for name, value in values.items()}})
+        connection.execute(sa.update(nodes).where(nodes.c.node == row.node).values(values))
 
 
 def seen(connection: sa.Connection, node: str, now: float) -> None:
@@ -470,7 +458,7 @@ def take_changes(connection: sa.Connection) -> list[tuple[str, str]]:
 def arm(connection: sa.Connection, kind: str, key: str, due: float) -> None:
     """Set a timer, or set it anew."""
     disarm(connection, kind, key)
-    connection.execute(_ARM, {"kind": kind, "key": key, "due": due})
+    connection.execute(sa.insert(timers), {"kind": kind, "key": key, "due": due})
 
 
 def disarm(connection: sa.Connection, kind: str, key: str) -> None:
@@ -496,7 +484,8 @@ def next_due(connection: sa.Connection) -> float | None:
 
 def cut_waits(connection: sa.Connection, latest: float) -> None:
     """No pause ends later than that: one that would was written when the clock was wrong, by a process that is gone."""
-    connection.execute(_CUT_WAITS, {"latest": latest})
+    late = sa.and_(experiments.c.live == 1, experiments.c.not_before > latest)
+    connection.execute(sa.update(experiments).where(late).values(not_before=latest))
 
 
 def shift_times(connection: sa.Connection, seconds: float) -> None:
