@@ -164,11 +164,9 @@ FOUND_BY = {
     "no guard": 7,
     "an outage is taken for done": 10,
     "outbox of another life": 13,
-    "lost is not told": 26,
     "silence counts always": 51,
     "lease not checked": 65,
     "any life": 85,
-    "generation ignored": 155,
     "events are sent once": 272,
     "ack before commit": 351,
 }
