@@ -73,6 +73,8 @@ def _revisions(folder: Path) -> dict[str, tuple[str, ...]]:
         text = path.read_text(encoding="utf-8")
         revision, down = _REVISION.search(text), _DOWN.search(text)
         if revision is not None:
+            if revision[1] in found:
+                raise InternalError(f"{folder.parent.name}: two migrations are {revision[1]}")
             found[revision[1]] = tuple(_QUOTED.findall(down[1])) if down is not None else ()
     return found
 
@@ -81,7 +83,7 @@ def head_revision(folder: Path) -> str:
     """The newest revision, read from the files alone.
 
     Raises:
-        InternalError: when there is none, or several.
+        InternalError: when there is none, or several, or two have one name.
     """
     revisions = _revisions(folder)
     heads = set(revisions) - {down for parents in revisions.values() for down in parents}
