@@ -3,7 +3,7 @@ SHELL := /bin/sh
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input -q
-DISTRIBUTIONS := shared client services/provisioner services/agent services/tracker services/registry services/gateway deploy/local
+DISTRIBUTIONS := shared client services/provisioner services/agent services/tracker services/registry services/gateway services/hpo deploy/local
 EDITABLE := $(addprefix -e ./,$(DISTRIBUTIONS))
 SOURCES := $(addsuffix /src,$(DISTRIBUTIONS))
 PYPROJECTS := $(addsuffix /pyproject.toml,$(DISTRIBUTIONS))
@@ -53,7 +53,7 @@ docs: contracts ## every generated page
 lock: .venv/dev.stamp ## resolve the requirements anew
 	@$(PY) tools/lock.py
 
-bench: .venv/dev.stamp ## NAME=submit|queue|fleet|start|pack|log|ingest|list|chart|fair|output|chaos|faults: one benchmark; its last line is JSON
+bench: .venv/dev.stamp ## NAME=submit|queue|fleet|start|pack|log|ingest|list|chart|fair|output|chaos|faults|ask|search: one benchmark; its last line is JSON
 	@$(PY) benchmarks/run.py $(NAME)
 
 clean: ## remove what make made (not your data)
