@@ -1,0 +1,1 @@
+"""The search benchmark: problems, optimisers, virtual workers, scores. All of it runs in the peers' environment."""
