@@ -9,7 +9,8 @@ _OPTIMISERS, _FAMILIES choose for themselves.
 Optuna's GPSampler needs PyTorch, which the peers' environment does not have: it is measured where somebody put it
 there (`.bench/venv/bin/pip install torch`), and named as left out otherwise. Workers are virtual: a trial lasts
 exp(0.5 N(0, 1)), so trials end in another order than they began. Regret 1 is what a random search of 100 trials
-leaves, below 0.001 counts as 0.001; ratios are geometric means over problems of mean regret over mean regret.
+leaves, below 0.001 (0.05 in tables) counts as that; ratios are geometric means over problems of mean regret over mean
+regret.
 """
 
 from __future__ import annotations

@@ -32,6 +32,8 @@ class Problem:
     space: Space
     evaluate: Evaluate
     optimum: float
+    floor: float = 1e-3
+    """Less regret counts as this: a thousandth of what 100 random trials leave."""
 
     @property
     def family(self) -> str:
@@ -129,7 +131,7 @@ def failing(function: int, dimension: int, kind: str) -> Problem:
 def table(name: str) -> Problem:
     """A real tuning task, evaluated beforehand on all its points."""
     space, values = tables.load(name)
-    return Problem(name, space, lambda point: values[tables.key(point)], min(values.values()))
+    return Problem(name, space, lambda point: values[tables.key(point)], min(values.values()), floor=0.05)
 
 
 _MAKERS: dict[str, Callable[[], Problem]] = {}
@@ -179,11 +181,11 @@ def problem(name: str) -> Problem:
 def scale(name: str) -> float:
     """Regret 1: how far from the optimum a random search of 100 trials ends, the median of 30.
 
-    In a table where that is the optimum itself: a thousandth of the distance of a middling point.
+    In a table, where that is often the optimum itself, at least a twentieth of how far a middling point is.
     """
     one = problem(name)
     rows = one.space.scale(np.random.default_rng(0).random((3000, len(one.space.parameters))))
     told = [one.evaluate(one.space.decode(row)) for row in rows]
     values = np.asarray([math.inf if value is None else value for value in told]) - one.optimum
     middle = float(np.median(values[np.isfinite(values)]))
-    return max(float(np.median(values.reshape(30, 100).min(axis=1))), 1e-3 * middle)
+    return max(float(np.median(values.reshape(30, 100).min(axis=1))), 0.05 * middle if one.floor > 1e-3 else 0.0)

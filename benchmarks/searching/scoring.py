@@ -7,18 +7,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-FLOOR = 1e-3
-"""Regret below a thousandth of what 100 random trials leave counts as this."""
-
 Regrets = Mapping[str, Mapping[str, Sequence[float]]]
 """optimiser -> problem -> regret of each seed."""
 
 
-def regret(best: float | None, optimum: float, scale: float) -> float:
+def regret(best: float | None, optimum: float, scale: float, floor: float) -> float:
     """0 at the optimum, 1 at what a random search of 100 trials leaves; a search without a value has 100."""
     if best is None:
         return 100.0
-    return min(max((best - optimum) / scale, FLOOR), 100.0)
+    return min(max((best - optimum) / scale, floor), 100.0)
 
 
 def ratio(regrets: Regrets, ours: str, theirs: str, problems: Sequence[str]) -> tuple[float, float, float]:

@@ -21,7 +21,7 @@ def main() -> None:
             traceback.print_exc()
             continue
         task, scale = problems.problem(job.problem), problems.scale(job.problem)
-        curve = [scoring.regret(best, task.optimum, scale) for best in kept["best"]]
+        curve = [scoring.regret(best, task.optimum, scale, task.floor) for best in kept["best"]]
         print(json.dumps({**asked, "regret": curve, "ask_s": kept["ask_s"]}), flush=True)
 
 
