@@ -6,12 +6,17 @@ import json
 import os
 import shutil
 import socket
+import subprocess
+import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from incl_local import bucket
 from incl_local.layout import PORT_NAMES, Layout, is_free
+from incl_registry.fakes.gcs import FakeStorage
 from incl_shared.archive.tree import scan
 from incl_shared.bus.topology import Limits
 from incl_shared.errors import ConflictError, InvalidInput, UnavailableError
@@ -102,3 +107,49 @@ def test_a_database_that_was_chosen_is_kept_until_another_is(tmp_path: Path) -> 
     layout.choose_databases({"INCL_TRACKER_DATABASE_URL": ""})
     assert layout.database("tracker").startswith("sqlite:///")
     assert not (tmp_path / "databases.json").exists()
+
+
+def test_a_bucket_that_was_chosen_is_kept_until_the_folder_is_again(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    assert bucket.chosen(layout) == {}
+    bucket.choose(layout, {"INCL_REGISTRY_STORE": "gs://bkt/p", "INCL_REGISTRY_STORE_ENDPOINT": "http://127.0.0.1:1"})
+    bucket.choose(layout, {"INCL_REGISTRY_STORE_ENDPOINT": "http://elsewhere"})
+    assert bucket.chosen(layout) == {"store": "gs://bkt/p", "store_endpoint": "http://127.0.0.1:1"}
+    assert (tmp_path / "store.json").stat().st_mode & 0o077 == 0
+    with pytest.raises(InvalidInput, match="not the address"):
+        bucket.choose(layout, {"INCL_REGISTRY_STORE": "s3://b"})
+    bucket.choose(layout, {"INCL_REGISTRY_STORE": "gs://another"})
+    assert bucket.chosen(layout) == {"store": "gs://another"}
+    bucket.choose(layout, {"INCL_REGISTRY_STORE": ""})
+    assert bucket.chosen(layout) == {}
+
+
+def test_doctor_tries_the_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout, moved = Layout(tmp_path), [0.0]
+    assert list(bucket.look(layout)) == []
+    with FakeStorage("bkt", guarded=True, clock=lambda: time.time() + moved[0]) as storage:
+        (tmp_path / "key.json").write_text(storage.key_file)
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
+        bucket.choose(layout, {"INCL_REGISTRY_STORE": "gs://bkt/p", "INCL_REGISTRY_STORE_ENDPOINT": storage.url})
+        assert [level for level, _, _ in bucket.look(layout)] == ["ok"]
+        (layout.artifacts / "sha256" / "aa").mkdir(parents=True)
+        (layout.artifacts / "sha256" / "aa" / "x").touch()
+        moved[0] = 200.0
+        found = list(bucket.look(layout))
+        assert [level for level, _, _ in found] == ["warning", "ok", "warning"]
+        assert "200 s behind" in found[0][1]
+        storage.fault(kind="error", status=403, reason="forbidden", method="objects.insert", times=None)
+        with pytest.raises(UnavailableError) as caught:
+            list(bucket.look(layout))
+        assert "storage.objectUser" in caught.value.hint
+        assert storage.names("bkt") == []
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "no.json"))
+    with pytest.raises(InvalidInput, match="no credentials"):
+        list(bucket.look(layout))
+
+
+def test_without_a_bucket_its_library_is_not_imported() -> None:
+    """`incl up` starts as quickly as before."""
+    code = "import sys, incl_registry.app, incl_local.platform, incl_local.services, incl_local.doctor\n"
+    code += "sys.exit(any(name.startswith(('google.cloud', 'google.auth')) for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from google.auth.credentials import AnonymousCredentials
 
-from incl_registry.blobs import BlobStore, FolderBlobs
+from incl_registry.blobs import BlobStore
 from incl_registry.errors import StorageFullError, WrongOffsetError
 from incl_registry.fakes.gcs import FakeStorage
+from incl_registry.folder import FolderBlobs
 from incl_registry.gcs.bucket import Bucket
 from incl_registry.gcs.connect import connect
 from incl_registry.gcs.store import GcsBlobs

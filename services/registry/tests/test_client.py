@@ -292,3 +292,16 @@ async def test_memory_stays_flat(store: Store, experiment: str, tmp_path: Path) 
     with source.open("rb") as whole:
         assert blob.sha256 == hashlib.file_digest(whole, "sha256").hexdigest()
     assert peak - before < 24 << 20
+
+
+async def test_a_store_that_has_no_room_says_so_before_anything_is_sent(
+    sqlite_url: str, tmp_path: Path, experiment: str
+) -> None:
+    """The answer to a HEAD has no body; its reason comes all the same."""
+    store = await open_store(sqlite_url, tmp_path / "b", DoorLimits(min_free=1 << 60, max_blob=1 << 30, idle_s=5))
+    try:
+        with ArtifactClient(await store.upload(experiment)) as client, pytest.raises(UnavailableError) as caught:
+            await asyncio.to_thread(client.put_bytes, b"x")
+        assert "are needed" in caught.value.cause
+    finally:
+        await close_store(store)

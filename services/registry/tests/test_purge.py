@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from incl_registry import store_purge
-from incl_registry.blobs import FolderBlobs
+from incl_registry.folder import FolderBlobs
 from incl_registry.purge import Purged, purge
 from incl_registry.tables import blobs as blobs_table
 from incl_registry.tables import claims, doomed, entries, purges, uses
@@ -210,7 +210,7 @@ async def test_many_uploads_and_purges_at_once_lose_nothing(store: Store) -> Non
 _ROUND = """
 import asyncio, os, sys, time
 from pathlib import Path
-from incl_registry.blobs import FolderBlobs
+from incl_registry.folder import FolderBlobs
 from incl_registry.purge import purge
 from incl_shared.db import Database
 from incl_shared.testing.clock import FakeClock

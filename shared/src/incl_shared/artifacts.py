@@ -14,18 +14,31 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final, TypeVar
+from typing import IO, Final, Protocol, TypeVar
 
-from incl_shared.artifacts_http import TRANSIENT, Door, StoreFullError, error_of, limited, unreachable
+from incl_shared.artifacts_http import TRANSIENT, Door, Places, StoreFullError, error_of, limited, unreachable
 from incl_shared.errors import DeniedError, InclError, IntegrityError, InvalidInput, UnavailableError
 from incl_shared.queries.registry import Grant
 
 UPLOAD_OFFSET: Final = "Upload-Offset"
+FOLLOWS: Final = {"Incl-Follows": "yes"}
+"""We go where the store sends us: to a signed address of the blob in its bucket."""
 _BLOCK: Final = 1 << 20
+_REFUSALS: Final = 2
+"""So often a signed address may lead nowhere; then the store itself is asked for the bytes."""
 _T = TypeVar("_T")
 _A = TypeVar("_A")
+
+
+class Digest(Protocol):
+    """What hashlib gives."""
+
+    def update(self, data: bytes, /) -> None:
+        """More bytes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +90,7 @@ class ArtifactClient:
         self._patience = patience_s
         self._timeout = timeout_s
         self._door = Door(grant.url, timeout_s)
+        self._places = Places(grant.url, timeout_s)
         self._upload = os.urandom(16).hex()
 
     def __enter__(self) -> ArtifactClient:
@@ -88,6 +102,7 @@ class ArtifactClient:
     def close(self) -> None:
         """Close the connections. What other threads are doing ends at once, with an error."""
         self._door.close()
+        self._places.close()
 
     def put_file(self, path: Path, *, sha256: str | None = None) -> Blob:
         """Store a file; when the project has these bytes already, none are sent.
@@ -215,23 +230,29 @@ class ArtifactClient:
 
     def _get(self, sha256: str, out: IO[bytes]) -> int:
         digest = hashlib.sha256()
+        refusals = 0
 
         def once() -> int:
+            nonlocal refusals
             at = out.tell()
-            headers = self._headers() | ({"Range": f"bytes={at}-"} if at else {})
+            wanted = {"Range": f"bytes={at}-"} if at else {}
+            sent = False
             try:
+                headers = self._headers() | wanted | (FOLLOWS if refusals < _REFUSALS else {})
                 with self._door.exchange("GET", f"/blobs/{sha256}", headers) as response:
-                    if response.status != (206 if at else 200):
-                        raise error_of(response, f"reading {sha256[:12]}")
-                    if response.length is None or not _goes_on(response.getheader("Content-Range"), at):
-                        raise ConnectionResetError("the connection was cut within the answer's head")
-                    while piece := response.read(_BLOCK):
-                        digest.update(piece)
-                        _write(out, piece)
-                    if response.length:
-                        raise ConnectionResetError("the connection was cut")
+                    sent = response.status == 307
+                    if not sent:
+                        _take(response, out, digest, sha256)
+                    else:
+                        address = response.getheader("Location", "")
+                        response.read()
+                if sent:
+                    with self._places.get(address, wanted) as response:
+                        _take(response, out, digest, sha256)
             except (*TRANSIENT, UnavailableError) as error:
-                raise _Again(self._as_error(error), out.tell() > at) from error
+                progress = out.tell() > at
+                refusals = 0 if progress else refusals + sent
+                raise _Again(self._as_error(error), progress) from error
             return out.tell()
 
         size = self._retry(once)
@@ -276,6 +297,20 @@ class ArtifactClient:
 
 class _LocalWriteError(InclError):
     """Our own disk, not the connection."""
+
+
+def _take(response: HTTPResponse, out: IO[bytes], digest: Digest, sha256: str) -> None:
+    """The rest of a blob, from where `out` is."""
+    at = out.tell()
+    if response.status != (206 if at else 200):
+        raise error_of(response, f"reading {sha256[:12]}")
+    if response.length is None or not _goes_on(response.getheader("Content-Range"), at):
+        raise ConnectionResetError("the connection was cut within the answer's head")
+    while piece := response.read(_BLOCK):
+        digest.update(piece)
+        _write(out, piece)
+    if response.length:
+        raise ConnectionResetError("the connection was cut")
 
 
 def _goes_on(content_range: str | None, at: int) -> bool:

@@ -110,6 +110,59 @@ class Door:
             connection.close()
 
 
+class Places:
+    """Where a store sends its clients: addresses that are keys themselves. No grant is shown there, and none is written
+    down anywhere.
+
+    Args:
+        url: of the store; from one with TLS nobody is sent to a place without.
+        timeout_s: as of Door.
+    """
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self._secure = urlsplit(url).scheme == "https"
+        self._timeout = timeout_s
+        self._doors: dict[str, Door] = {}
+        self._closed = False
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def get(self, address: str, headers: dict[str, str]) -> Iterator[http.client.HTTPResponse]:
+        """Read there.
+
+        Raises:
+            UnavailableError: it is no address that we go to, or it is not accepted there (any more).
+            one of TRANSIENT: no connection, or it was cut.
+        """
+        parts = urlsplit(address)
+        if parts.scheme not in ("http", "https") or not parts.hostname or (self._secure and parts.scheme != "https"):
+            raise UnavailableError("the artifact store sent us to a place where we do not go", cause=parts.scheme)
+        path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        with self._door(f"{parts.scheme}://{parts.netloc}").exchange("GET", path, headers) as response:
+            if response.status not in (200, 206):
+                response.read(_MAX_ERROR)
+                raise UnavailableError(
+                    f"the bucket at {parts.hostname} does not give the bytes", cause=f"HTTP {response.status}"
+                )
+            yield response
+
+    def close(self) -> None:
+        """See Door.close."""
+        with self._lock:
+            self._closed = True
+            doors = list(self._doors.values())
+        for door in doors:
+            door.close()
+
+    def _door(self, url: str) -> Door:
+        with self._lock:
+            if self._closed:
+                raise ConnectionAbortedError("the doors are closed")
+            if url not in self._doors:
+                self._doors[url] = Door(url, self._timeout)
+            return self._doors[url]
+
+
 def _send(
     connection: http.client.HTTPConnection,
     method: str,
@@ -147,7 +200,7 @@ def limited(source: IO[bytes], count: int) -> Iterator[bytes]:
 
 def error_of(response: http.client.HTTPResponse, what: str) -> InclError:
     """The error that an answer other than success stands for; the answer is read to its end."""
-    envelope = _envelope(response.read(_MAX_ERROR))
+    envelope = _envelope(response.read(_MAX_ERROR) or response.getheader("Incl-Problem", "").encode())
     if response.status in (401, 403):
         cause = envelope.message if envelope else f"HTTP {response.status}"
         return DeniedError(f"{what}: the artifact store does not allow it", cause=cause, hint="ask for a new grant")

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from incl_cli.context import exposed, load_context
 from incl_local.bus import server_binary
@@ -71,7 +71,9 @@ def _verdict(broken: int) -> str:
 
 def examine(layout: Layout) -> Iterator[Finding]:
     """Every check, in the order in which one depends on the other."""
-    checks: list[Callable[[Layout], Iterator[Finding]]] = [_python, _server, _folder, _disk, _files, _context, _tools]
+    checks: list[Callable[[Layout], Iterator[Finding]]] = [
+        _python, _server, _folder, _disk, _files, _bucket, _context, _tools,
+    ]  # fmt: skip
     for check in checks:
         yield from check(layout)
     running = read(layout)
@@ -136,6 +138,16 @@ def _files(_: Layout) -> Iterator[Finding]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < LEAST_FILES:
         yield Finding("warning", f"at most {soft} open files a process", f"ulimit -n {min(hard, 65_536)}")
+
+
+def _bucket(layout: Layout) -> Iterator[Finding]:
+    from incl_local import bucket
+
+    try:
+        for level, text, mend in bucket.look(layout):
+            yield Finding(cast("Level", level), text, mend)
+    except InclError as error:
+        yield Finding("error", f"{error.message}: {error.cause}" if error.cause else error.message, error.hint)
 
 
 def _context(layout: Layout) -> Iterator[Finding]:

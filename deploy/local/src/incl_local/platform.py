@@ -19,7 +19,7 @@ from typing import Protocol
 
 import structlog
 
-from incl_local import __version__, cloud
+from incl_local import __version__, bucket, cloud
 from incl_local.backup import swap
 from incl_local.bus import end_strays, server_binary, wait_until_ready
 from incl_local.credentials import issue, write_context
@@ -102,6 +102,7 @@ class Platform:
         self._exit.enter_context(self._layout.locked())
         swap.finish(self._layout)
         self._layout.choose_databases(os.environ)
+        bucket.choose(self._layout, os.environ)
         await asyncio.to_thread(end_leftovers, self._layout)
         self._exit.callback(lambda: self._layout.run_file.unlink(missing_ok=True))
         ports = self._layout.ports(dict(self._options.ports))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from incl_local import bucket
 from incl_local.cloud import provisioner_options
 from incl_local.place import NODE, PROJECT, SERVICE_NAMES, Place, local_user
 
@@ -63,8 +64,11 @@ def _registry(place: Place) -> App:
     from incl_registry.app import create_app
     from incl_registry.settings import RegistrySettings
 
+    where = bucket.chosen(place.layout)
     folder = place.layout.artifacts
-    return create_app(RegistrySettings(**_common("registry", place), data=folder, port=place.ports["registry"]))
+    return create_app(
+        RegistrySettings(**_common("registry", place), **where, data=folder, port=place.ports["registry"])
+    )
 
 
 def _gateway(place: Place) -> App:

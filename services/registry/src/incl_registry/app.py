@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from incl_registry.blobs import BlobStore, FolderBlobs
+from incl_registry.blobs import BlobStore
+from incl_registry.folder import FolderBlobs
 from incl_registry.grants import load_key
 from incl_registry.handlers import Handlers
 from incl_registry.http import BlobDoor, DoorLimits
@@ -13,6 +14,7 @@ from incl_registry.metrics import RegistryMetrics
 from incl_registry.purge import purge
 from incl_registry.settings import RegistrySettings
 from incl_registry.sweep import sweep
+from incl_registry.threads import Threads
 from incl_shared.bus.findings import serve_stuck
 from incl_shared.bus.runtime import Bus
 from incl_shared.bus.topology import REGISTRY_EVENTS
@@ -25,6 +27,7 @@ from incl_shared.queries.stuck import Finding, RegistryStuck
 from incl_shared.tasks import end_all
 
 _log = logging.getLogger("incl.registry")
+_BUCKET_THREADS = 32
 
 
 class RegistryApp:
@@ -36,6 +39,8 @@ class RegistryApp:
         self.database = Database(settings.database_url, clock=clock)
         self.bus = Bus(settings.bus, service="registry", database=self.database, clock=clock)
         self.metrics = RegistryMetrics(self.bus.metrics.registry)
+        self._threads = Threads(_BUCKET_THREADS if settings.store else 0)
+        self._blobs: BlobStore | None = None
         self._http: HttpServer | None = None
         self._sweepers: list[asyncio.Task[None]] = []
         self.ops: OpsServer | None = None
@@ -51,12 +56,12 @@ class RegistryApp:
         return f"http://{host}:{self._http.port if self._http is not None else self.settings.port}"
 
     async def start(self) -> None:
-        """Open the folder and the database, listen, and join the bus.
+        """Open the store and the database, listen, and join the bus.
 
         Raises:
             InclError: whatever is not there, with the next step.
         """
-        blobs = await asyncio.to_thread(FolderBlobs, self.settings.data)
+        blobs = self._blobs = await self._threads.run(_store, self.settings)
         key = await asyncio.to_thread(load_key, self.settings.data / "grants.key")
         await asyncio.to_thread(migrate, self.settings.database_url, "incl_registry")
         try:
@@ -68,10 +73,20 @@ class RegistryApp:
 
     async def _serve(self, blobs: BlobStore, key: bytes) -> None:
         handlers = Handlers(
-            self.database, blobs, self.clock, key=key, ttl_s=self.settings.grant_ttl_s, url=lambda: self.url
+            self.database,
+            blobs,
+            self.clock,
+            key=key,
+            ttl_s=self.settings.grant_ttl_s,
+            url=lambda: self.url,
+            threads=self._threads,
         )
-        limits = DoorLimits(self.settings.min_free, self.settings.max_blob, self.settings.idle_s)
-        door = BlobDoor(self.database, blobs, self.clock, key=key, limits=limits, metrics=self.metrics)
+        limits = DoorLimits(
+            self.settings.min_free, self.settings.max_blob, self.settings.idle_s, self.settings.signed_ttl_s
+        )
+        door = BlobDoor(
+            self.database, blobs, self.clock, key=key, limits=limits, metrics=self.metrics, threads=self._threads
+        )
         self._http = HttpServer(door.application(), self.settings.host, self.settings.port, "artifact store")
         await self._http.start()
         handlers.register(self.bus)
@@ -94,6 +109,9 @@ class RegistryApp:
         if self._http is not None:
             await self._http.stop()
         await self.database.stop()
+        if self._blobs is not None:
+            self._blobs.close()
+        self._threads.close()
 
     async def _stuck(self, query: RegistryStuck) -> list[Finding]:
         found = [*disk(str(self.settings.data))]
@@ -116,7 +134,10 @@ class RegistryApp:
         while True:
             await asyncio.sleep(self.settings.sweep_every_s)
             try:
-                done = await sweep(self.database, blobs, self.clock, grace_s=self.settings.sweep_grace_s, dry_run=False)
+                done = await sweep(
+                    self.database, blobs, self.clock,
+                    grace_s=self.settings.sweep_grace_s, dry_run=False, threads=self._threads,
+                )  # fmt: skip
                 self._troubles.pop("sweep", None)
                 self.metrics.swept_blobs.inc(done.blobs)
                 self.metrics.swept_bytes.inc(done.bytes)
@@ -130,7 +151,9 @@ class RegistryApp:
         grace, used = self.settings.purge_grace_s, self.settings.sweep_grace_s
         while True:
             try:
-                done = await purge(self.database, blobs, self.clock, grace_s=grace, used_grace_s=used)
+                done = await purge(
+                    self.database, blobs, self.clock, grace_s=grace, used_grace_s=used, threads=self._threads
+                )
                 self._troubles.pop("purge", None)
                 self.metrics.purged_blobs.inc(done.blobs)
                 self.metrics.purged_bytes.inc(done.bytes)
@@ -141,6 +164,15 @@ class RegistryApp:
                 self.metrics.purge_failures.inc()
                 _log.exception("a purge failed; it is tried again later")
             await asyncio.sleep(self.settings.purge_every_s)
+
+
+def _store(settings: RegistrySettings) -> BlobStore:
+    if settings.store is None:
+        return FolderBlobs(settings.data)
+    from incl_registry.gcs.opening import open_store  # the provider's library, only where it is wanted
+
+    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return open_store(settings)
 
 
 def create_app(settings: RegistrySettings, clock: Clock | None = None) -> RegistryApp:

@@ -28,21 +28,27 @@ class Verb(StrEnum):
 
     PUT = "put"
     GET = "get"
+    SHARE = "share"
+    """One blob alone, for whoever has the link."""
 
 
 @dataclass(frozen=True, slots=True)
 class GrantScope:
-    """What a token says. expires: seconds since the epoch."""
+    """What a token says. expires: seconds since the epoch. blob and file (its name): of a shared one alone."""
 
     project: str
     experiment: str
     verb: Verb
     expires: float
+    blob: str | None = None
+    file: str | None = None
 
 
 def sign(key: bytes, scope: GrantScope) -> str:
     """The token of a scope."""
     fields = {"p": scope.project, "e": scope.experiment, "v": scope.verb.value, "x": scope.expires}
+    if scope.blob is not None:
+        fields |= {"b": scope.blob, "n": scope.file or ""}
     payload = _encode(json.dumps(fields, separators=(",", ":")).encode())
     return f"{payload}.{_encode(_mac(key, payload))}"
 
@@ -58,10 +64,12 @@ def verify(key: bytes, token: str, now: float) -> GrantScope:
         raise UnauthorizedError("the grant is not one of this artifact store", hint="ask for a new grant")
     try:
         fields = json.loads(_decode(payload))
-        scope = GrantScope(str(fields["p"]), str(fields["e"]), Verb(fields["v"]), float(fields["x"]))
+        scope = GrantScope(
+            str(fields["p"]), str(fields["e"]), Verb(fields["v"]), float(fields["x"]), fields.get("b"), fields.get("n")
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise UnauthorizedError("the grant cannot be read", hint="ask for a new grant") from error
-    if not is_id(scope.experiment):
+    if not is_id(scope.experiment) or (scope.verb is Verb.SHARE) != isinstance(scope.blob, str):
         raise UnauthorizedError("the grant cannot be read", hint="ask for a new grant")
     if now >= scope.expires:
         raise UnauthorizedError("the grant is expired", hint="ask for a new grant")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from incl_registry import store, store_purge
 from incl_registry.access import ARCHIVIST, HIDDEN_KINDS, Claim, check, check_entries, job_of
 from incl_registry.blobs import BlobStore
 from incl_registry.grants import GrantScope, Verb, sign
 from incl_registry.retention import superseded, unwanted
+from incl_registry.threads import Threads
 from incl_shared.clock import Clock
 from incl_shared.db import Database, Transaction
-from incl_shared.errors import InvalidInput, NotFoundError
+from incl_shared.errors import DeniedError, InvalidInput, NotFoundError
 from incl_shared.events import ArtifactsDropped, ArtifactStored, DroppedFile, ExperimentPurged, ExperimentQueued
 from incl_shared.queries.registry import (
     ArtifactPage,
@@ -24,6 +25,8 @@ from incl_shared.queries.registry import (
     Entry,
     Grant,
     ListArtifacts,
+    Shared,
+    ShareFile,
     UploadGrant,
 )
 from incl_shared.spec import CheckpointPolicy
@@ -49,7 +52,15 @@ class Handlers:
     """
 
     def __init__(
-        self, database: Database, blobs: BlobStore, clock: Clock, *, key: bytes, ttl_s: float, url: Callable[[], str]
+        self,
+        database: Database,
+        blobs: BlobStore,
+        clock: Clock,
+        *,
+        key: bytes,
+        ttl_s: float,
+        url: Callable[[], str],
+        threads: Threads | None = None,
     ) -> None:
         self._database = database
         self._blobs = blobs
@@ -57,6 +68,7 @@ class Handlers:
         self._key = key
         self._ttl = ttl_s
         self._url = url
+        self._threads = threads or Threads()
 
     def register(self, bus: Bus) -> None:
         """Serve every query."""
@@ -64,6 +76,7 @@ class Handlers:
         bus.serve(DownloadGrant, self.download_grant)
         bus.serve(CommitArtifacts, self.commit)
         bus.serve(ListArtifacts, self.files)
+        bus.serve(ShareFile, self.share)
 
     async def upload_grant(self, asker: Asker, query: UploadGrant) -> Grant:
         """A door to put; the first one claims the experiment for the asker's project."""
@@ -78,6 +91,20 @@ class Handlers:
         """A door to get."""
         await self._check_read(asker, query.experiment)
         return self._grant(asker, query.experiment, Verb.GET)
+
+    async def share(self, asker: Asker, query: ShareFile) -> Shared:
+        """A link to one file. It ends with its time, with the file's place in the list, and with the experiment."""
+        if job_of(asker) is not None or asker.user == ARCHIVIST:
+            raise DeniedError("only people share files", hint="incl share, from your own command line")
+        await self._check_read(asker, query.experiment)
+        if not await self._database.read(lambda at: store.is_listed(at, query.experiment, query.path, query.sha256)):
+            raise NotFoundError(
+                f"experiment {query.experiment} has no such file {query.path[:200]!r}", hint="incl download … --list"
+            )
+        expires, file = self._clock.now() + query.seconds, query.path.rpartition("/")[2]
+        token = sign(self._key, GrantScope(asker.project, query.experiment, Verb.SHARE, expires, query.sha256, file))
+        _log.info("%s shares %s of %s for %d s", asker.user, query.sha256[:12], query.experiment, query.seconds)
+        return Shared(url=f"{self._url()}/shared/{token}/{quote(file, safe='')}", expires=expires)
 
     async def files(self, asker: Asker, query: ListArtifacts) -> ArtifactPage:
         """A page of the experiment's files; fewer than asked for when their names are long."""
@@ -102,7 +129,7 @@ class Handlers:
         """List files. All of them, or none."""
         check_entries(asker, query.entries)
         wanted = {sha256 for entry in query.entries for sha256, _ in _blobs_of(entry)}
-        if missing := await asyncio.to_thread(self._blobs.missing, wanted):
+        if missing := await self._threads.run(self._blobs.missing, wanted):
             raise _not_stored(min(missing))
         return Committed(new=await self._database.write(lambda tx: self._commit(tx, asker, query)))
 

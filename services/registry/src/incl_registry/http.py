@@ -4,6 +4,7 @@ HEAD /blobs/<sha256>                                   get: its size
 GET  /blobs/<sha256>                                   get: its bytes, also a range
 HEAD /blobs/<sha256>?upload=<id>&size=<n>              put: 200 it is there, or 404 and Upload-Offset
 PUT  /blobs/<sha256>?upload=<id>&size=<n>&offset=<m>   put: bytes from m on
+GET, HEAD /shared/<token>/<file>                       the one blob that the token names; a link for people
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import BinaryIO, Final
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -26,17 +28,28 @@ from incl_registry.blobs import BlobStore, Upload
 from incl_registry.errors import StorageFullError, TooLargeError, UnauthorizedError, WrongOffsetError
 from incl_registry.grants import GrantScope, Verb, verify
 from incl_registry.metrics import RegistryMetrics
+from incl_registry.threads import Threads
 from incl_shared.clock import Clock
 from incl_shared.db import Database
 from incl_shared.errors import DeniedError, InclError, IntegrityError, InternalError, InvalidInput, NotFoundError
 
 UPLOAD_OFFSET: Final = "Upload-Offset"
+PROBLEM: Final = "Incl-Problem"
+"""The error as a header too: the answer to a HEAD has no body."""
+FOLLOWS: Final = "Incl-Follows"
+"""A client that says `Incl-Follows: yes` is sent to the bucket, where the store can sign for it."""
 _BLOCK: Final = 1 << 20
 _FRESH_S: Final = 3600.0
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _UPLOAD = re.compile(r"[0-9a-f]{32}\Z")
 _NUMBER = re.compile(r"[0-9]{1,15}\Z")
 _RANGE = re.compile(r"bytes=([0-9]{1,15})-([0-9]{1,15})?\Z")
+_SHARED: Final = {
+    "Cache-Control": "private, no-store",
+    "Content-Security-Policy": "sandbox; default-src 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 _log = logging.getLogger("incl.registry.http")
 
 
@@ -47,6 +60,7 @@ class DoorLimits:
     min_free: int
     max_blob: int
     idle_s: float
+    signed_ttl_s: float = 600.0
 
 
 class BlobDoor:
@@ -61,6 +75,7 @@ class BlobDoor:
         key: bytes,
         limits: DoorLimits,
         metrics: RegistryMetrics,
+        threads: Threads | None = None,
     ) -> None:
         self._database = database
         self._blobs = blobs
@@ -68,11 +83,15 @@ class BlobDoor:
         self._key = key
         self._limits = limits
         self._metrics = metrics
+        self._threads = threads or Threads()
 
     def application(self) -> Starlette:
         """The ASGI application."""
         return Starlette(
-            routes=[Route("/blobs/{sha256}", self.blob, methods=["GET", "HEAD", "PUT"])],
+            routes=[
+                Route("/blobs/{sha256}", self.blob, methods=["GET", "HEAD", "PUT"]),
+                Route("/shared/{token}/{file}", self.shared, methods=["GET", "HEAD"]),
+            ],
             exception_handlers={InclError: self._problem, ClientDisconnect: self._gone, Exception: self._fault},
         )
 
@@ -90,11 +109,23 @@ class BlobDoor:
         _need(scope, Verb.GET)
         return await self._get(request, scope, sha256)
 
+    async def shared(self, request: Request) -> Response:
+        """A link: the grant is in the address. What comes is never shown in a page of this place."""
+        scope = verify(self._key, request.path_params["token"], self._clock.now())
+        file = request.path_params["file"]
+        if scope.verb is not Verb.SHARE or scope.blob is None or file != scope.file:
+            raise UnauthorizedError("this is no link to a shared file", hint="ask for a new link: incl share")
+        size = await self._readable(scope.experiment, scope.blob)
+        if request.method == "GET" and (link := await self._link(scope.blob, file)) is not None:
+            return Response(status_code=307, headers={"Location": link} | _SHARED)
+        named = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(file, safe='')}"}
+        return await self._bytes(request, scope.blob, size, named | _SHARED)
+
     async def _offset(self, request: Request, scope: GrantScope, sha256: str) -> Response:
         upload, size = _upload(request), _number(request, "size")
         if await self._known(scope, sha256):
             return Response(status_code=200)
-        have = await asyncio.to_thread(self._blobs.partial, sha256, upload)
+        have = await self._threads.run(self._blobs.partial, sha256, upload)
         await self._check_room(size, size - have)
         return Response(status_code=404, headers={UPLOAD_OFFSET: str(have)})
 
@@ -107,7 +138,7 @@ class BlobDoor:
                 store.used_since(connection, scope.experiment, sha256, now - _FRESH_S),
             )
         )
-        if size is None or not await asyncio.to_thread(self._blobs.touch, sha256):
+        if size is None or not await self._threads.run(self._blobs.touch, sha256):
             return False
         if not fresh:
             await self._record(scope, sha256, size)
@@ -119,12 +150,12 @@ class BlobDoor:
         if offset > size or not _NUMBER.fullmatch(length) or int(length) != size - offset:
             raise InvalidInput("the length of the body is not what is left of the blob")
         await self._check_room(size, size - offset)
-        upload = await asyncio.to_thread(self._blobs.resume, sha256, upload_id, offset)
+        upload = await self._threads.run(self._blobs.resume, sha256, upload_id, offset)
         try:
             await self._receive(request, upload, size)
-            await asyncio.to_thread(upload.finish)
+            await self._threads.run(upload.finish)
         finally:
-            await asyncio.to_thread(upload.close)
+            await self._threads.run(upload.close)
         await self._record(scope, sha256, size)
         self._metrics.uploaded_bytes.inc(size - offset)
         return JSONResponse({"sha256": sha256, "size": size}, status_code=201)
@@ -139,11 +170,11 @@ class BlobDoor:
                     if len(buffer) >= _BLOCK:
                         data = bytes(buffer)
                         buffer.clear()
-                        await asyncio.to_thread(upload.write, data)
+                        await self._threads.run(upload.write, data)
         except (ClientDisconnect, TimeoutError):
-            await asyncio.to_thread(upload.write, bytes(buffer))
+            await self._threads.run(upload.write, bytes(buffer))
             raise ClientDisconnect from None
-        await asyncio.to_thread(upload.write, bytes(buffer))
+        await self._threads.run(upload.write, bytes(buffer))
         if upload.offset != size:
             raise IntegrityError("the body ended too early", hint="go on with the upload")
 
@@ -156,7 +187,7 @@ class BlobDoor:
     async def _check_room(self, size: int, more: int) -> None:
         if size > self._limits.max_blob:
             raise TooLargeError(f"a blob has at most {self._limits.max_blob} bytes")
-        free = await asyncio.to_thread(self._blobs.free)
+        free = await self._threads.run(self._blobs.free)
         if free is not None and free < more + self._limits.min_free:
             raise StorageFullError(
                 f"the artifact store has room for {max(0, free - self._limits.min_free)} bytes, {more} are needed",
@@ -164,12 +195,23 @@ class BlobDoor:
             )
 
     async def _get(self, request: Request, scope: GrantScope, sha256: str) -> Response:
-        if not await self._database.read(lambda connection: store.may_read(connection, scope.experiment, sha256)):
-            raise DeniedError(f"experiment {scope.experiment} has no blob {sha256[:12]}", hint="incl show")
-        size = await asyncio.to_thread(self._blobs.size, sha256)
+        size = await self._readable(scope.experiment, sha256)
+        follows = request.method == "GET" and request.headers.get(FOLLOWS) == "yes"
+        if follows and _window(request, size) is not None and (link := await self._link(sha256)) is not None:
+            return Response(status_code=307, headers={"Location": link, "Cache-Control": "no-store"})
+        return await self._bytes(request, sha256, size, {})
+
+    async def _readable(self, experiment: str, sha256: str) -> int:
+        """The size of a blob that this experiment has."""
+        if not await self._database.read(lambda connection: store.may_read(connection, experiment, sha256)):
+            raise DeniedError(f"experiment {experiment} has no blob {sha256[:12]}", hint="incl show")
+        size = await self._threads.run(self._blobs.size, sha256)
         if size is None:
             raise NotFoundError(f"no blob {sha256[:12]} is stored")
-        headers = {"Accept-Ranges": "bytes", "ETag": f'"{sha256}"', "Content-Type": "application/octet-stream"}
+        return size
+
+    async def _bytes(self, request: Request, sha256: str, size: int, more: dict[str, str]) -> Response:
+        headers = {"Accept-Ranges": "bytes", "ETag": f'"{sha256}"', "Content-Type": "application/octet-stream"} | more
         if request.method == "HEAD":
             return Response(headers=headers | {"Content-Length": str(size)})
         window = _window(request, size)
@@ -179,14 +221,20 @@ class BlobDoor:
         status = 206 if "range" in request.headers and (start, end) != (0, size) else 200
         if status == 206:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-        source = await asyncio.to_thread(self._blobs.open, sha256)
+        source = await self._threads.run(self._blobs.open, sha256)
         body = self._stream(source, start, end)
         return StreamingResponse(body, status_code=status, headers=headers | {"Content-Length": str(end - start)})
 
+    async def _link(self, sha256: str, file: str | None = None) -> str | None:
+        link = await self._threads.run(self._blobs.link, sha256, self._limits.signed_ttl_s, file)
+        if link is not None:
+            self._metrics.sent_on.inc()
+        return link
+
     async def _stream(self, source: BinaryIO, start: int, end: int) -> AsyncIterator[bytes]:
         try:
-            await asyncio.to_thread(source.seek, start)
-            while start < end and (piece := await asyncio.to_thread(source.read, min(_BLOCK, end - start))):
+            await self._threads.run(source.seek, start)
+            while start < end and (piece := await self._threads.run(source.read, min(_BLOCK, end - start))):
                 start += len(piece)
                 self._metrics.downloaded_bytes.inc(len(piece))
                 yield piece
@@ -247,7 +295,10 @@ def problem(error: Exception) -> Response:
     failure = error if isinstance(error, InclError) else InternalError("the artifact store failed")
     status = failure.http_status
     body = {"type": "about:blank", "status": status, "title": failure.message} | failure.envelope().model_dump()
-    headers = {"Content-Type": "application/problem+json"}
+    headers = {
+        "Content-Type": "application/problem+json",
+        PROBLEM: failure.envelope().model_dump_json(ensure_ascii=True),
+    }
     if isinstance(failure, WrongOffsetError):
         headers[UPLOAD_OFFSET] = str(failure.offset)
     if status == 401:

@@ -14,6 +14,7 @@ class RegistryMetrics:
 
         self.uploaded_bytes = counter("uploaded_bytes_total", "Bytes of finished uploads, as they were sent.")
         self.downloaded_bytes = counter("downloaded_bytes_total", "Bytes that were sent out.")
+        self.sent_on = counter("sent_on_total", "Downloads that were sent to the bucket by a signed address.")
         self.uploads_cut = counter("uploads_cut_total", "Uploads whose connection was lost or silent.")
         self.refused = Counter(
             "incl_registry_http_errors_total", "Requests that were refused, by status.", ["status"], registry=registry

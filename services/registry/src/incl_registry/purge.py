@@ -6,12 +6,13 @@ the database and a file leaves the blob's row in `doomed`, so the next round del
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from incl_registry import store_purge as store
 from incl_registry.blobs import BlobStore
+from incl_registry.threads import Threads
 from incl_shared.clock import Clock
 from incl_shared.db import Database, Transaction
 
@@ -24,7 +25,15 @@ class Purged:
     bytes: int
 
 
-async def purge(database: Database, blobs: BlobStore, clock: Clock, *, grace_s: float, used_grace_s: float) -> Purged:
+async def purge(
+    database: Database,
+    blobs: BlobStore,
+    clock: Clock,
+    *,
+    grace_s: float,
+    used_grace_s: float,
+    threads: Threads | None = None,
+) -> Purged:
     """One round.
 
     Args:
@@ -34,13 +43,14 @@ async def purge(database: Database, blobs: BlobStore, clock: Clock, *, grace_s: 
     for experiment in await database.read(store.purging):
         while await database.write(_dropping(experiment, clock.now())):
             pass
+    threads = threads or Threads()
     count = size = 0
     now = clock.now()
     while names := await database.read(lambda connection: store.due(connection, now)):
         condemned = await database.write(_condemning(names, now, used_grace_s))
         gone: list[str] = []
-        for name in condemned.names:
-            length = await asyncio.to_thread(_delete, blobs, name, now - grace_s)
+        lengths = await threads.each(partial(_delete, blobs, now - grace_s), condemned.names)
+        for name, length in zip(condemned.names, lengths, strict=True):
             if length is None:
                 continue
             gone.append(name)
@@ -50,7 +60,7 @@ async def purge(database: Database, blobs: BlobStore, clock: Clock, *, grace_s: 
     return Purged(count, size)
 
 
-def _delete(blobs: BlobStore, name: str, before: float) -> int | None:
+def _delete(blobs: BlobStore, before: float, name: str) -> int | None:
     """Bytes that were deleted; 0 when there was no file; none when the file is too young, and stays."""
     length = blobs.size(name)
     if length is None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from incl_registry.address import parse
 from incl_shared.service_settings import ServiceSettings
 
 
@@ -18,6 +19,15 @@ class RegistrySettings(ServiceSettings):
     )
 
     data: Path = Field(description="The folder of the blobs, and of the key that signs grants.")
+    store: str | None = Field(None, description="gs://bucket or gs://bucket/prefix: the blobs lie there, not in data.")
+    store_endpoint: str | None = Field(
+        None, pattern=r"^https?://[^/?#@]+$", description="Of Cloud Storage, where it is not the public one."
+    )
+    signed: bool = Field(True, description="Downloads go to the bucket by signed addresses, where they can be signed.")
+    signer: str | None = Field(
+        None, pattern=r"^[^@/\s]+@[^@/\s]+$", description="The account for which IAM signs, where there is no key file."
+    )
+    signed_ttl_s: float = Field(600.0, ge=10, le=3600, description="How long such an address is good.")
     host: str = "127.0.0.1"
     port: int = Field(0, ge=0, le=65_535, description="Of the HTTP door; 0 takes a free one.")
     public_url: str | None = Field(None, description="How others reach the HTTP door; its own address by default.")
@@ -29,3 +39,11 @@ class RegistrySettings(ServiceSettings):
     sweep_grace_s: float = Field(86_400.0, gt=0, description="How old such a blob must be to be deleted.")
     purge_every_s: float = Field(20.0, gt=0, description="How often the files of purged experiments are looked at.")
     purge_grace_s: float = Field(900.0, gt=0, description="How old such a file must be to be deleted.")
+
+    @field_validator("store")
+    @classmethod
+    def _address(cls, store: str | None) -> str | None:
+        """Empty is none; a broken one is refused with its reason."""
+        if store:
+            parse(store)
+        return store or None

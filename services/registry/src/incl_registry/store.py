@@ -207,6 +207,13 @@ def page(
     return [Listed(row.id, _entry(row)) for row in rows]
 
 
+def is_listed(connection: sa.Connection, experiment: str, path: str, sha256: str) -> bool:
+    """Whether the experiment lists these bytes under this path; what the platform archived of it is no file of it."""
+    where = (entries.c.experiment == experiment) & (entries.c.path == path) & (entries.c.sha256 == sha256)
+    found = sa.select(sa.literal(1)).where(where & (entries.c.kind != "archive"))
+    return connection.execute(found.limit(1)).first() is not None
+
+
 def _entry(row: Any) -> Entry:
     return Entry(
         attempt=row.attempt,

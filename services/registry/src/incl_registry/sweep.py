@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from dataclasses import dataclass
 
 from incl_registry import store
 from incl_registry.blobs import BlobInfo, BlobStore
+from incl_registry.threads import Threads
 from incl_shared.clock import Clock
 from incl_shared.db import Database, Transaction
 
@@ -23,22 +23,32 @@ class Swept:
     partials: int
 
 
-async def sweep(database: Database, blobs: BlobStore, clock: Clock, *, grace_s: float, dry_run: bool = True) -> Swept:
+async def sweep(
+    database: Database,
+    blobs: BlobStore,
+    clock: Clock,
+    *,
+    grace_s: float,
+    dry_run: bool = True,
+    threads: Threads | None = None,
+) -> Swept:
     """Delete what is neither listed by an experiment nor younger than the grace.
 
     The claim goes first, in the writer's thread: a commit after that is refused and its uploader sends the bytes again;
     a commit before it keeps the blob.
     """
+    threads = threads or Threads()
     before = clock.now() - grace_s
     count = size = 0
     found = blobs.blobs()
-    while batch := await asyncio.to_thread(lambda: list(itertools.islice(found, _BATCH))):
+    while batch := await threads.run(lambda: list(itertools.islice(found, _BATCH))):
         old = [blob for blob in batch if blob.touched < before]
         gone = await _unwanted(database, old, before, dry_run)
-        for blob in gone:
-            if dry_run or await asyncio.to_thread(blobs.delete, blob.sha256, before):
-                count, size = count + 1, size + blob.size
-    partials = 0 if dry_run else await asyncio.to_thread(blobs.sweep_partials, before)
+        if not dry_run:
+            done = await threads.each(lambda blob: blobs.delete(blob.sha256, before), gone)
+            gone = [blob for blob, deleted in zip(gone, done, strict=True) if deleted]
+        count, size = count + len(gone), size + sum(blob.size for blob in gone)
+    partials = 0 if dry_run else await threads.run(blobs.sweep_partials, before)
     return Swept(count, size, partials)
 
 

@@ -98,3 +98,23 @@ class ListArtifacts(Query[ArtifactPage]):
     attempt: int | None = None
     cursor: int | None = None
     limit: int = Field(500, ge=1, le=1000)
+
+
+class Shared(Answer):
+    """A link to one file, for whoever has it."""
+
+    url: str
+    expires: float = Field(description="Seconds since the epoch.")
+
+
+class ShareFile(Query[Shared]):
+    """A link to one listed file that works without an account until it expires. Jobs get none."""
+
+    service: ClassVar[str] = "registry"
+    name: ClassVar[str] = "share"
+    answer: ClassVar[type[Answer]] = Shared
+
+    experiment: Id
+    path: str = Field(min_length=1, max_length=2048)
+    sha256: Sha256 = Field(description="Which of the files with this path.")
+    seconds: int = Field(86_400, ge=60, le=604_800, description="How long the link is good.")

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from incl_local import __version__
+from incl_local import __version__, bucket
 from incl_local.alone import bus_alone
 from incl_local.backup import databases, files, targets
 from incl_local.backup.databases import Moment
@@ -32,7 +32,7 @@ from incl_shared.errors import NotFoundError, UnavailableError, UnsupportedError
 QUEUES = (topology.REQUESTS, topology.REPORTS, topology.METRICS, topology.LOGS)
 LOGS = (topology.EVENTS, topology.DEAD)
 STREAMS = (*QUEUES, *LOGS)
-SETTINGS = ("limits.json", "ports.json")
+SETTINGS = ("limits.json", "ports.json", "store.json")
 _LATE_S = 5.0
 Say = Callable[[str], None]
 
@@ -87,7 +87,7 @@ def create(layout: Layout, place: Path, options: Options, say: Say) -> Made:
     began = time.monotonic()
     if not (layout.root / "db").is_dir():
         raise NotFoundError(f"there is no platform in {layout.root}", hint="incl up makes one; or name it: --data DIR")
-    _only_here(layout)
+    _only_here(layout, options)
     with targets.opened(place) as target:
         work = _Work(layout, target, options, say)
         running = asyncio.run(_fill(work))
@@ -100,8 +100,14 @@ def create(layout: Layout, place: Path, options: Options, say: Say) -> Made:
     return Made(made, manifest, time.monotonic() - began, work.held_s, work.new_blobs)
 
 
-def _only_here(layout: Layout) -> None:
+def _only_here(layout: Layout, options: Options) -> None:
     """Refuse what lies in no file of this machine."""
+    if options.artifacts and (where := bucket.chosen(layout)):
+        raise UnsupportedError(
+            "this backup has the artifacts of the data folder alone",
+            cause=f"they lie in {where['store']}",
+            hint="back the bucket up by itself, and the rest with: incl admin backup --no-artifacts",
+        )
     away = [name for name in DATABASE_OWNERS if layout.database(name) != layout.own_database(name)]
     if away:
         raise UnsupportedError(

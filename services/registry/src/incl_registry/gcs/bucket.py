@@ -40,6 +40,10 @@ class Missing(Exception):  # noqa: N818
     """There is no such object (the bucket is there)."""
 
 
+class BucketRefusedError(UnavailableError):
+    """The bucket is not there, or not ours: waiting does not help."""
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """How long one call may take: connect_s and read_s of each try, retry_s for all tries together."""
@@ -65,7 +69,8 @@ class Bucket:
     """See above. Every name is below the prefix.
 
     Raises (all methods):
-        UnavailableError: the provider is away, or does not allow it; the cause says which.
+        UnavailableError: the provider is away.
+        BucketRefusedError: it does not allow it, or there is no such bucket.
     """
 
     def __init__(self, client: Client, name: str, prefix: str = "", patience: Patience | None = None) -> None:
@@ -236,8 +241,8 @@ class Bucket:
     def _permission(self) -> str:
         return f"give the registry's account roles/storage.objectUser on gs://{self._bucket.name} (incl doctor checks)"
 
-    def _refused(self, what: str, error: Exception, hint: str) -> UnavailableError:
-        return UnavailableError(f"the bucket {self.url} cannot be used ({what})", cause=_short(error), hint=hint)
+    def _refused(self, what: str, error: Exception, hint: str) -> BucketRefusedError:
+        return BucketRefusedError(f"the bucket {self.url} cannot be used ({what})", cause=_short(error), hint=hint)
 
     def _away(self, what: str, error: BaseException) -> UnavailableError:
         return UnavailableError(

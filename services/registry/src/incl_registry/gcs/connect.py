@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from incl_registry.address import parse
 from incl_registry.gcs.bucket import Bucket, Missing, Patience, Unmet
 from incl_shared.errors import InvalidInput, UnavailableError
 
@@ -15,32 +14,12 @@ if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
 SCOPES: Final = ("https://www.googleapis.com/auth/devstorage.read_write",)
-_URL = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])(?:/([A-Za-z0-9._/-]{0,200}))?\Z")
+SIGNING_SCOPES: Final = ("https://www.googleapis.com/auth/cloud-platform",)
+"""Where IAM is to sign as well."""
 _POOL: Final = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Of a store."""
-
-    bucket: str
-    prefix: str
-
-
-def parse(url: str) -> Address:
-    """gs://bucket or gs://bucket/prefix.
-
-    Raises:
-        InvalidInput: it is neither.
-    """
-    found = _URL.fullmatch(url)
-    prefix = (found[2] or "").strip("/") if found else ""
-    if found is None or any(part in ("", ".", "..") for part in prefix.split("/") if prefix):
-        raise InvalidInput(f"{url[:300]!r} is not the address of a bucket", hint="gs://bucket or gs://bucket/prefix")
-    return Address(found[1], prefix)
-
-
-def credentials() -> Credentials:
+def credentials(scopes: tuple[str, ...] = SCOPES) -> Credentials:
     """Application Default Credentials: a key file (GOOGLE_APPLICATION_CREDENTIALS), or the account of the machine.
 
     With STORAGE_EMULATOR_HOST, as the provider's own libraries have it, none are needed.
@@ -55,7 +34,7 @@ def credentials() -> Credentials:
     if os.environ.get("STORAGE_EMULATOR_HOST"):
         return AnonymousCredentials()  # type: ignore[no-untyped-call]
     try:
-        found, _ = google.auth.default(scopes=list(SCOPES))
+        found, _ = google.auth.default(scopes=list(scopes))
     except (GoogleAuthError, OSError, ValueError) as error:
         raise InvalidInput(
             "there are no credentials for Cloud Storage",

@@ -13,6 +13,7 @@ from typing import BinaryIO, Final
 from incl_registry.blobs import BlobInfo, Upload
 from incl_registry.gcs.bucket import Bucket, Missing, Stat, Unmet
 from incl_registry.gcs.hashing import Key, Memory
+from incl_registry.gcs.links import Links
 from incl_registry.gcs.parts import Parts, busy, uploads
 from incl_registry.gcs.reading import opened
 from incl_registry.gcs.upload import GcsUpload, Workshop
@@ -39,6 +40,7 @@ class GcsBlobs:
             second of an object). It must be less than any age at which blobs are deleted.
         catch_up_s: how long one request may read again what an earlier process got of an upload.
         clock: seconds since the epoch.
+        links: sign addresses for clients.
     """
 
     def __init__(
@@ -51,8 +53,9 @@ class GcsBlobs:
         fresh_s: float = 60.0,
         catch_up_s: float = 12.0,
         clock: Callable[[], float] = time.time,
+        links: Links | None = None,
     ) -> None:
-        self._bucket = bucket
+        self._bucket, self._links = bucket, links
         self._fresh_s, self._clock = fresh_s, clock
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="incl-gcs")
         self._shop = Workshop(
@@ -97,6 +100,10 @@ class GcsBlobs:
         if stat is None:
             raise NotFoundError(f"no blob {sha256[:12]} is stored")
         return opened(self._bucket, stat)
+
+    def link(self, sha256: str, seconds: float, file: str | None = None) -> str | None:
+        """See BlobStore."""
+        return None if self._links is None else self._links.of(self._bucket.blob(_path(sha256)), seconds, file)
 
     def partial(self, sha256: str, upload: str) -> int:
         """See BlobStore."""

@@ -6,7 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import CancelledError, Executor, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import BoundedSemaphore
@@ -100,7 +100,7 @@ class GcsUpload:
             ))  # fmt: skip
         else:
             self._ship()
-            self._settle(wait=True)
+            self._settle(every=True)
             sources = self._parts.merged(self._stored)
             self._become(lambda generation, now: self._shop.bucket.compose(
                 self._name, sources, generation=generation, touched=now
@@ -114,7 +114,7 @@ class GcsUpload:
         try:
             if not self._over:
                 self._ship()
-                self._settle(wait=True)
+                self._settle(every=True)
         except UnavailableError as error:
             _log.warning("the end of a cut upload was not stored: %s: %s", error.message, error.cause)
         finally:
@@ -145,7 +145,7 @@ class GcsUpload:
         """Send what is in the buffer, when there is room in memory for one part more."""
         if not self._buffer:
             return
-        self._settle(wait=False)
+        self._settle(every=False)
         data = bytes(self._buffer)
         offset = self._sum.offset - len(data)
         self._shop.slots.acquire()
@@ -159,22 +159,23 @@ class GcsUpload:
         self._buffer.clear()
         self._sum.mark()
 
-    def _settle(self, *, wait: bool) -> None:
-        """Take what has gone up, in order; wait: for all that is under way.
+    def _settle(self, *, every: bool) -> None:
+        """Take what has gone up, in order; every: wait for all that is under way.
 
         Raises:
             UnavailableError: one did not go up; it stays the first of those under way, and all later calls fail.
         """
-        while self._going and (wait or self._going[0].done()):
+        while self._going and (every or self._going[0].done()):
             try:
                 self._stored.append(self._going[0].result())
             except (Unmet, Missing) as error:
                 raise busy() from error
+            except CancelledError as error:
+                raise UnavailableError("the artifact store is closing", hint="go on with the upload later") from error
             self._going.popleft()
 
     def _wait(self) -> None:
-        for future in self._going:
-            future.exception()
+        wait(self._going)
 
     def _become(self, make: Callable[[int, float], Stat]) -> None:
         """Make the blob; when it is there already with the same bytes, it is made young.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from google.auth.credentials import AnonymousCredentials, Credentials
 from google.oauth2 import service_account
@@ -13,6 +13,7 @@ from google.oauth2 import service_account
 from incl_registry.fakes.gcs import FakeStorage
 from incl_registry.gcs.bucket import Bucket, Patience
 from incl_registry.gcs.connect import SCOPES, connect
+from incl_registry.gcs.links import Links
 from incl_registry.gcs.store import GcsBlobs
 from incl_registry.testing.running import sha, upload_id
 
@@ -28,13 +29,18 @@ def anonymous() -> Credentials:
     return AnonymousCredentials()  # type: ignore[no-untyped-call]
 
 
+def account(storage: FakeStorage) -> Credentials:
+    """The fake's service account, by its key."""
+    info = json.loads(storage.key_file)
+    found = service_account.Credentials.from_service_account_info(info, scopes=list(SCOPES))  # type: ignore[no-untyped-call]
+    return cast("Credentials", found)
+
+
 def fake_bucket(storage: FakeStorage, patience: Patience = SHORT) -> Bucket:
     """The fake's bucket, with the service account's key where it asks for one."""
     if not storage.guarded:
         return connect(f"gs://{BUCKET}/{PREFIX}", storage.url, found=anonymous(), patience=patience)
-    info = json.loads(storage.key_file)
-    key = service_account.Credentials.from_service_account_info(info, scopes=list(SCOPES))  # type: ignore[no-untyped-call]
-    return connect(f"gs://{BUCKET}/{PREFIX}", storage.url, found=key, patience=patience)
+    return connect(f"gs://{BUCKET}/{PREFIX}", storage.url, found=account(storage), patience=patience)
 
 
 @contextmanager
@@ -42,6 +48,13 @@ def fake_blobs(storage: FakeStorage, patience: Patience = SHORT, **more: Any) ->
     """A store on the fake, with small parts."""
     with closing(GcsBlobs(fake_bucket(storage, patience), **{"part_size": PART, "fresh_s": 0.0, **more})) as blobs:
         yield blobs
+
+
+def signing_blobs(storage: FakeStorage) -> GcsBlobs:
+    """A store on the fake whose key signs addresses."""
+    key = account(storage)
+    bucket = connect(f"gs://{BUCKET}/{PREFIX}", storage.url, found=key, patience=SHORT)
+    return GcsBlobs(bucket, part_size=PART, fresh_s=0.0, links=Links(key, storage.url, None))
 
 
 def put(blobs: GcsBlobs, data: bytes, key: str | None = None, offset: int = 0) -> str:

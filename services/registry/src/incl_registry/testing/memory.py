@@ -44,6 +44,10 @@ class MemoryBlobs:
             raise NotFoundError(f"no blob {sha256[:12]} is stored")
         return io.BytesIO(self.stored[sha256][0])
 
+    def link(self, sha256: str, seconds: float, file: str | None = None) -> str | None:
+        """See BlobStore."""
+        return None
+
     def partial(self, sha256: str, upload: str) -> int:
         """See BlobStore."""
         return len(self.partials.get((sha256, upload), b""))

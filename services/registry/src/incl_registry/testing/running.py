@@ -9,12 +9,14 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from incl_registry.blobs import FolderBlobs
+from incl_registry.blobs import BlobStore
+from incl_registry.folder import FolderBlobs
 from incl_registry.grants import GrantScope, Verb, sign
 from incl_registry.handlers import Handlers
 from incl_registry.http import BlobDoor, DoorLimits
 from incl_registry.metrics import RegistryMetrics
 from incl_registry.tables import metadata
+from incl_registry.threads import Threads
 from incl_shared.clock import SystemClock
 from incl_shared.db import Database
 from incl_shared.http_server import HttpServer
@@ -31,11 +33,12 @@ class Store:
     """Everything of the registry but the bus."""
 
     database: Database
-    blobs: FolderBlobs
+    blobs: BlobStore
     handlers: Handlers
     server: HttpServer
     folder: Path
     metrics: CollectorRegistry
+    threads: Threads
 
     @property
     def url(self) -> str:
@@ -56,27 +59,34 @@ class Store:
         return sign(KEY, replace(scope, **change))  # type: ignore[arg-type]
 
 
-async def open_store(url: str, folder: Path, limits: DoorLimits | None = None, port: int = 0) -> Store:
-    """Start one."""
+async def open_store(
+    url: str, folder: Path, limits: DoorLimits | None = None, port: int = 0, blobs: BlobStore | None = None
+) -> Store:
+    """Start one. blobs: those in the folder by default."""
     clock, metrics = SystemClock(), CollectorRegistry()
     create_tables(url, metadata)
     database = Database(url)
     await database.start()
-    blobs = FolderBlobs(folder)
+    threads = Threads(8 if blobs is not None else 0)
+    blobs = blobs or FolderBlobs(folder)
     holder: list[HttpServer] = []
-    handlers = Handlers(database, blobs, clock, key=KEY, ttl_s=600, url=lambda: f"http://127.0.0.1:{holder[0].port}")
+    handlers = Handlers(
+        database, blobs, clock, key=KEY, ttl_s=600, url=lambda: f"http://127.0.0.1:{holder[0].port}", threads=threads
+    )
     limits = limits or DoorLimits(min_free=0, max_blob=1 << 40, idle_s=10)
-    door = BlobDoor(database, blobs, clock, key=KEY, limits=limits, metrics=RegistryMetrics(metrics))
+    door = BlobDoor(database, blobs, clock, key=KEY, limits=limits, metrics=RegistryMetrics(metrics), threads=threads)
     server = HttpServer(door.application(), "127.0.0.1", port, "artifact store")
     holder.append(server)
     await server.start()
-    return Store(database, blobs, handlers, server, folder, metrics)
+    return Store(database, blobs, handlers, server, folder, metrics, threads)
 
 
 async def close_store(store: Store) -> None:
     """Stop it."""
     await store.server.stop()
     await store.database.stop()
+    store.blobs.close()
+    store.threads.close()
 
 
 def sha(data: bytes) -> str:
