@@ -35,6 +35,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("media", "Look", "Images, tables and texts that an experiment logged", _HERE + "media"),
     Command("compare", "Look", "How experiments differ", _HERE + "compare"),
     Command("download", "Keep", "Fetch outputs, checkpoints and code", _HERE + "download"),
+    Command("share", "Keep", "A link to one file, for somebody without an account", _HERE + "share"),
     Command("rm", "Keep", "Delete experiments: into the trash, or for good", _HERE + "rm"),
     Command("restore", "Keep", "Take experiments out of the trash", _HERE + "restore"),
     Command("sync", "Keep", "Ship runs that were logged without a server", _HERE + "sync"),

@@ -45,7 +45,15 @@ from incl_shared.queries.provisioner import (
     PlanExperiment,
     PlanView,
 )
-from incl_shared.queries.registry import ArtifactPage, CommitArtifacts, Committed, Entry, ListArtifacts
+from incl_shared.queries.registry import (
+    ArtifactPage,
+    CommitArtifacts,
+    Committed,
+    Entry,
+    ListArtifacts,
+    Shared,
+    ShareFile,
+)
 from incl_shared.queries.tracker import (
     ArtifactList,
     ArtifactView,
@@ -127,6 +135,7 @@ class FakePlatform:
         self.entries: dict[str, list[Entry]] = {}
         self.media: dict[str, list[ArtifactView]] = {}
         self.blobs: dict[str, bytes] = {}
+        self.store_url = "https://incl.example"
         self.secrets: dict[str, str] = {}
         self.tokens: list[TokenView] = []
         self.cluster = Cluster(nodes=(), queue=(), queued=0, running=0)
@@ -158,6 +167,7 @@ class FakePlatform:
             GetPoints: self._points,
             ListMetrics: self._metrics,
             ListArtifacts: self._artifacts,
+            ShareFile: self._share,
             ListFiles: self._files,
             ListMediaKeys: self._media_keys,
             CommitArtifacts: self._commit,
@@ -446,6 +456,12 @@ class FakePlatform:
         start = query.cursor or 0
         end = start + min(query.limit, self.page)
         return ArtifactPage(entries=tuple(known[start:end]), cursor=end if end < len(known) else None)
+
+    def _share(self, query: ShareFile) -> Shared:
+        known = [(entry.path, entry.sha256) for entry in self.entries.get(query.experiment, [])]
+        if (query.path, query.sha256) not in known:
+            raise NotFoundError("no such file")
+        return Shared(url=f"{self.store_url}/shared/x.y/{query.path}", expires=time.time() + query.seconds)
 
     def _commit(self, query: CommitArtifacts) -> Committed:
         for entry in query.entries:
