@@ -388,3 +388,16 @@ def test_addresses() -> None:
                   "gs://bucket/./x", "gs://bucket\n", "gs://bucket/" + "a" * 300):  # fmt: skip
         with pytest.raises(InvalidInput):
             parse(wrong)
+
+
+def test_a_bucket_that_is_away_is_told_until_it_is_back(storage: FakeStorage, blobs: GcsBlobs) -> None:
+    assert blobs.trouble() is None
+    storage.fault(kind="error", status=403, reason="forbidden", message="no access", times=None)
+    with pytest.raises(UnavailableError):
+        blobs.size(sha(b"x"))
+    first = blobs.trouble()
+    assert first is not None
+    assert "no access" in first[1]
+    assert blobs.trouble() == first
+    storage.faults.clear()
+    until_sync(lambda: blobs.trouble() is None)

@@ -326,9 +326,14 @@ def test_the_provider_may_be_away_at_the_start(
 ) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
     (tmp_path / "key.json").write_text(storage.key_file)
-    storage.fault(kind="error", method="objects.list", times=None)
-    open_bucket(settings(storage, tmp_path)).close()
+    storage.fault(kind="error", method="objects.get", times=None)
+    blobs = open_bucket(settings(storage, tmp_path))
     assert "starts all the same" in caplog.text
+    assert storage.names(BUCKET) == []
+    storage.faults.clear()
+    assert blobs.sweep_partials(0.0) == 0
+    assert storage.names(BUCKET) == [f"{PREFIX}/owner"]
+    blobs.close()
 
 
 def test_settings_that_make_no_sense(storage: FakeStorage, tmp_path: Path) -> None:

@@ -7,15 +7,18 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from incl_registry.fakes.gcs import FakeStorage
 from incl_registry.fakes.gcs.model import stamp
 from incl_registry.gcs.bucket import Bucket, Patience, Stat
+from incl_registry.gcs.owner import Ownership, own_name
 from incl_registry.gcs.store import GcsBlobs
-from incl_registry.testing.gcs import BUCKET, PART, blob_name, fake_blobs, fake_bucket, put, read
+from incl_registry.testing.gcs import BUCKET, PART, PREFIX, blob_name, fake_blobs, fake_bucket, put, read
 from incl_registry.testing.running import sha
+from incl_shared.errors import ConflictError
 
 DATA = os.urandom(3 * PART + 17)
 
@@ -141,3 +144,46 @@ def test_objects_that_have_no_time_of_ours(storage: FakeStorage, blobs: GcsBlobs
     old = {"customTime": stamp(time.time() - 120)}
     storage.model.insert(BUCKET, blob_name(b"y"), b"y", old, {})
     assert blobs.delete(sha(b"y"), time.time() - 60)
+
+
+def test_two_platforms_do_not_share_a_prefix(storage: FakeStorage) -> None:
+    """Each deletes what its own database does not list: the second one is refused, until it takes the bucket over."""
+    bucket, now = fake_bucket(storage), [0.0]
+    first, second = Ownership(bucket, "first", lambda: now[0]), Ownership(bucket, "second", lambda: now[0])
+    with closing(GcsBlobs(bucket, owner=first)) as one, closing(GcsBlobs(bucket, owner=second)) as two:
+        for data in (b"x", b"y"):
+            put(one, data)
+        assert one.delete(sha(b"x"), time.time() + 60)
+        for refused in (lambda: two.delete(sha(b"y"), time.time() + 60), lambda: two.sweep_partials(time.time() + 60)):
+            with pytest.raises(ConflictError, match="another platform") as caught:
+                refused()
+            assert "first" in caught.value.cause
+            assert "INCL_REGISTRY_TAKE_STORE" in caught.value.hint
+        assert two.size(sha(b"y")) == 1
+        second.take()
+        now[0] += 61.0
+        with pytest.raises(ConflictError):
+            one.delete(sha(b"y"), time.time() + 60)
+        assert two.delete(sha(b"y"), time.time() + 60)
+
+
+def test_two_platforms_that_come_at_the_same_moment(storage: FakeStorage) -> None:
+    """One of them has it."""
+
+    def come(name: str) -> bool:
+        try:
+            Ownership(fake_bucket(storage), name).check()
+        except ConflictError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sum(pool.map(come, "abcdef")) == 1
+
+
+def test_a_mark_that_says_nothing(storage: FakeStorage, tmp_path: Path) -> None:
+    storage.model.insert(BUCKET, f"{PREFIX}/owner", b"\n" * 1000, {}, {})
+    with pytest.raises(ConflictError, match="another platform"):
+        Ownership(fake_bucket(storage), own_name(tmp_path)).check()
+    assert own_name(tmp_path) == own_name(tmp_path)
+    assert (tmp_path / "store.id").stat().st_mode & 0o077 == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 from incl_registry.blobs import BlobStore
 from incl_registry.folder import FolderBlobs
@@ -28,6 +29,7 @@ from incl_shared.tasks import end_all
 
 _log = logging.getLogger("incl.registry")
 _BUCKET_THREADS = 32
+_AWAY_S = 30.0
 
 
 class RegistryApp:
@@ -115,6 +117,14 @@ class RegistryApp:
 
     async def _stuck(self, query: RegistryStuck) -> list[Finding]:
         found = [*disk(str(self.settings.data))]
+        trouble = self._blobs.trouble() if self._blobs is not None else None
+        if trouble is not None and (seconds := time.monotonic() - trouble[0]) > query.patience(_AWAY_S):
+            found.append(
+                Finding(
+                    kind="store.away", severity="error", subject="registry", since_s=seconds,
+                    reason=trouble[1], hint="incl doctor tries it; transfers wait, and go on by themselves",
+                )
+            )  # fmt: skip
         for name, (since, text) in self._troubles.items():
             seconds = self.clock.monotonic() - since
             if seconds > query.patience(0.0):

@@ -111,6 +111,10 @@ class BlobStore(Protocol):
         """Bytes of room; None when the store does not know."""
         ...
 
+    def trouble(self) -> tuple[float, str] | None:
+        """Since when (monotonic seconds) it cannot be used at all, and why; None when it can. Answers at once."""
+        ...
+
     def close(self) -> None:
         """Let go of what it holds."""
         ...

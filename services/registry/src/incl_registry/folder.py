@@ -108,6 +108,10 @@ class FolderBlobs:
         found = os.statvfs(self._folder)
         return found.f_bavail * found.f_frsize
 
+    def trouble(self) -> tuple[float, str] | None:
+        """See BlobStore."""
+        return None
+
     def close(self) -> None:
         """See BlobStore."""
 

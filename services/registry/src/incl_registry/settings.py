@@ -23,6 +23,12 @@ class RegistrySettings(ServiceSettings):
     store_endpoint: str | None = Field(
         None, pattern=r"^https?://[^/?#@]+$", description="Of Cloud Storage, where it is not the public one."
     )
+    store_owner: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="Whose bucket it is; several registries of one database share it.",
+    )
+    take_store: bool = Field(False, description="For one start: the bucket is ours, whoever had it.")
     signed: bool = Field(True, description="Downloads go to the bucket by signed addresses, where they can be signed.")
     signer: str | None = Field(
         None, pattern=r"^[^@/\s]+@[^@/\s]+$", description="The account for which IAM signs, where there is no key file."

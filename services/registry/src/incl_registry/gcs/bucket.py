@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -78,6 +79,8 @@ class Bucket:
         self._bucket = client.bucket(name)
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._patience = patience or Patience()
+        self.failing: tuple[float, str] | None = None
+        """Since when (monotonic) every call fails, and how the first one did."""
 
     @property
     def url(self) -> str:
@@ -208,7 +211,21 @@ class Bucket:
 
     @contextlib.contextmanager
     def _told(self, what: str) -> Iterator[None]:
-        """The provider's errors as ours."""
+        """The provider's errors as ours; remembered while there is nothing else."""
+        try:
+            with self._translated(what):
+                yield
+        except UnavailableError as error:
+            self.failing = self.failing or (time.monotonic(), f"{error.message}: {error.cause}")
+            raise
+        except (Unmet, Missing):
+            self.failing = None
+            raise
+        else:
+            self.failing = None
+
+    @contextlib.contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
         try:
             yield
         except api.PreconditionFailed as error:

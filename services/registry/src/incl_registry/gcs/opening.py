@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from incl_registry.gcs.bucket import BucketRefusedError
 from incl_registry.gcs.connect import SCOPES, SIGNING_SCOPES, connect, credentials
 from incl_registry.gcs.links import Links
+from incl_registry.gcs.owner import Ownership, own_name
 from incl_registry.gcs.store import GcsBlobs
 from incl_registry.settings import RegistrySettings
 from incl_shared.errors import UnavailableError
@@ -29,15 +30,17 @@ def open_store(settings: RegistrySettings) -> GcsBlobs:
 
     Raises:
         InvalidInput: no credentials.
-        BucketRefusedError: there is no such bucket, or it is not ours.
+        BucketRefusedError: there is no such bucket, or we may not use it.
+        ConflictError: it belongs to another platform.
     """
     if settings.store is None:
         raise ValueError("no bucket was chosen")
     found = credentials_for(settings.signer)
     bucket = connect(settings.store, settings.store_endpoint, found=found)
     links = Links(found, settings.store_endpoint, settings.signer) if settings.signed else None
+    owner = Ownership(bucket, settings.store_owner or own_name(settings.data))
     try:
-        next(bucket.list("", most=1), None)
+        owner.take() if settings.take_store else owner.check()
     except BucketRefusedError:
         raise
     except UnavailableError as error:
@@ -46,4 +49,5 @@ def open_store(settings: RegistrySettings) -> GcsBlobs:
         "artifacts lie in %s; downloads are %s", bucket.url,
         "sent there" if links is not None and links.can else "handed out here",
     )  # fmt: skip
-    return GcsBlobs(bucket, fresh_s=min(_FRESH_S, settings.purge_grace_s / 4, settings.sweep_grace_s / 4), links=links)
+    fresh_s = min(_FRESH_S, settings.purge_grace_s / 4, settings.sweep_grace_s / 4)
+    return GcsBlobs(bucket, fresh_s=fresh_s, links=links, owner=owner)

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import BinaryIO, Final
 
@@ -14,6 +14,7 @@ from incl_registry.blobs import BlobInfo, Upload
 from incl_registry.gcs.bucket import Bucket, Missing, Stat, Unmet
 from incl_registry.gcs.hashing import Key, Memory
 from incl_registry.gcs.links import Links
+from incl_registry.gcs.owner import NAME, Ownership
 from incl_registry.gcs.parts import Parts, busy, uploads
 from incl_registry.gcs.reading import opened
 from incl_registry.gcs.upload import GcsUpload, Workshop
@@ -24,7 +25,7 @@ PART_SIZE: Final = 8 << 20
 WORKERS: Final = 8
 PARTS_AT_ONCE: Final = 4
 _FINAL: Final = "sha256/"
-_NAME = re.compile(r"sha256/[0-9a-f]{2}/([0-9a-f]{64})\Z")
+_BLOB = re.compile(r"sha256/[0-9a-f]{2}/([0-9a-f]{64})\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _UPLOAD = re.compile(r"[0-9a-f]{32}\Z")
 _TRIES = 6
@@ -41,6 +42,7 @@ class GcsBlobs:
         catch_up_s: how long one request may read again what an earlier process got of an upload.
         clock: seconds since the epoch.
         links: sign addresses for clients.
+        owner: asked before anything is deleted.
     """
 
     def __init__(
@@ -54,13 +56,15 @@ class GcsBlobs:
         catch_up_s: float = 12.0,
         clock: Callable[[], float] = time.time,
         links: Links | None = None,
+        owner: Ownership | None = None,
     ) -> None:
-        self._bucket, self._links = bucket, links
+        self._bucket, self._links, self._owner = bucket, links, owner
         self._fresh_s, self._clock = fresh_s, clock
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="incl-gcs")
         self._shop = Workshop(
             bucket, self._pool, threading.BoundedSemaphore(parts_at_once), Memory(), part_size, catch_up_s, clock
         )
+        self._look: Future[Stat | None] | None = None
         self._open: set[Key] = set()
         self._lock = threading.Lock()
 
@@ -128,6 +132,7 @@ class GcsBlobs:
         stat = self._bucket.stat(_path(sha256))
         if stat is None or stat.touched >= touched_before:
             return False
+        self._check_owner()
         try:
             self._bucket.delete(stat)
         except Unmet:
@@ -139,11 +144,12 @@ class GcsBlobs:
     def blobs(self) -> Iterator[BlobInfo]:
         """See BlobStore."""
         for stat in self._bucket.list(_FINAL):
-            if (found := _NAME.fullmatch(stat.name)) is not None:
+            if (found := _BLOB.fullmatch(stat.name)) is not None:
                 yield BlobInfo(found[1], stat.size, stat.touched)
 
     def sweep_partials(self, touched_before: float) -> int:
         """See BlobStore."""
+        self._check_owner()
         count = 0
         for key, stats in uploads(self._bucket):
             if _newest(stats) < touched_before and not self._is_open(key):
@@ -154,6 +160,17 @@ class GcsBlobs:
     def free(self) -> int | None:
         """See BlobStore."""
         return None
+
+    def trouble(self) -> tuple[float, str] | None:
+        """See BlobStore. Somebody looks again beside it: perhaps nobody has wanted anything of the bucket since."""
+        found = self._bucket.failing
+        if found is not None and (self._look is None or self._look.done()):
+            self._look = self._pool.submit(self._bucket.stat, NAME)
+        return found
+
+    def _check_owner(self) -> None:
+        if self._owner is not None:
+            self._owner.check()
 
     def _is_open(self, key: Key) -> bool:
         with self._lock:

@@ -89,6 +89,10 @@ class MemoryBlobs:
         used = sum(len(data) for data, _ in self.stored.values()) + sum(map(len, self.partials.values()))
         return self.room - used
 
+    def trouble(self) -> tuple[float, str] | None:
+        """See BlobStore."""
+        return None
+
     def close(self) -> None:
         """See BlobStore."""
 
