@@ -132,8 +132,7 @@ def test_the_provider_fails_during_an_upload(home: Home, storage: FakeStorage, p
     experiment = home.submit("--", "python", "train.py", cwd=project)
     wait(lambda: storage.faults.calls["objects.insert"] >= seen + 5, 60, "parts go up")
     storage.stop()
-    log = home.data / "logs" / "platform.log"
-    wait(lambda: "does not answer" in log.read_text() or "cannot be reached" in log.read_text(), 60, "it is missed")
+    wait(lambda: "store.away" in home.incl("admin", "stuck", "--after", "1s").out, 60, "it is missed")
     storage.start()
     finished(home, experiment)
     fetched = home.incl("download", experiment, "-o", str(project / "out"))
