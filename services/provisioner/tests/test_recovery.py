@@ -278,13 +278,15 @@ async def test_finished_experiments_leave_the_memory_and_the_wanted_lists(platfo
     for experiment in experiments:
         await platform.event(experiment, ExperimentFinished)
     await until(lambda: agent.lists[-1].jobs == () and platform.app.reconciler.idle)
-    model = platform.app.reconciler._model
-    assert model is not None
-    assert not model.scheduler.waiting
-    assert not model.scheduler.running
-    assert not model.fleet.specs
-    assert not model.said
-    assert model.scheduler.rooms["local"].cpu_used == 0
+
+    def kept() -> list[object]:
+        model = platform.app.reconciler._model
+        assert model is not None
+        scheduler = model.scheduler
+        used = scheduler.rooms["local"].cpu_used
+        return [what for what in (scheduler.waiting, scheduler.running, model.fleet.specs, model.said, used) if what]
+
+    await until(lambda: not kept(), what="nothing is remembered of them")
 
 
 @pytest.mark.parametrize("hours", [-1, 1])

@@ -294,11 +294,13 @@ async def test_a_durable_that_was_deleted_is_made_again(start: Start, bus_client
 
 
 @pytest.fixture
-async def owners(migrated_url: str) -> AsyncIterator[tuple[Database, Ownership, Ownership]]:
-    """Two on one database, that renew only when the test says so."""
-    database = Database(migrated_url)
+async def owners(
+    migrated_url: str, request: pytest.FixtureRequest
+) -> AsyncIterator[tuple[Database, Ownership, Ownership]]:
+    """Two on one database, that renew only when the test says so. Its parameter: seconds that a lease lasts."""
+    database, ttl = Database(migrated_url), getattr(request, "param", 1.0)
     await database.start()
-    yield database, Ownership(database, ttl=0.3, holder="a"), Ownership(database, ttl=0.3, holder="b")
+    yield database, Ownership(database, ttl=ttl, holder="a"), Ownership(database, ttl=ttl, holder="b")
     await database.stop()
 
 
@@ -338,6 +340,7 @@ async def test_what_a_zombie_writes_is_refused(owners: tuple[Database, Ownership
     assert lost.lease is None
 
 
+@pytest.mark.parametrize("owners", [60.0], indirect=True, ids=["long leases"])
 async def test_work_of_one_is_done_by_one(owners: tuple[Database, Ownership, Ownership]) -> None:
     _, old, new = owners
     one, two = old.sole("sweep"), new.sole("sweep")
