@@ -58,7 +58,7 @@ def python() -> Path:
     PLACE.mkdir(exist_ok=True)
     if shutil.disk_usage(PLACE).free < _LEAST_FREE:
         raise SystemExit(_failure("the disk has less than 3 GB free for the peers", "", "make room"))
-    say(f"installing the peers ({', '.join(PEERS)}) into {PLACE.name}/venv: once, about a minute and 1 GB")
+    say(f"installing the peers (trackers and samplers) into {PLACE.name}/venv: once, about a minute and 1.3 GB")
     shutil.rmtree(place, ignore_errors=True)
     _step([sys.executable, "-m", "venv", str(place)], "on Debian: apt-get install python3-venv")
     pip = [str(interpreter), "-m", "pip", "--disable-pip-version-check", "--no-input", "-q", "install"]

@@ -42,8 +42,14 @@ def ascend(space: Space, acquisition: Acquisition, row: Array, steps: int) -> Ar
         return -value, -slope[columns]
 
     options = {"maxiter": steps, "maxfun": steps + 10}
+    bounds = [(0.0, 1.0)] * len(columns)
     found = minimize(
-        loss, row[columns], jac=True, method="L-BFGS-B", bounds=[(0.0, 1.0)] * len(columns), options=options
+        loss,
+        row[columns],
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds,
+        options=options,
     )
     better = row.copy()
     if np.isfinite(found.x).all():

@@ -30,7 +30,7 @@ _FLOOR = 1e-6
 class Prior:
     """Of the logarithms: lengths (of a unit range; the root of the dimension comes to it), variance, noise."""
 
-    length: float = -0.5
+    length: float = -1.0
     length_deviation: float = 1.0
     variance_deviation: float = 0.7
     noise: float = -8.0

@@ -6,6 +6,7 @@ its cell, where it has steps), a categorical one the index of its choice.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,9 +31,9 @@ def key_of(value: Value) -> tuple[str, Value]:
 
 def _numbers(values: Sequence[Any]) -> Array:
     """Numbers as floats; what is none (also True, a text, an integer beyond floats) as NaN."""
-    kinds = set(map(type, values))
-    if kinds == {float}:
-        return np.asarray(values, dtype=np.float64)
+    if set(map(type, values)) <= {float, int}:
+        with contextlib.suppress(OverflowError):
+            return np.asarray(values, dtype=np.float64)
     return np.asarray([_number(value) for value in values], dtype=np.float64)
 
 

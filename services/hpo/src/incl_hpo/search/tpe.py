@@ -29,6 +29,8 @@ from incl_hpo.search.parzen import Parzen
 from incl_hpo.search.space import Space, new_rows, rows_known
 from incl_hpo.search.warping import warp
 
+_CLIMB = 5_000
+"""Steps along the slope times trials."""
 _RUNNING = 100
 """Trials that run and enter the process, at most: the latest."""
 _FIT_SIZE = 2e5
@@ -49,6 +51,8 @@ class Recipe:
     """Candidates around the best, and rounds of mutation."""
     slope: int = 3
     """How many candidates climb along the slope."""
+    bad: float = 0.5
+    """To which share of their differences the worse half of the values is drawn together."""
     believers: bool = True
     """Trials that run enter as believed."""
     feasibility: bool = True
@@ -58,7 +62,7 @@ class Recipe:
     """Of the fit of the process."""
     fitted: int = 140
     """Trials that the hyper-parameters are fitted to, at most."""
-    modelled: int = 240
+    modelled: int = 220
     """Trials in the process, at most: the best half, and some of the rest."""
     prior: Prior = field(default_factory=Prior)
 
@@ -91,10 +95,11 @@ class _Question:
     ) -> None:
         self._space, self._known, self._seen, self._rng, self._recipe = space, known, seen, rng, recipe
         found = known.units[known.ok]
-        self._y = warp(scalarise(known.values, rng), recipe.warp) if len(found) else np.empty(0)
+        self._y = warp(scalarise(known.values, rng), recipe.warp, recipe.bad) if len(found) else np.empty(0)
         order = np.lexsort((self._y, ~known.feasible)) if len(found) else np.empty(0, dtype=np.int64)
         self._found, self._y, self._feasible = found[order], self._y[order], known.feasible[order]
         self._constraints = known.constraints[order]
+        self._models = 1 + (not known.ok.all()) + known.constraints.shape[1]
 
     def answer(self) -> Array | None:
         """The best point that was not asked for; None: only seen ones were found."""
@@ -110,12 +115,16 @@ class _Question:
         if self._feasible.any():
             kept = self._kept(len(self._found))
             process = self._process(self._found[kept], self._y[kept])
-            best = np.concatenate([self._found[self._feasible][:50], self._known.pending[-_RUNNING:]])
-            mean, _ = process.predict(filled(best, self._space.categorical))
+            best = np.concatenate([filled(self._found[self._feasible][:50], self._space.categorical), self._running()])
+            mean, _ = process.predict(best)
             terms.append(Improvement(process, float(mean.min())))
+        return terms + self._chances()
+
+    def _chances(self) -> list[Term]:
+        """That a trial works, and that it keeps each constraint."""
         if not self._recipe.feasibility:
-            return terms
-        terms += [self._works()] if not self._known.ok.all() else []
+            return []
+        terms: list[Term] = [self._works()] if not self._known.ok.all() else []
         for column in self._constraints.T:
             bent = warp(np.concatenate([column, [0.0]]))
             kept = self._kept(len(self._found))
@@ -134,19 +143,24 @@ class _Question:
         most = self._recipe.modelled
         if count <= most:
             return np.arange(count)
+        most = max(most * 2 // (1 + self._models), min(most, 60))
         rest = self._rng.permutation(np.arange(most // 2, count))[: most - most // 2]
         return np.concatenate([np.arange(most // 2), np.sort(rest)])
 
     def _process(self, units: Array, y: Array, prior: Prior | None = None) -> Process:
         categorical = self._space.categorical
         x = filled(units, categorical)
-        pending = filled(self._known.pending[-_RUNNING:], categorical) if self._recipe.believers else None
         some, steps = np.arange(len(x)), self._recipe.steps
-        most = min(self._recipe.fitted, int((_FIT_SIZE / x.shape[1]) ** 0.5))
+        most = min(self._recipe.fitted, int((_FIT_SIZE / x.shape[1] / self._models) ** 0.5))
         if len(x) > most:
             some, steps = self._rng.permutation(len(x))[:most], max(steps // 2, 1)
         hyper = fit(x[some], y[some], categorical, prior or self._recipe.prior, steps)
-        return Process(x, y, categorical, hyper, pending)
+        return Process(x, y, categorical, hyper, self._running())
+
+    def _running(self) -> Array:
+        """(p, d) filled rows of the trials that run and are believed."""
+        rows = self._known.pending[-_RUNNING:] if self._recipe.believers else self._known.pending[:0]
+        return filled(rows, self._space.categorical)
 
     def _candidates(self) -> Array:
         space, rng, recipe = self._space, self._rng, self._recipe
@@ -173,7 +187,8 @@ class _Question:
                 scores = np.concatenate([scores, self._score(acquisition, more)])
         if recipe.slope:
             best = rows[np.argsort(-scores, kind="stable")[: recipe.slope]]
-            more = np.stack([ascend(self._space, acquisition, row, 25) for row in best])
+            steps = max(10, min(25, _CLIMB // max(len(self._found), 1)))
+            more = np.stack([ascend(self._space, acquisition, row, steps) for row in best])
             rows = np.concatenate([rows, more])
             scores = np.concatenate([scores, self._score(acquisition, more)])
         return rows, scores

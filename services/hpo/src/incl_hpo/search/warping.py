@@ -35,11 +35,12 @@ def yeo_johnson(values: Array, exponent: float) -> Array:
     return np.where(positive, risen, -sunk)
 
 
-def warp(values: Array, strength: float = 1.0) -> Array:
+def warp(values: Array, strength: float = 1.0, bad: float = 1.0) -> Array:
     """(n,) values, bent towards a normal distribution, and standardised; their order stays.
 
     They are measured from the least, in steps to the median, so that the good half decides and no tail is too long.
-    `strength`: 0 does not bend, 1 takes the likeliest exponent.
+    `strength`: 0 does not bend, 1 takes the likeliest exponent. `bad`: what is worse than the median is drawn together
+    to this share: how bad it is tells little of where the best lies.
     """
     if len(values) < 3 or not strength:
         return standardise(values)
@@ -55,7 +56,9 @@ def warp(values: Array, strength: float = 1.0) -> Array:
         for e in _EXPONENTS
     ]
     exponent = float(_EXPONENTS[int(np.argmax(likelihood))])
-    return standardise(yeo_johnson(risen, 1.0 + strength * (exponent - 1.0)))
+    bent = yeo_johnson(risen, 1.0 + strength * (exponent - 1.0))
+    middle = float(np.median(bent))
+    return standardise(np.where(bent > middle, middle + bad * (bent - middle), bent))
 
 
 def _cut(values: Array) -> Array:
