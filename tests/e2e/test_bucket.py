@@ -107,7 +107,7 @@ def archived(home: Home, experiment: str) -> None:
     for name in ("INCL_REGISTRY_STORE", "INCL_REGISTRY_STORE_ENDPOINT"):
         del home.environment[name]
     home.environment |= {
-        "INCL_TRACKER_RETENTION": '[{"after_days": 0.0002, "action": "archive"}]',
+        "INCL_TRACKER_RETENTION": '[{"after_days": 0.0001, "action": "archive"}]',
         "INCL_TRACKER_RETENTION_CHECK_S": "1",
     }
     assert home.incl("up", "--detach", timeout=90).code == 0

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from incl_local import bucket
+from incl_local.backup import create, restore, sources, swap, targets
 from incl_local.backup import manifest as m
-from incl_local.backup import restore, sources, swap, targets
 from incl_local.backup.databases import Moment, pack, unpack
 from incl_local.backup.manifest import Manifest, Member
 from incl_local.layout import Layout
@@ -305,3 +306,14 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not (tmp_path / "a.tar").exists()
     assert not list((tmp_path / "folder").glob("*/manifest.json"))
     assert not list(tmp_path.glob(".incl-backup*"))
+
+
+def test_artifacts_in_a_bucket_are_in_no_backup(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "data")
+    (layout.root / "db").mkdir(parents=True)
+    bucket.choose(layout, {"INCL_REGISTRY_STORE": "gs://some-bucket"})
+    with pytest.raises(UnsupportedError) as caught:
+        create.create(layout, tmp_path / "backups", create.Options(), print)
+    assert "gs://some-bucket" in caught.value.cause
+    assert "--no-artifacts" in caught.value.hint
+    assert not (tmp_path / "backups").exists()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 KINDS = ("output", "checkpoint", "media", "code", "provenance")
 EXAMPLES = """  incl share 3f9k2x7q report.html
   incl share @last plots/roc.png --for 2h
-  curl -LOJ "$(incl share @last model.npz)\""""
+  curl -LO "$(incl share @last model.npz)\""""
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
 _MOST_S = 7 * 86_400
 
