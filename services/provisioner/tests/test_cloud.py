@@ -149,6 +149,9 @@ async def test_nobody_else_is_placed_on_a_machine_that_was_made(begin: Begin) ->
     experiment = await site.submit()
     await site.platform.event(experiment, AttemptStarted)
     other = await site.platform.submit()
+    await until(
+        lambda: "no machine is ready" in site.waits(other), 15, what="it waits: the cloud's machine is not for it"
+    )
     local = await site.platform.agent("local")
     await site.platform.finished(other)
     assert [job.partition("-")[0] for job in local.started] == [other]
