@@ -28,7 +28,7 @@ from incl_shared.events.experiments import (
     ExperimentWaiting,
     NodeDeleted,
 )
-from incl_shared.queries.provisioner import CheckFeasible, EnrollNode, GangView, GetMachines
+from incl_shared.queries.provisioner import CheckFeasible, EnrollNode, GangView, GetCluster, GetMachines
 from incl_shared.settings import BusSettings
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import EndReason, ExperimentState
@@ -213,6 +213,18 @@ async def test_no_permission_fails_it_with_the_next_step(begin: Begin) -> None:
     assert model is None or experiment not in model.cloud
 
 
+async def test_what_may_never_be_fails_though_nobody_can_look_whether_something_is_left(begin: Begin) -> None:
+    site = await begin()
+    site.cloud.switches.deny("compute.*")
+    experiment = await site.submit()
+    done = await site.platform.finished(experiment)
+    assert "may not do this" in done.message
+    (gang,) = await site.gangs()
+    assert gang.deleted is None, "nobody has said so"
+    site.cloud.switches.clear()
+    await site.until_empty()
+
+
 async def test_expired_credentials_are_told_and_waited_for(begin: Begin) -> None:
     site = await begin()
     site.cloud.switches.expire()
@@ -262,6 +274,36 @@ async def test_a_cloud_that_cannot_be_used_at_all_is_told(begin: Begin, monkeypa
     await until(lambda: any("no credentials anywhere" in reason for reason in site.waits(experiment)), 15)
     monkeypatch.undo()
     site.vms.mute = lambda _: False
+
+
+async def test_machines_of_an_earlier_try_do_not_count(begin: Begin) -> None:
+    site = await begin(boot_s=1.0, boots=20)
+    seen: set[int] = set()
+    late = True
+
+    def mute(name: str) -> bool:
+        """Of the first try only n0 speaks, of the second only n1."""
+        seen.update(vm.id for vm in site.cloud.state.instances.values() if vm.name.endswith("n0"))
+        if name.endswith("n1"):
+            return len(seen) < 2
+        return late and len(seen) >= 2
+
+    site.vms.mute = mute
+    experiment = await site.submit(nodes=2)
+
+    async def heard() -> bool:
+        """n1 of the second try has said hello, while n0 of the first is still thought to be alive."""
+        cluster = await site.platform.client.ask(GetCluster(), project="default", user="ann")
+        alive = {node.node for node in cluster.nodes if node.alive}
+        return {f"incl-{experiment}-a1-n{rank}" for rank in (0, 1)} <= alive
+
+    await until(heard, 20)
+    await until(lambda: site.platform.app.reconciler.idle, 10)
+    late = False
+    assert (await site.platform.finished(experiment)).attempts == 1
+    assigned: AttemptAssigned = await site.platform.event(experiment, AttemptAssigned)
+    now = {vm.name: vm.address for vm in site.cloud.state.instances.values()}
+    assert {place.node: place.address for place in assigned.placements} == now, "none of an earlier try"
 
 
 async def test_a_machine_that_is_lost_while_it_boots_is_made_again(begin: Begin) -> None:

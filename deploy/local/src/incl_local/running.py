@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from incl_local.cloud import said, vms
 from incl_local.layout import Layout
 from incl_local.place import SERVICE_NAMES, Place
 from incl_local.processes import Identity
@@ -99,6 +101,9 @@ def end_leftovers(layout: Layout) -> list[str]:
     ]
     for name in left:
         running.children[name].stop(patience=5.0)
+    if "cloud" in running.children:
+        shutil.rmtree(vms(layout.root), ignore_errors=True)
+        said(layout.root).unlink(missing_ok=True)
     layout.run_file.unlink(missing_ok=True)
     return left
 

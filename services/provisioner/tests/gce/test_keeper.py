@@ -390,3 +390,30 @@ async def _chaos(world: World) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_after_chaos_nothing_is_left_and_nothing_ran_twice(seed: int) -> None:
     play(_chaos, seed)
+
+
+def test_a_call_whose_caller_is_gone_is_looked_for_at_once_and_a_refused_one_waits() -> None:
+    limits = gangs.Limits()
+    planned = Gang(new_id(), 1, 1)
+    asked, actions = gangs.decide(planned, gangs.view_of(0.0, [], []), PLACES[0], 100.0, limits)
+    assert [action.do for action in actions] == [gangs.Do.ASK]
+    view = gangs.view_of(101.0, [], [])
+    assert gangs.decide(asked, view, None, 101.0, limits) == (asked, [gangs.Action(gangs.Do.FIND)])
+    verdict = Verdict(gangs.Meaning.BACK_OFF, gangs.Scope.NONE, 30.0, "rate", "too many calls", "")
+    refused = gangs.refused(asked, verdict, 101.0, unsure=False)
+    assert gangs.decide(refused, view, None, 102.0, limits) == (refused, [])
+    again, actions = gangs.decide(refused, view, None, 100.0 + limits.again_s, limits)
+    assert [action.do for action in actions] == [gangs.Do.ASK]
+    assert again.turn == asked.turn, "the same call, so the same request id"
+
+
+def test_a_machine_that_goes_down_is_lost_only_to_those_that_have_not_begun() -> None:
+    gang = replace(Gang(new_id(), 1, 3), phase=Phase.MADE, tried=frozenset({"z"}))
+    things = [gangs.Thing(name, "z", status) for name, status in zip(gang.names, ("RUNNING", "STOPPING"), strict=False)]
+    view = gangs.view_of(1.0, things, [])
+    assert gangs.lost(gang, view) == [1, 2]
+    assert gangs.lost(gang, view, going=False) == [2]
+    ended = gangs.view_of(1.0, [replace(things[0], status="TERMINATED")], [])
+    assert gangs.lost(gang, ended, going=False) == [0, 1, 2]
+    assert gangs.lost(gang, gangs.view_of(1.0, things, ["z"])) == []
+    assert gangs.lost(gang, gangs.view_of(-1.0, things, [])) == []

@@ -53,8 +53,9 @@ class Boots:
                 self._plans.lived(*self._came.pop(key, (gang, row.made or gang.since)), taken=True)
             if gang.phase is not Phase.MADE or not gang.wanted or about is None or row is None:
                 continue
-            missing = gangs.lost(gang, view)
-            if about.attempt < gang.attempt:
+            begun = about.attempt >= gang.attempt
+            missing = gangs.lost(gang, view, going=not begun)
+            if not begun:
                 late = self._clock.now() - (row.made or gang.since) > self._options.boot_s
                 if missing or late:
                     await self._broken(gang, missing)

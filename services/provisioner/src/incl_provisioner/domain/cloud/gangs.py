@@ -292,11 +292,15 @@ def forgotten(gang: Gang, now: float) -> Gang:
     return replace(gang, phase=Phase.CLEANING, since=now, verdict=verdict, open=False)
 
 
-def lost(gang: Gang, view: View) -> list[int]:
-    """Ranks of a gang that was made whose VM is not there any more, or has ended; none while that is not known."""
+def lost(gang: Gang, view: View, *, going: bool = True) -> list[int]:
+    """Ranks of a gang that was made whose VM is not there any more, or has ended; none while that is not known.
+
+    going: whether one that is going down counts: what runs there still may be at storing what it made.
+    """
     if gang.phase is not Phase.MADE or view.at < gang.since or view.unreachable & gang.tried:
         return []
-    alive = {one.name for one in view.things.get(gang.key, ()) if not one.disk and one.status not in ENDED | GOING}
+    over = ENDED | GOING if going else ENDED
+    alive = {one.name for one in view.things.get(gang.key, ()) if not one.disk and one.status not in over}
     return [rank for rank, name in enumerate(gang.names) if name not in alive]
 
 
