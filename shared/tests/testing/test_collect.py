@@ -9,9 +9,12 @@ import time
 from pathlib import Path
 
 from incl_shared import leases
+from incl_shared.bus import topology
+from incl_shared.bus.client import BusClient
 from incl_shared.bus.tables import outbox
 from incl_shared.db import Database, Transaction, insert_ignore
 from incl_shared.holders import own_holder
+from incl_shared.settings import BusSettings
 from incl_shared.testing.invariants import Leftover, collect
 
 
@@ -25,6 +28,17 @@ def a_dead_holder() -> str:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     return f"{machine}:{child.pid}:12345:{rest}"
+
+
+async def test_a_message_that_waits_and_who_has_it(bus_settings: BusSettings) -> None:
+    async with await BusClient.connect(bus_settings) as client:
+        assert await collect.waiting_messages(client) == []
+        await client.publish_confirmed("incl.report.n1", b"{}", message_id="m")
+        (unknown,) = await collect.waiting_messages(client)
+        assert unknown.what == "1 in REPORTS (no durable waits for them)"
+        await topology.ensure_all(client.jetstream(), [topology.PROVISIONER_REPORTS])
+        (waiting,) = await collect.waiting_messages(client)
+        assert waiting.what == "1 in REPORTS (provisioner has 0 and waits for 1, redelivered 0)"
 
 
 async def test_what_a_database_still_holds(database: Database) -> None:

@@ -30,6 +30,8 @@ from incl_shared.testing.invariants.evidence import Dead, Fact, Leftover, Stored
 from incl_shared.testing.wait import until
 
 if TYPE_CHECKING:
+    from nats.js import JetStreamContext
+
     from incl_shared.bus.client import BusClient
     from incl_shared.queries.base import AnswerT, Query
 
@@ -148,8 +150,18 @@ async def waiting_messages(admin: BusClient) -> list[Leftover]:
     for stream in (REQUESTS, REPORTS, METRICS, LOGS):
         count = (await js.stream_info(stream)).state.messages
         if count:
-            found.append(Leftover("message", f"{count} in {stream}"))
+            found.append(Leftover("message", f"{count} in {stream}{await _whose(js, stream)}"))
     return found
+
+
+async def _whose(js: JetStreamContext, stream: str) -> str:
+    """Who has them: a message that no durable waits for was handled, and the bus did not take it away."""
+    said = [
+        f"{info.name} has {info.num_ack_pending} and waits for {info.num_pending}, redelivered {info.num_redelivered}"
+        for info in await js.consumers_info(stream)
+        if info.num_ack_pending or info.num_pending
+    ]
+    return f" ({'; '.join(said) or 'no durable waits for them'})"
 
 
 def database_leftovers(name: str, url: str, *, stopped: bool = False) -> list[Leftover]:
