@@ -63,7 +63,8 @@ class Recipe:
     fitted: int = 140
     """Trials that the hyper-parameters are fitted to, at most."""
     modelled: int = 220
-    """Trials in the process, at most: the best half, and some of the rest."""
+    """Of more trials than this, three quarters of it (fewer with several processes) are modelled: the best, and some of
+    the rest."""
     prior: Prior = field(default_factory=Prior)
 
 
@@ -143,7 +144,7 @@ class _Question:
         most = self._recipe.modelled
         if count <= most:
             return np.arange(count)
-        most = max(most * 2 // (1 + self._models), min(most, 60))
+        most = max(most * 3 // (2 + 2 * self._models), min(most, 60))
         rest = self._rng.permutation(np.arange(most // 2, count))[: most - most // 2]
         return np.concatenate([np.arange(most // 2), np.sort(rest)])
 
@@ -186,7 +187,8 @@ class _Question:
                 rows = np.concatenate([rows, more])
                 scores = np.concatenate([scores, self._score(acquisition, more)])
         if recipe.slope:
-            best = rows[np.argsort(-scores, kind="stable")[: recipe.slope]]
+            starts = recipe.slope if len(self._found) <= recipe.modelled else 1
+            best = rows[np.argsort(-scores, kind="stable")[:starts]]
             steps = max(10, min(25, _CLIMB // max(len(self._found), 1)))
             more = np.stack([ascend(self._space, acquisition, row, steps) for row in best])
             rows = np.concatenate([rows, more])
