@@ -92,7 +92,7 @@ _PARTS = ("requests", "reports", "reconcile")
 
 
 def _value(app: Any, name: str, **labels: str) -> float:
-    value: float | None = app.metrics.registry.get_sample_value(name, labels)
+    value: float | None = app.bus.metrics.registry.get_sample_value(name, labels)
     return value or 0.0
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from incl_provisioner import store, store_gangs
 from incl_provisioner.admission import wire_size
@@ -14,6 +15,7 @@ from incl_provisioner.cloud.enrolment import Enrolment
 from incl_provisioner.cloud.tokens import same, token
 from incl_provisioner.domain.cloud.gangs import Gang, Phase
 from incl_provisioner.domain.feasibility import demand_of
+from incl_provisioner.metrics import ProvisionerMetrics
 from incl_provisioner.planner import create_planner
 from incl_provisioner.settings import ProvisionerSettings
 from incl_provisioner.store import Execution
@@ -24,6 +26,7 @@ from incl_shared.errors import DeniedError
 from incl_shared.events.experiments import ExperimentSubmitted
 from incl_shared.ids import new_id
 from incl_shared.queries.provisioner import EnrollNode
+from incl_shared.recovery import Recovery
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import ExperimentState
 from incl_shared.subjects import Asker
@@ -84,7 +87,10 @@ async def door(database_url: str, fake_clock: FakeClock) -> AsyncIterator[Door]:
     database = Database(database_url, clock=fake_clock)
     await database.start()
     settings = ProvisionerSettings(database_url=database_url, cloud=QUICK_CLOUD)
-    made = Door(database, Enrolment(database, QUICK_CLOUD, create_planner(settings, fake_clock)), fake_clock)
+    registry = CollectorRegistry()
+    metrics = ProvisionerMetrics(registry, Recovery("provisioner", registry), fake_clock)
+    enrolment = Enrolment(database, QUICK_CLOUD, create_planner(settings, fake_clock), metrics)
+    made = Door(database, enrolment, fake_clock)
     await made.make()
     yield made
     await database.stop()

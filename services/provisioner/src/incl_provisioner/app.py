@@ -80,7 +80,7 @@ class App:
         self.bus.serve(CheckFeasible, queries.feasible)
         self.bus.serve(PlanExperiment, queries.plan)
         self.bus.serve(GetMachines, queries.machines)
-        self.bus.serve(EnrollNode, Enrolment(self.database, settings.cloud, planner).enroll)
+        self.bus.serve(EnrollNode, Enrolment(self.database, settings.cloud, planner, self.metrics).enroll)
         serve_stuck(self.bus, ProvisionerStuck, Stuck(settings, self.database, clock, self.reconciler, vitals).find)
 
     def _cloud(

@@ -12,7 +12,7 @@ from incl_shared.clock import Clock
 from incl_shared.recovery import Recovery
 from incl_shared.states import FINAL_STATES, ExperimentState
 
-PARTS = ("requests", "reports", "events", "reconcile")
+PARTS = ("requests", "reports", "events", "reconcile", "cloud")
 """Of its own work."""
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 

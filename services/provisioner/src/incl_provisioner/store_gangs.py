@@ -56,6 +56,12 @@ def load(connection: sa.Connection, experiment: str, attempt: int) -> GangRow | 
     return None if row is None else _row(row)
 
 
+def load_all(connection: sa.Connection, ids: Iterable[str]) -> dict[Key, GangRow]:
+    """Every gang of these experiments."""
+    found = sa.select(gangs).where(_g.experiment.in_(sorted(ids)))
+    return {row.gang.key: row for row in map(_row, connection.execute(found))}
+
+
 def live(connection: sa.Connection) -> dict[Key, GangRow]:
     """Every gang of which something may be left."""
     return {row.gang.key: row for row in map(_row, connection.execute(sa.select(gangs).where(_LIVE)))}
@@ -140,6 +146,16 @@ def enrolled(connection: sa.Connection, experiment: str, attempt: int) -> dict[i
     e = enrolments.c
     found = sa.select(e.rank, e.turn, e.key, e.at).where(e.experiment == experiment, e.attempt == attempt)
     return {rank: Enrolled(turn, key, at) for rank, turn, key, at in connection.execute(found)}
+
+
+def enrolled_all(connection: sa.Connection, ids: Iterable[str]) -> dict[Key, dict[int, Enrolled]]:
+    """The machines that traded their tokens, of all gangs of these experiments."""
+    e = enrolments.c
+    query = sa.select(e.experiment, e.attempt, e.rank, e.turn, e.key, e.at).where(e.experiment.in_(sorted(ids)))
+    found: dict[Key, dict[int, Enrolled]] = {}
+    for experiment, attempt, rank, turn, key, at in connection.execute(query):
+        found.setdefault((experiment, attempt), {})[rank] = Enrolled(turn, key, at)
+    return found
 
 
 def put_enrolled(connection: sa.Connection, experiment: str, attempt: int, rank: int, one: Enrolled) -> None:

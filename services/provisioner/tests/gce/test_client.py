@@ -366,7 +366,8 @@ async def test_advice_image_and_quotas(compute: Any, cloud: Cloud) -> None:
     said = await compute.advice(REGION, "e2-standard-4", zones, 2, spot=True)
     assert (said["us-central1-a"].obtainability, said["us-central1-a"].rate) == (0.8, 0.5)
     assert said["us-central1-b"].obtainability == 0
-    first = await compute.image(ORDER.image)
+    first, again = await asyncio.gather(compute.image(ORDER.image), compute.image(ORDER.image))
+    assert first == again
     assert first.startswith("projects/debian-cloud/global/images/debian-12-bookworm")
     assert await compute.image(ORDER.image) == first
     assert compute.calls.made["images.getFromFamily"] == 1

@@ -417,3 +417,46 @@ def test_a_machine_that_goes_down_is_lost_only_to_those_that_have_not_begun() ->
     assert gangs.lost(gang, ended, going=False) == [0, 1, 2]
     assert gangs.lost(gang, gangs.view_of(1.0, things, ["z"])) == []
     assert gangs.lost(gang, gangs.view_of(-1.0, things, [])) == []
+
+
+def test_thirty_gangs_at_once_are_within_what_the_provider_runs_at_once() -> None:
+    """Ten bulk operations of a project at once: one more would be refused, and cost a call."""
+
+    async def scenario(world: World) -> None:
+        world.cloud.switches.bulk_limit(10)
+        for method in ("*.bulkInsert", "*.delete", "regionOperations.get"):
+            world.cloud.switches.limit(method, 1500, 60)
+        for _ in range(30):
+            world.table.add(2)
+        await world.until(lambda: world.phases() == {Phase.MADE}, 300)
+        for key in list(world.table.rows):
+            world.table.unwanted(key)
+        await world.until(lambda: world.phases() == {Phase.GONE}, 300)
+
+    world = play(scenario)
+    calls = world.cloud.faults.calls
+    assert not sum(world.cloud.faults.refused.values())
+    assert calls["regionInstances.bulkInsert"] == 30
+    assert 60 <= calls["instances.delete"] <= 75, "not again in every round"
+    assert calls["regionOperations.get"] <= 5 * 30
+
+
+def test_one_that_waits_for_its_turn_and_is_wanted_no_more_is_over_at_once() -> None:
+    async def scenario(world: World) -> None:
+        world.cloud.switches.fault(kind="stuck", method="regionInstances.bulkInsert", times=10)
+        for _ in range(10):
+            world.table.add(1)
+        await asyncio.sleep(15)
+        late = world.table.add(1)
+        await asyncio.sleep(15)
+        assert world.table.rows[late.key].phase is Phase.PLANNED
+        world.table.unwanted(late.key)
+        await world.until(lambda: world.table.rows[late.key].phase is Phase.GONE, 25)
+        assert world.cloud.faults.calls["regionInstances.bulkInsert"] == 10
+        other = world.table.add(1)
+        await world.until(lambda: world.table.rows[other.key].phase is Phase.MADE, 120)
+        for key in list(world.table.rows):
+            world.table.unwanted(key)
+        await world.until(lambda: world.phases() == {Phase.GONE}, 2000)
+
+    play(scenario)

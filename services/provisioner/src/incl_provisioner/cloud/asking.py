@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from incl_provisioner import admission, store, store_gangs
@@ -12,7 +14,7 @@ from incl_provisioner.domain.placement import Slot
 from incl_provisioner.domain.scheduler import Assignment
 from incl_provisioner.model import Model, waiting_of
 from incl_provisioner.store import Execution
-from incl_provisioner.store_gangs import GangRow
+from incl_provisioner.store_gangs import Enrolled, GangRow, Key
 from incl_provisioner.work import Change, Timer, Work
 from incl_shared.events.experiments import ExperimentWaiting, MachinesMade
 from incl_shared.states import ExperimentState
@@ -33,16 +35,27 @@ class Cloud(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Read once for all who are looked at."""
+
+    rows: Mapping[Key, GangRow]
+    enrolled: Mapping[Key, Mapping[int, Enrolled]]
+
+
 def run(work: Work, model: Model, cloud: Cloud | None) -> list[Assignment]:
     """Look at those whose time has come. What all machines are there for is to be assigned."""
     due, model.cloud_due = model.cloud_due, set()
     made: list[Assignment] = []
-    for experiment in sorted(due & model.cloud.keys()):
-        execution = store.load(work.connection, experiment)
+    ids = sorted(due & model.cloud.keys())
+    executions = store.load_many(work.connection, ids)
+    seen = _Seen(store_gangs.load_all(work.connection, ids), store_gangs.enrolled_all(work.connection, ids))
+    for experiment in ids:
+        execution = executions.get(experiment)
         if execution is None or execution.state is not ExperimentState.QUEUED:
             continue
         model.cloud[experiment] = execution
-        assignment = _one(work, model, execution, cloud)
+        assignment = _one(work, model, execution, cloud, seen)
         if assignment is not None:
             made.append(assignment)
     if due and cloud is not None:
@@ -50,14 +63,14 @@ def run(work: Work, model: Model, cloud: Cloud | None) -> list[Assignment]:
     return made
 
 
-def _one(work: Work, model: Model, execution: Execution, cloud: Cloud | None) -> Assignment | None:
+def _one(work: Work, model: Model, execution: Execution, cloud: Cloud | None, seen: _Seen) -> Assignment | None:
     if execution.not_before > work.now:
         store.arm(work.connection, Timer.CLOUD, execution.id, execution.not_before)
         return None
     if cloud is None:
         _say(work, execution, "no cloud is configured any more, so its machines cannot be made")
         return None
-    row = store_gangs.load(work.connection, execution.id, execution.attempt + 1)
+    row = seen.rows.get((execution.id, execution.attempt + 1))
     if row is None:
         _want(work, model, execution)
         return None
@@ -66,7 +79,7 @@ def _one(work: Work, model: Model, execution: Execution, cloud: Cloud | None) ->
         _refuse(work, execution, row.gang)
         model.drop(execution.id)
         return None
-    ready = _ready(work, model, row.gang)
+    ready = _ready(model, row.gang, seen.enrolled.get(row.gang.key, {}))
     if row.gang.phase is Phase.MADE and row.gang.zone and len(ready) == row.gang.nodes:
         return Assignment(waiting_of(execution), tuple(ready))
     _say(work, execution, reason(row, len(ready), cloud.why(execution.id)))
@@ -96,11 +109,10 @@ def _refuse(work: Work, execution: Execution, gang: Gang) -> None:
     store.save(work.connection, execution)
 
 
-def _ready(work: Work, model: Model, gang: Gang) -> list[Slot]:
+def _ready(model: Model, gang: Gang, enrolled: Mapping[int, Enrolled]) -> list[Slot]:
     """The ranks whose machines have said hello in this try."""
     if gang.phase not in (Phase.ASKED, Phase.MADE):
         return []
-    enrolled = store_gangs.enrolled(work.connection, gang.experiment, gang.attempt)
     slots = []
     for rank, name in enumerate(gang.names):
         node, one = model.made.get(name), enrolled.get(rank)

@@ -9,6 +9,7 @@ from incl_provisioner.cloud.tokens import same, token
 from incl_provisioner.domain.cloud.gangs import Phase
 from incl_provisioner.domain.cloud.names import rank_of
 from incl_provisioner.domain.cloud.plan import longest
+from incl_provisioner.metrics import ProvisionerMetrics
 from incl_provisioner.planner import CatalogPlanner
 from incl_provisioner.settings import CloudOptions
 from incl_provisioner.store_gangs import Enrolled
@@ -29,7 +30,11 @@ _TRY_AGAIN = "the machine is deleted; a new one is made where it is still wanted
 class Enrolment:
     """Answers the gateway."""
 
-    def __init__(self, database: Database, options: CloudOptions | None, planner: CatalogPlanner | None) -> None:
+    def __init__(
+        self, database: Database, options: CloudOptions | None, planner: CatalogPlanner | None,
+        metrics: ProvisionerMetrics,
+    ) -> None:  # fmt: skip
+        self._metrics = metrics
         self._database, self._options, self._planner = database, options, planner
 
     async def enroll(self, asker: Asker, query: EnrollNode) -> NodeAdmitted:
@@ -47,6 +52,10 @@ class Enrolment:
             raise
 
     def _enroll(self, tx: Transaction, query: EnrollNode) -> NodeAdmitted:
+        with self._metrics.own_time("cloud"):
+            return self._admit(tx, query)
+
+    def _admit(self, tx: Transaction, query: EnrollNode) -> NodeAdmitted:
         place = rank_of(query.node)
         row = store_gangs.load(tx.connection, place.experiment, place.attempt) if place is not None else None
         options, planner = self._options, self._planner

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from incl_provisioner import store_gangs
 from incl_provisioner.backends.gce.keeper import Keeper
@@ -14,6 +15,7 @@ from incl_provisioner.backends.gce.port import Compute
 from incl_provisioner.cloud.boots import Boots
 from incl_provisioner.cloud.plans import CloudPlans, Met
 from incl_provisioner.cloud.rows import GangRows
+from incl_provisioner.domain.cloud.gangs import Limits
 from incl_provisioner.domain.cloud.history import PreemptionHistory
 from incl_provisioner.metrics import ProvisionerMetrics
 from incl_provisioner.planner import CatalogPlanner
@@ -26,6 +28,8 @@ from incl_shared.tasks import end_all
 
 _log = logging.getLogger("incl.provisioner")
 _HOUR_S = 3600.0
+_CALM_S = 2.0
+"""From the begin of one look to that of the next, at least."""
 _HISTORY_S = 7 * 24 * _HOUR_S
 OpenCompute = Callable[[], Awaitable[Compute]]
 MakeWork = Callable[[Transaction], Work]
@@ -84,10 +88,11 @@ class CloudLoop:
         return self.plans.waits.get(experiment, "") if self.plans is not None else ""
 
     async def _run(self, lease: Lease, work: MakeWork, told: Callable[[], None]) -> None:
-        rows = GangRows(self._database, lambda: lease, told)
+        rows = GangRows(self._database, lambda: lease, told, self._metrics)
         boots: Boots | None = None
         self._swept = 0.0
         while True:
+            began = self._clock.monotonic()
             self._woken.clear()
             live = False
             try:
@@ -109,6 +114,8 @@ class CloudLoop:
                 live = True
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), self._options.round_s if live else self._options.sweep_s)
+            # Every commit of the scheduler may wake it; a look is a list of everything there is.
+            await asyncio.sleep(began + min(_CALM_S, self._options.round_s) - self._clock.monotonic())
 
     async def _note(self, rows: GangRows, trouble: str) -> None:
         """What keeps the cloud from being used, for those who wait."""
@@ -122,10 +129,15 @@ class CloudLoop:
         if self._compute is None:
             self._compute = await self._open()
         self.plans = CloudPlans(
-            self._options, self._planner, self.met, rows, platform=platform, key=key, bus=self._bus
+            self._options, self._planner, self.met, rows, platform=platform, key=key, bus=self._bus,
+            metrics=self._metrics,
         )  # fmt: skip
         self._counted = Counter()
-        self.keeper = Keeper(platform, self._compute, rows, self.plans, self._clock)
+        limits = Limits()
+        quick = replace(
+            limits, round_s=min(limits.round_s, self._options.round_s), poll_s=min(limits.poll_s, self._options.round_s)
+        )
+        self.keeper = Keeper(platform, self._compute, rows, self.plans, self._clock, quick)
         return Boots(self._options, self._database, self._compute, rows, self.plans, work)
 
     async def _remember(self) -> None:

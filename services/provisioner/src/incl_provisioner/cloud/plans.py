@@ -20,6 +20,7 @@ from incl_provisioner.domain.cloud.machines import Shape
 from incl_provisioner.domain.cloud.names import Owner, Place, labels
 from incl_provisioner.domain.cloud.plan import Plan, Wish, node_of
 from incl_provisioner.domain.cloud.zones import Ranked, State, waiting
+from incl_provisioner.metrics import ProvisionerMetrics
 from incl_provisioner.planner import CatalogPlanner
 from incl_provisioner.settings import CloudOptions
 from incl_shared.clock import Clock
@@ -51,8 +52,9 @@ class CloudPlans:
 
     def __init__(
         self, options: CloudOptions, planner: CatalogPlanner, met: Met, rows: GangRows,
-        *, platform: str, key: str, bus: tuple[str, ...],
+        *, platform: str, key: str, bus: tuple[str, ...], metrics: ProvisionerMetrics,
     ) -> None:  # fmt: skip
+        self._metrics = metrics
         self._options, self._planner, self._met, self._rows = options, planner, met, rows
         self._platform, self._key, self._bus = platform, key, bus
         self.waits: dict[str, str] = {}
@@ -61,6 +63,10 @@ class CloudPlans:
 
     def where(self, gang: Gang, now: float) -> Where | None:
         """The next place: the best zone, and those of its region that are as good; None: wait."""
+        with self._metrics.own_time("cloud"):
+            return self._where(gang, now)
+
+    def _where(self, gang: Gang, now: float) -> Where | None:
         about = self._rows.about.get(gang.key)
         if about is None:
             return None

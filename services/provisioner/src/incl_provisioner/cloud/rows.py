@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from incl_provisioner import store, store_gangs
 from incl_provisioner.domain.cloud.gangs import LAST, Gang, Phase
+from incl_provisioner.metrics import ProvisionerMetrics
 from incl_provisioner.store_gangs import GangRow, Key
 from incl_provisioner.tables import experiments
 from incl_provisioner.work import Change
@@ -37,8 +38,11 @@ class About:
 class GangRows:
     """See `keeper.Rows`. lease: gives the lease in whose name is written. told: called once a change is committed."""
 
-    def __init__(self, database: Database, lease: Callable[[], Lease], told: Callable[[], None]) -> None:
+    def __init__(
+        self, database: Database, lease: Callable[[], Lease], told: Callable[[], None], metrics: ProvisionerMetrics
+    ) -> None:
         self._database = database
+        self._metrics = metrics
         self._lease = lease
         self._told = told
         self._specs: dict[str, ExperimentSpec] = {}
@@ -66,6 +70,10 @@ class GangRows:
         await self._database.write(touch)
 
     def _load(self, connection: sa.Connection) -> tuple[dict[Key, GangRow], dict[Key, About]]:
+        with self._metrics.own_time("cloud"):
+            return self._read(connection)
+
+    def _read(self, connection: sa.Connection) -> tuple[dict[Key, GangRow], dict[Key, About]]:
         rows = store_gangs.live(connection)
         ids = {experiment for experiment, _ in rows}
         executions = {each.id: each for each in store.peek_many(connection, ids)}
@@ -84,6 +92,10 @@ class GangRows:
         return rows, about
 
     def _save(self, tx: Transaction, before: Gang, after: Gang) -> bool:
+        with self._metrics.own_time("cloud"):
+            return self._replace(tx, before, after)
+
+    def _replace(self, tx: Transaction, before: Gang, after: Gang) -> bool:
         leases.check(tx, self._lease())
         if before.phase is Phase.MADE and after.phase is Phase.CLEANING and self._begun(tx, before):
             return False

@@ -32,6 +32,7 @@ class GoogleCompute:
         self.calls = calls
         self._done = int(library.types.Operation.Status.DONE)
         self._images: dict[Image, tuple[float, str]] = {}
+        self._finding_image = asyncio.Lock()
 
     async def _call(self, name: str, request: object, *, write: bool = False) -> Any:
         """One call, without the library's own retries; the protocol buffer of the answer."""
@@ -183,7 +184,11 @@ class GoogleCompute:
     # -- what there is --
 
     async def image(self, image: Image) -> str:
-        """See `Compute.image`. Kept for an hour."""
+        """See `Compute.image`. Kept for an hour; those who ask meanwhile wait for the one answer."""
+        async with self._finding_image:
+            return await self._image(image)
+
+    async def _image(self, image: Image) -> str:
         known = self._images.get(image)
         if known is not None and self._clock.monotonic() < known[0]:
             return known[1]

@@ -21,6 +21,7 @@ from incl_provisioner.domain.cloud.names import Place, label_filter, request_id
 from incl_shared.clock import Clock
 
 log = logging.getLogger(__name__)
+_MOST_OF = 0.9
 
 
 class Rows(Protocol):
@@ -59,14 +60,25 @@ class Keeper:
         self._platform, self._compute, self._rows = platform, compute, rows
         self._planner, self._clock, self._limits = planner, clock, limits or Limits()
         self._busy: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(self._limits.at_once)
+        self._queued: set[tuple[str, int]] = set()
+        """Gangs that wait for a slot."""
+        self._took = 0.0
+        """How long the last operation took (s): the next one is not looked at before most of that is over."""
+        self._deleted: dict[tuple[str, str], float] = {}
+        """(zone, name) -> when its delete was last asked for (monotonic)."""
         self.troubles: Counter[tuple[str, str]] = Counter()
 
     async def round(self) -> View:
         """Look once, and act on what was seen. The view is what was seen; empty and old where nothing could be."""
         view = await self._look()
+        late = self._clock.monotonic() - self._limits.again_s
+        self._deleted = {thing: at for thing, at in self._deleted.items() if at > late}
         # Read after the lists: whatever they show was asked for by a row that is there by now.
         known = await self._rows.gangs()
         for key, gang in known.items():
+            if key in self._queued and not gang.wanted:
+                self._busy.pop(key).cancel()
             if key not in self._busy:
                 self._busy[key] = task = asyncio.ensure_future(self._step(gang, view))
                 task.add_done_callback(functools.partial(self._stepped, key))
@@ -78,7 +90,8 @@ class Keeper:
         return view
 
     def _stepped(self, key: tuple[str, int], task: asyncio.Task[None]) -> None:
-        self._busy.pop(key, None)
+        if self._busy.get(key) is task:
+            del self._busy[key]
         if not task.cancelled() and (error := task.exception()) is not None:
             self.troubles["step", type(error).__name__] += 1
             log.error("a gang could not be taken further", exc_info=error)
@@ -103,17 +116,45 @@ class Keeper:
         return gangs.view_of(at, things, vms.unreachable | disks.unreachable)
 
     async def _step(self, gang: Gang, view: View) -> None:
+        if gang.phase is not gangs.Phase.PLANNED or not gang.wanted:
+            await self._once(gang, view)
+            return
+        self._queued.add(gang.key)
+        try:
+            await self._slots.acquire()
+        finally:
+            self._queued.discard(gang.key)
+        try:
+            await self._make(gang, view)
+        finally:
+            self._slots.release()
+
+    async def _make(self, gang: Gang, view: View) -> None:
+        """Ask for its machines, and follow the operation: its slot is free when that is over."""
+        asked = await self._once(gang, view)
+        began = self._clock.monotonic()
+        pause = max(self._limits.poll_s, min(self._took * _MOST_OF, self._limits.hold_s / 2))
+        while asked is not None and asked.phase is gangs.Phase.ASKED and asked.operation:
+            if self._clock.monotonic() - began >= self._limits.hold_s:
+                return
+            await asyncio.sleep(pause)
+            asked, pause = await self._once(asked, view), self._limits.poll_s
+        self._took = self._clock.monotonic() - began
+
+    async def _once(self, gang: Gang, view: View) -> Gang | None:
+        """One step; what the row is after it, None when it is another one by now."""
         now = self._clock.now()
         where = self._planner.where(gang, now) if gang.phase is gangs.Phase.PLANNED and gang.wanted else None
         after, actions = gangs.decide(gang, view, where, now, self._limits)
         if after != gang and not await self._rows.save(gang, after):
-            return
+            return None
         for action in actions:
             found = await self._do(after, action)
             if found != after:
                 if not await self._rows.save(after, found):
-                    return
+                    return None
                 after = found
+        return after
 
     async def _do(self, gang: Gang, action: Action) -> Gang:
         if action.do is Do.ASK:
@@ -156,6 +197,9 @@ class Keeper:
         return gangs.polled(gang, done=operation.done, verdict=operation.verdict, now=now)
 
     async def _delete(self, action: Action) -> None:
+        now, thing = self._clock.monotonic(), (action.zone, action.name)
+        if now - self._deleted.get(thing, now - self._limits.again_s) < self._limits.again_s:
+            return
         # A new id each time: with an old one the provider would answer with an old delete of another VM of this name.
         same = str(uuid.uuid4())
         try:
@@ -163,6 +207,7 @@ class Keeper:
                 await self._compute.delete_vm(action.zone, action.name, same)
             else:
                 await self._compute.delete_disk(action.zone, action.name, same)
+            self._deleted[thing] = now
         except CloudFailure as error:
             self._trouble("delete", error)
 

@@ -91,6 +91,8 @@ class CooldownBook:
 
     def cooled(self, target: Target, now: float) -> Cooling | None:
         """What keeps this from being tried now; of several the one that lasts the longest. None: nothing."""
+        if not self._book:
+            return None
         found = [self._book[key] for key in _covering(target) if key in self._book]
         lasting = [each for each in found if each.until > now]
         return max(lasting, key=lambda each: (each.until, each.key), default=None)

@@ -45,8 +45,10 @@ class Limits:
         settle_s: after so long a try that had no answer has no effect any more.
         call_s: the longest that a call lasts with all its tries; the last of them may be sent at its end.
         make_s: an operation that is not over by then is given up, and what it makes is removed.
-        again_s: from one try of a call that had no answer to the next.
+        again_s: from one try of a call that had no answer to the next; from one delete of a thing to the next.
         round_s: how long a round waits for the calls of single gangs.
+        at_once: gangs that are being made; the provider refuses more than ten bulk operations at once.
+        poll_s: from one look at an operation to the next. hold_s: after so long another gang is begun all the same.
     """
 
     settle_s: float = 180.0
@@ -54,6 +56,9 @@ class Limits:
     make_s: float = 900.0
     again_s: float = 20.0
     round_s: float = 5.0
+    at_once: int = 10
+    poll_s: float = 2.0
+    hold_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,8 @@ def rank(
     pairs = [(zone, shape) for shape in shapes for zone in sorted(shape.zones.intersection(zones))]
     if not pairs:
         raise InvalidInput(f"{shapes[0].name} is in no zone that is allowed", hint=_elsewhere(shapes))
-    hours = {(region_of(zone), shape.name): prices.hour(shape, region_of(zone), disks(shape)) for zone, shape in pairs}
+    places = {(region_of(zone), shape.name): shape for zone, shape in pairs}
+    hours = {key: prices.hour(shape, key[0], disks(shape)) for key, shape in places.items()}
     dearest = max((total for hour in hours.values() if (total := hour.total(spot=spot)) is not None), default=1.0)
     found = []
     for zone, shape in pairs:

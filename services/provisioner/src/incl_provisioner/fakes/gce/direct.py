@@ -48,6 +48,7 @@ class DirectCompute:
     def __init__(self, cloud: FakeCloud, calls: Calls, project: str | None = None) -> None:
         self._cloud = cloud
         self._project = project or cloud.settings.project
+        self._finding_image = asyncio.Lock()
         self._images: dict[Image, str] = {}
         self._open: set[asyncio.Task[Outcome]] = set()
         self.calls = calls
@@ -169,11 +170,11 @@ class DirectCompute:
 
     async def image(self, image: Image) -> str:
         """See `Compute.image`. Kept for good."""
-        if image in self._images:
+        async with self._finding_image:
+            if image not in self._images:
+                found = await self._call("images.getFromFamily", "", image.family, project=image.project)
+                self._images[image] = f"projects/{image.project}/global/images/{found['name']}"
             return self._images[image]
-        found = await self._call("images.getFromFamily", "", image.family, project=image.project)
-        self._images[image] = f"projects/{image.project}/global/images/{found['name']}"
-        return self._images[image]
 
     async def advice(
         self, region: str, machine: str, zones: Collection[str], size: int, *, spot: bool
