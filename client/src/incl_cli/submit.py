@@ -126,7 +126,7 @@ async def check(platform: Platform, spec: ExperimentSpec) -> None:
     from incl_shared.queries.provisioner import CheckFeasible
 
     await asyncio.gather(
-        platform.ask(CheckFeasible(spec=spec.model_dump(mode="json"))), _check_secrets(platform, spec.secrets)
+        platform.ask(CheckFeasible(spec=spec.model_dump(mode="json"))), _check_secrets(platform, spec.read_secrets)
     )
 
 

@@ -52,6 +52,15 @@ async def test_a_job_reads_what_its_experiment_asked_for(handlers: Handlers, sig
         await handlers.read_secrets(JOB, ReadSecrets(names=("KEY", "OTHER")))
 
 
+async def test_the_login_of_an_image_is_read_too(handlers: Handlers, signer: Signer, world: FakeWorld) -> None:
+    await handlers.set_secret(ANN, SetSecret(secret="REGISTRY", value="ann:pass"))
+    job = wanted(E1)
+    spec = job.spec.model_copy(update={"image": "r.example/x", "image_login": "REGISTRY"})
+    world.nodes["n1"] = NodeWanted(node="n1", generation=1, jobs=(job.model_copy(update={"spec": spec}),))
+    await signer.attempt(Asker(NODES_PROJECT, "n1"), AttemptCredential(experiment=E1, attempt=1, rank=0))
+    assert (await handlers.read_secrets(JOB, ReadSecrets(names=("REGISTRY",)))).values == {"REGISTRY": "ann:pass"}
+
+
 async def test_nobody_but_a_known_job_reads_values(
     handlers: Handlers, signer: Signer, world: FakeWorld, fake_clock: FakeClock
 ) -> None:

@@ -45,6 +45,7 @@ from incl_shared.states import AttemptState, EndReason, ExperimentState
 from incl_shared.subjects import Origin
 from incl_tracker import counters, store_experiments
 from incl_tracker.domain.references import Reference, parse
+from incl_tracker.domain.stages import AttemptTimes, attempt_stages
 from incl_tracker.tables import metadata
 
 SPEC = ExperimentSpec(
@@ -168,6 +169,22 @@ async def test_the_waterfall(bench: Any) -> None:
     notes = {(s.name, s.attempt): s.note for s in view.stages if s.note}
     assert notes[("queued", 1)] == "no machine has 2 free cores; 2 others go first"
     assert notes[("unpacking", 1)] == "rank 1 was 3.0 s behind rank 0"
+
+
+def test_an_image_that_had_to_be_pulled_is_a_stage() -> None:
+    image = f"sha256:{'a' * 64}"
+    ranks = (
+        RankTimes(rank=0, preparing=11, pulling=12, pulled=15, prepared=15, started=20, image=image),
+        RankTimes(rank=1, preparing=11, pulling=12, pulled=19, prepared=19, started=20, image=image),
+    )
+    found = attempt_stages(AttemptTimes(attempt=1, queued=1, assigned=10, started=20, ranks=ranks))
+    assert [(s.name, s.start, s.end) for s in found][2:] == [
+        ("unpacking", 11, 12), ("pulling", 12, 20), ("running", 20, None),
+    ]  # fmt: skip
+    assert found[3].note == f"{image} in 7.0 s (rank 1, the slowest)"
+    here = tuple(times.model_copy(update={"pulling": None, "pulled": None}) for times in ranks)
+    kept = attempt_stages(AttemptTimes(attempt=1, queued=1, assigned=10, started=20, ranks=here))
+    assert "pulling" not in [stage.name for stage in kept]
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ class JobSpec(Wire):
     env: dict[str, str] = Field(default_factory=dict)
     secrets: tuple[str, ...] = ()
     image: str | None = None
+    image_login: str | None = Field(None, description="The secret by which the image is pulled; not for the job.")
     sandbox: bool = False
     nodes: int = 1
     cpu: float = 1.0
@@ -71,6 +72,11 @@ class JobSpec(Wire):
     keep_checkpoints: CheckpointPolicy = CheckpointPolicy.LATEST
     code: CodeRef | None = None
     submitter: Submitter = Field(default_factory=Submitter)
+
+    @property
+    def read_secrets(self) -> tuple[str, ...]:
+        """Every secret that its node may read for it."""
+        return (*self.secrets, *((self.image_login,) if self.image_login else ()))
 
 
 class JobWanted(Wire):

@@ -200,6 +200,9 @@ class ExperimentSpec(Strict):
     image: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = Field(
         None, description="A container image; none runs on the machine itself."
     )
+    image_login: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")] | None = Field(
+        None, description="Name of the stored secret, user:password, by which the image is pulled; the job has it not."
+    )
     sandbox: bool = Field(False, description="Without an image: run in a bubblewrap sandbox.")
     workdir: str | None = Field(None, description="The directory to pack, relative to this file; its own by default.")
     env: Environment = Field(default_factory=dict, description="Environment variables.")
@@ -226,6 +229,11 @@ class ExperimentSpec(Strict):
     tags: tuple[Label, ...] = Field((), max_length=100)
     notes: Annotated[str, StringConstraints(max_length=100_000)] = ""
 
+    @property
+    def read_secrets(self) -> tuple[str, ...]:
+        """Every stored secret that is read for it."""
+        return (*self.secrets, *((self.image_login,) if self.image_login else ()))
+
     @model_validator(mode="before")
     @classmethod
     def _shorthands(cls, values: Any) -> Any:
@@ -239,6 +247,8 @@ class ExperimentSpec(Strict):
             raise ValueError("command: the first word is empty, or a word has a NUL character")
         if self.image and self.sandbox:
             raise ValueError("sandbox: an image is isolated already; leave one of the two out")
+        if self.image_login and not self.image:
+            raise ValueError("image_login: there is no image; name one, or leave it out")
         doubled = set(self.env) & set(self.secrets)
         if doubled:
             raise ValueError(f"secrets: {min(doubled)} is in env too; leave it out of one of them")

@@ -101,6 +101,7 @@ def _head(out: Output, view: ExperimentView) -> None:
         "created": f"{moment(row.created)} ({age(row.created)})",
         "command": _command(view),
         "runs on": _needs(view),
+        "image": ", ".join(view.attempts[-1].images) if view.attempts else "",
         "git": _git(view),
         "python": view.provenance.python,
         "code": _code(view),

@@ -52,6 +52,8 @@ class JobState(msgspec.Struct, kw_only=True):
     runtime: str = "host"
     image: str | None = None
     digest: str | None = None
+    pulling: float | None = None
+    pulled: float | None = None
     reason: EndReason | None = None
     exit_code: int | None = None
     signal: int | None = None
@@ -74,6 +76,9 @@ class JobState(msgspec.Struct, kw_only=True):
             started=self.started,
             ended=self.ended,
             uploaded=self.uploaded,
+            pulling=self.pulling,
+            pulled=self.pulled,
+            image=self.digest,
         )
 
     def writer_counts(self) -> tuple[WriterCount, ...]:

@@ -80,7 +80,8 @@ class Node:
         raise RuntimeFailure(
             EndReason.UNSUPPORTED,
             f"the image {spec.image} cannot be run: no podman or docker works on the machine {self.settings.node}",
-            "install podman there, or run without an image: --no-image",
+            "install podman there (machines of a cloud: name an image that has podman or docker by "
+            "INCL_PROVISIONER_CLOUD__IMAGE_FAMILY), or run without an image: --no-image",
         )
 
     def no_room(self, job: str) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from incl_agent.blobs import JobStore
 from incl_agent.environment import Paths, build_environment, default_rendezvous, hostfile_text
 from incl_agent.runtimes import Launch, Plan, Prepared, RuntimeFailure
+from incl_agent.runtimes.pulling import Login
 from incl_shared.archive import DIRECTORY_ENDING
 from incl_shared.archive.unpack import unpack
 from incl_shared.control import CheckpointRef
@@ -57,13 +58,14 @@ class Preparation:
         prepared, _, _ = await gather(self._image(), self._code(), self._checkpoint())
         state = self._life.state
         state.image, state.digest = prepared.image, prepared.digest
+        state.pulling, state.pulled = prepared.pulling, prepared.pulled
         state.port = free_port(self._life.wanted.address)
 
     async def launch(self) -> Launch:
         """What the shim is to start. Secrets are asked for now, and go nowhere but into it."""
         wanted, spec, state = self._life.wanted, self._spec, self._life.state
         runtime = self._node.runtimes[state.runtime]
-        secrets = await self._retry(self._secrets) if spec.secrets else {}
+        secrets = await self._retry(lambda: self._secrets(spec.secrets)) if spec.secrets else {}
         meeting = wanted.rendezvous or default_rendezvous(wanted, state.port or free_port(wanted.address))
         self._files.hostfile.write_text(hostfile_text(wanted, meeting), encoding="ascii")
         env = build_environment(
@@ -105,19 +107,23 @@ class Preparation:
             checkpoint = files.checkpoint / _checkpoint_name(self._life.wanted.checkpoint)
         return Paths(files.work, files.outputs, files.data, files.spool, files.hostfile, self._node.sdk, checkpoint)
 
-    async def _secrets(self) -> dict[str, str]:
-        answer = await self._life.link.ask(ReadSecrets(names=self._spec.secrets))
-        missing = [name for name in self._spec.secrets if name not in answer.values]
+    async def _secrets(self, names: tuple[str, ...]) -> dict[str, str]:
+        answer = await self._life.link.ask(ReadSecrets(names=names))
+        missing = [name for name in names if name not in answer.values]
         if missing:
             raise NotFoundError(
                 f"there is no secret {missing[0]} in the project {self._life.wanted.project}",
                 hint=f"store it: incl secret set {missing[0]}",
             )
-        return {name: answer.values[name] for name in self._spec.secrets}
+        return {name: answer.values[name] for name in names}
 
     async def _image(self) -> Prepared:
-        self._life.state.runtime = await self._node.runtime_for(self._spec)
-        return await self._node.runtimes[self._life.state.runtime].prepare(self._spec.image)
+        spec, login = self._spec, None
+        self._life.state.runtime = await self._node.runtime_for(spec)
+        name = spec.image_login
+        if name is not None:
+            login = Login.parse(name, (await self._retry(lambda: self._secrets((name,))))[name])
+        return await self._node.runtimes[self._life.state.runtime].prepare(spec.image, login)
 
     async def _code(self) -> None:
         """The working directory, unpacked anew from the node's cache."""

@@ -71,7 +71,7 @@ class Signer:
         expires = credential.expires or math.inf
         principal = job_principal(job.experiment, job.attempt, job.rank)
         await self._database.write(
-            lambda tx: store.put_grant(tx, principal, job.project, asker.user, job.spec.secrets, expires)
+            lambda tx: store.put_grant(tx, principal, job.project, asker.user, job.spec.read_secrets, expires)
         )
         return _answer(credential)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
@@ -65,6 +66,11 @@ def load_all(connection: sa.Connection, ids: Iterable[str]) -> dict[Key, GangRow
 def live(connection: sa.Connection) -> dict[Key, GangRow]:
     """Every gang of which something may be left."""
     return {row.gang.key: row for row in map(_row, connection.execute(sa.select(gangs).where(_LIVE)))}
+
+
+def any_live(connection: sa.Connection) -> bool:
+    """Whether something may be left of any gang."""
+    return connection.execute(sa.select(_g.attempt).where(_LIVE).limit(1)).first() is not None
 
 
 def of_project(connection: sa.Connection, project: str, experiment: str | None, most: int) -> list[GangRow]:
@@ -202,8 +208,9 @@ def dump(gang: Gang) -> str:
     return json.dumps(values, sort_keys=True)
 
 
+@functools.lru_cache(maxsize=4096)
 def parse(text: str, *, wanted: bool) -> Gang:
-    """The gang of a text."""
+    """The gang of a text. Every round reads all that are live, and few of them have changed."""
     values: dict[str, Any] = json.loads(text)
     said = values.pop("verdict")
     gang = Gang(**{**values, "verdict": None, "wanted": wanted})

@@ -74,7 +74,7 @@ def job_spec(request: str) -> JobSpec:
     spec = event.spec
     return JobSpec(
         name=spec.name or short(event.experiment), command=tuple(spec.command), env=spec.env, secrets=spec.secrets,
-        image=spec.image, sandbox=spec.sandbox, nodes=spec.nodes, cpu=spec.resources.cpu,
+        image=spec.image, image_login=spec.image_login, sandbox=spec.sandbox, nodes=spec.nodes, cpu=spec.resources.cpu,
         cpu_asked=spec.resources.cpu != _DEFAULT_CPU, memory=spec.resources.memory, data=spec.data,
         outputs=spec.outputs, metrics=tuple(spec.metrics), goals=spec.metrics, max_duration_s=spec.max_duration,
         grace_s=spec.checkpoint.grace, keep_checkpoints=spec.checkpoint.keep, code=event.code,

@@ -240,6 +240,7 @@ def _attempts(connection: sa.Connection, experiment: sa.RowMapping, rows: Sequen
                 placements=tuple(Placement.model_validate(p) for p in json.loads(row["placements"])),
                 machines=_machines(row),
                 ranks=tuple(RankEnd.model_validate(r) for r in json.loads(row["ends"])),
+                images=tuple(sorted({times.image for times in _ranks(row) if times.image})),
                 assigned=row["assigned"],
                 started=row["started"],
                 ended=row["ended"],
@@ -257,20 +258,23 @@ def _machines(attempt: sa.RowMapping) -> MachinesMade | None:
     return MachinesMade.model_validate_json(text) if text else None
 
 
+def _ranks(attempt: sa.RowMapping) -> tuple[RankTimes, ...]:
+    starts = [RankTimes.model_validate(r) for r in json.loads(attempt["starts"])]
+    return stages.latest(starts, [RankEnd.model_validate(r).times for r in json.loads(attempt["ends"])])
+
+
 def _stages(row: sa.RowMapping, attempts: Sequence[sa.RowMapping]) -> list[Stage]:
     result = stages.client_stages(ClientTimes.model_validate_json(row["times"]) if row["times"] else None)
     last, assigned = 0, float("-inf")
     for attempt in attempts:
         last, assigned = attempt["attempt"], attempt["assigned"]
-        starts = [RankTimes.model_validate(r) for r in json.loads(attempt["starts"])]
-        ends = [RankEnd.model_validate(r).times for r in json.loads(attempt["ends"])]
         times = stages.AttemptTimes(
             attempt=last,
             queued=attempt["queued"],
             assigned=attempt["assigned"],
             started=attempt["started"],
             ended=attempt["ended"],
-            ranks=stages.latest(starts, ends),
+            ranks=_ranks(attempt),
             waits=json.loads(attempt["waits"]),
             machines=_machines(attempt),
         )

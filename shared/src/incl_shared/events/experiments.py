@@ -138,6 +138,9 @@ class RankTimes(Part):
     started: float | None = None
     ended: float | None = None
     uploaded: float | None = None
+    pulling: float | None = None
+    pulled: float | None = None
+    image: str | None = Field(None, max_length=128, description="The digest of the image that it runs.")
 
 
 class AttemptStarted(Event):

@@ -53,7 +53,7 @@ class ExperimentRow(Answer):
 class Stage(Answer):
     """One bar of the waterfall."""
 
-    name: Literal["packing", "upload", "queued", "machine", "unpacking", "running", "uploading"]
+    name: Literal["packing", "upload", "queued", "machine", "unpacking", "pulling", "running", "uploading"]
     attempt: int
     start: float
     end: float | None = None
@@ -94,6 +94,7 @@ class AttemptView(Answer):
     placements: tuple[Placement, ...] = ()
     machines: MachinesMade | None = Field(None, description="What a cloud made for it; none: machines that were there.")
     ranks: tuple[RankEnd, ...] = ()
+    images: tuple[str, ...] = Field((), description="Digests of the image that its ranks ran; more than one: it moved.")
     assigned: float
     started: float | None = None
     ended: float | None = None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from incl_shared.states import EndReason
+
+if TYPE_CHECKING:
+    from incl_agent.runtimes.pulling import Login
 
 
 class RuntimeFailure(Exception):  # noqa: N818
@@ -43,10 +46,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What preparing found: for an image, the digest that will run."""
+    """What preparing found: for an image, the digest that will run; when it was pulled (epoch s), if it had to be."""
 
     image: str | None = None
     digest: str | None = None
+    pulling: float | None = None
+    pulled: float | None = None
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,8 @@ class Runtime(Protocol):
         """Whether it really works here; tried, not guessed."""
         ...
 
-    async def prepare(self, image: str | None) -> Prepared:
-        """Fetch what the job needs besides its files.
+    async def prepare(self, image: str | None, login: Login | None = None) -> Prepared:
+        """Fetch what the job needs besides its files. login: for the image's registry.
 
         Raises:
             RuntimeFailure: with reason image when it cannot be had, in the runtime's words.

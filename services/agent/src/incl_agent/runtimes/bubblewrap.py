@@ -9,6 +9,7 @@ from pathlib import Path
 
 from incl_agent.runtimes.base import Exit, Launch, Outcome, Plan, Prepared, Refusal, RuntimeFailure
 from incl_agent.runtimes.host import from_shell_code
+from incl_agent.runtimes.pulling import Login
 from incl_shared.states import EndReason
 
 _PROBE_S = 10.0
@@ -43,7 +44,7 @@ class BubblewrapRuntime:
             await process.wait()
             return False
 
-    async def prepare(self, image: str | None) -> Prepared:
+    async def prepare(self, image: str | None, login: Login | None = None) -> Prepared:
         """Nothing to fetch."""
         if image is not None:
             raise RuntimeFailure(EndReason.UNSUPPORTED, f"a sandbox cannot run the image {image}")

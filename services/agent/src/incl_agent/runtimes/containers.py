@@ -12,11 +12,14 @@ import os
 import re
 import resource
 import shutil
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from incl_agent.runtimes.base import Exit, Launch, Outcome, Plan, Prepared, Refusal, RuntimeFailure
 from incl_agent.runtimes.host import from_shell_code
+from incl_agent.runtimes.pulling import Login, digest_of, failure, kept
 from incl_shared.states import EndReason
 
 _PROBE_S = 60.0
@@ -26,10 +29,12 @@ _PLATFORM_ERROR = 125
 _NO_COMMAND = re.compile(r"executable file .* not found|exec: |no such file or directory|exec format error")
 _CLIENT_NAMES = (
     *("HOME", "PATH", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "DBUS_SESSION_BUS_ADDRESS", "TMPDIR"),
-    *("CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF", "REGISTRY_AUTH_FILE", "CONTAINER_HOST"),
-    *("DOCKER_HOST", "DOCKER_CONFIG"),
+    *("CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF", "CONTAINERS_REGISTRIES_CONF", "REGISTRY_AUTH_FILE"),
+    *("CONTAINER_HOST", "DOCKER_HOST", "DOCKER_CONFIG"),
 )
 """What the tool itself needs of the agent's environment."""
+_PULL_NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE")
+"""What a pull needs besides; containers get nothing of it."""
 _RESTRICTED_CONF = """\
 [engine]
 runtime = "runc"
@@ -74,27 +79,38 @@ class ContainerRuntime:
         self._configure()
         return (await self._run("info", "--format", "{{.Host.OCIRuntime.Name}}", seconds=_PROBE_S)).code == 0
 
-    async def prepare(self, image: str | None) -> Prepared:
-        """Pull the image unless it is here, and pin what it is now. Logins are the tool's own (`podman login`).
+    async def prepare(self, image: str | None, login: Login | None = None) -> Prepared:
+        """Pull the image unless it is here, and pin what it is now. Without a login the tool's own are used.
+
+        With a login the registry is always asked: that an image is here says nothing of who may have it.
 
         Raises:
-            RuntimeFailure: reason image, in the tool's words.
+            RuntimeFailure: reason image (or infra), in the tool's words.
         """
         if not image:
             raise RuntimeFailure(EndReason.UNSUPPORTED, f"{self.name} needs an image")
         if image.startswith("-"):
             raise RuntimeFailure(EndReason.IMAGE, f"{image!r} is not the name of an image")
-        found = await self._inspect(image)
+        pinned = digest_of(image)
+        found = None if login is not None else await self._inspect(image, pinned)
+        if found is not None:
+            return found
+        began = time.time()
+        pulled = await self._pull(image, login)
+        found = await self._inspect(image, pinned) if pulled.code == 0 else None
         if found is None:
-            pulled = await self._run("pull", image, seconds=_PULL_S)
-            found = await self._inspect(image) if pulled.code == 0 else None
-            if found is None:
-                raise RuntimeFailure(
-                    EndReason.IMAGE,
-                    f"the image {image} cannot be had: {pulled.words}",
-                    f"try it on that machine: {self.name} pull {image}   (a private registry: {self.name} login)",
-                )
-        return found
+            raise failure(self.name, image, pulled.words, login)
+        return replace(found, pulling=began, pulled=max(began, time.time()))
+
+    async def _pull(self, image: str, login: Login | None) -> _Said:
+        more = {name: os.environ[name] for name in _PULL_NAMES if name in os.environ}
+        if login is None:
+            return await self._run("pull", image, seconds=_PULL_S, more=more)
+        with kept(login, image) as folder:
+            if self.name == "docker":
+                return await self._run("--config", str(folder), "pull", image, seconds=_PULL_S, more=more)
+            named = ("pull", "--authfile", str(folder / "config.json"), image)
+            return await self._run(*named, seconds=_PULL_S, more=more)
 
     def launch(self, plan: Plan, prepared: Prepared) -> Launch:
         """`run` in the foreground, under the shim. Secrets cross by name, never in a command line."""
@@ -173,25 +189,35 @@ class ContainerRuntime:
             return ["--gpus", f'"device={",".join(map(str, plan.gpus))}"']
         return [part for gpu in plan.gpus for part in ("--device", f"nvidia.com/gpu={gpu}")]
 
-    async def _inspect(self, image: str) -> Prepared | None:
+    async def _inspect(self, image: str, pinned: str | None) -> Prepared | None:
+        """What the image is here; None: it is not, or is not what its digest says."""
         said = await self._run("image", "inspect", image, seconds=_PROBE_S)
         try:
             document = json.loads(said.out)[0]
         except (ValueError, IndexError):
             return None
-        digests = document.get("RepoDigests") or []
+        name = image.partition("@")[0]
+        known = [each.rpartition("@") for each in document.get("RepoDigests") or []]
+        ours = [
+            digest
+            for repository, _, digest in known
+            if name in (repository, repository.removeprefix("docker.io/")) or name.startswith(f"{repository}:")
+        ]
+        digests = ours or [digest for _, _, digest in known]
+        if pinned is not None:
+            return Prepared(image=str(document["Id"]), digest=pinned) if pinned in digests else None
         identity = str(document["Id"])
-        digest = digests[0].rpartition("@")[2] if digests else identity
+        digest = digests[0] if digests else identity
         return Prepared(image=identity, digest=digest if ":" in digest else f"sha256:{digest}")
 
-    async def _run(self, *argv: str, seconds: float) -> _Said:
+    async def _run(self, *argv: str, seconds: float, more: Mapping[str, str] | None = None) -> _Said:
         process = await asyncio.create_subprocess_exec(
             self.name,
             *argv,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=self._env,
+            env={**self._env, **(more or {})},
         )
         try:
             out, err = await asyncio.wait_for(process.communicate(), seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from incl_agent.runtimes.base import Exit, Launch, Outcome, Plan, Prepared, RuntimeFailure
+from incl_agent.runtimes.pulling import Login
 from incl_shared.states import EndReason
 
 
@@ -15,7 +16,7 @@ class HostRuntime:
         """Always."""
         return True
 
-    async def prepare(self, image: str | None) -> Prepared:
+    async def prepare(self, image: str | None, login: Login | None = None) -> Prepared:
         """Nothing to fetch; an image cannot be honoured here."""
         if image is not None:
             raise RuntimeFailure(EndReason.UNSUPPORTED, f"the host runtime cannot run the image {image}")

@@ -155,7 +155,7 @@ class CloudLoop:
         assert self.keeper is not None
         assert self.plans is not None
         now = self._clock.monotonic()
-        if not await rows.gangs() and self._swept and now - self._swept < self._options.sweep_s:
+        if self._swept and now - self._swept < self._options.sweep_s and not await rows.any():
             return False
         self._swept = now
         view = await self.keeper.round()

@@ -55,6 +55,10 @@ class GangRows:
         self._specs = {key[0]: each.spec for key, each in self.about.items()}
         return {key: row.gang for key, row in self.rows.items()}
 
+    async def any(self) -> bool:
+        """Whether there is one that is not over."""
+        return await self._database.read(store_gangs.any_live)
+
     async def save(self, before: Gang, after: Gang) -> bool:
         """Replace a gang; False when it is not `before` any more, and nothing is changed."""
         return await self._database.write(lambda tx: self._save(tx, before, after))

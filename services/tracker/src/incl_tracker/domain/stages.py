@@ -14,7 +14,7 @@ from incl_shared.events import ClientTimes, RankTimes
 from incl_shared.events.experiments import MachinesMade
 from incl_shared.queries.tracker import Stage
 
-Name = Literal["packing", "upload", "queued", "machine", "unpacking", "running", "uploading"]
+Name = Literal["packing", "upload", "queued", "machine", "unpacking", "pulling", "running", "uploading"]
 MAX_REASONS = 3
 
 
@@ -65,6 +65,7 @@ def attempt_stages(times: AttemptTimes) -> list[Stage]:
     marks: list[tuple[Name, float | None, str]] = [
         ("machine", room, "" if machines is None else made(machines, times.assigned)),
         ("unpacking", _first(r.preparing for r in ranks), _slowest(ranks, "prepared")),
+        ("pulling", _first(r.pulling for r in ranks), _pulled(ranks)),
         ("running", _first([*(r.started for r in ranks), times.started]), _slowest(ranks, "started")),
         ("uploading", _last(r.ended for r in ranks), _slowest(ranks, "ended")),
     ]
@@ -111,6 +112,16 @@ def _first(moments: Iterable[float | None]) -> float | None:
 
 def _last(moments: Iterable[float | None]) -> float | None:
     return max((m for m in moments if m is not None), default=None)
+
+
+def _pulled(ranks: Sequence[RankTimes]) -> str:
+    """Which image, and how long the slowest rank had to pull it."""
+    took = [(r.pulled - r.pulling, r.rank) for r in ranks if r.pulling is not None and r.pulled is not None]
+    if not took:
+        return ""
+    longest, rank = max(took)
+    images = ", ".join(sorted({r.image for r in ranks if r.image}))
+    return f"{images} in {longest:.1f} s" + (f" (rank {rank}, the slowest)" if len(ranks) > 1 else "")
 
 
 def _slowest(ranks: Sequence[RankTimes], what: Literal["prepared", "started", "ended"]) -> str:

@@ -37,10 +37,16 @@ def prepare(guest: Guest) -> list[str]:
     return [guest.name, str(script)]
 
 
+_KEPT = (
+    *("LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH"),
+    *("CONTAINERS_REGISTRIES_CONF", "CONTAINERS_STORAGE_CONF"),  # as a machine's image would have them in /etc
+)
+
+
 def environment(guest: Guest) -> dict[str, str]:
     """What a guest sees: nothing of ours but the PATH, and what it was given."""
     path = os.environ.get("PATH", os.defpath)
-    keep = {key: os.environ[key] for key in ("LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH") if key in os.environ}
+    keep = {key: os.environ[key] for key in _KEPT if key in os.environ}
     return {
         **keep, "PATH": f"{guest.folder / 'bin'}{os.pathsep}{path}", "HOME": str(guest.folder / "home"),
         "TMPDIR": str(guest.folder / "tmp"), "HOSTNAME": guest.name, "INCL_FAKE_VM": guest.name, **guest.environment,
