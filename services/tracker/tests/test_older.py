@@ -217,3 +217,20 @@ async def test_a_database_from_before_positions_were_noted_is_taken_as_it_is(
     await app.stop()
     await start()
     assert await world.findings() == []
+
+
+async def test_a_message_that_came_alone_counts_as_much(start: Start, world: World) -> None:
+    app = await start()
+    await app.stop()
+    for _ in range(2):  # two at a time: what is noted for them is what a message alone must go beyond
+        await world.queue()
+    await world.ship(1, 3)
+    app = await start()
+    await world.known(ExperimentState.QUEUED, 3)
+    await world.handled()
+    await world.finish()
+    await world.known(ExperimentState.FINISHED, 3)
+    await world.handled()
+    await app.stop()
+    await start()
+    assert await world.findings() == []

@@ -173,7 +173,9 @@ class Consumer:
 
     def _run(self, tx: Transaction, deliveries: list[Delivery]) -> list[Outcome]:
         if len(deliveries) == 1:
-            return [self._alone(tx, deliveries[0])]
+            alone = self._alone(tx, deliveries[0])
+            self._note(tx, deliveries)
+            return [alone]
         seen, outcomes = self._seen(tx, deliveries), []
         for delivery in deliveries:
             key = _inbox_key(delivery.id)
