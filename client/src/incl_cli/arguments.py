@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
+
+_COLUMNS = 100
 
 
 class UsageProblem(Exception):  # noqa: N818
@@ -31,9 +34,12 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
     """Help with room for the options, and bold headings where a terminal reads it."""
 
     bold = False
+    columns: int | None = None
+    """Of the lines; those of the terminal unless said, a hundred at most."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30, width=100)
+        width = self.columns or min(_COLUMNS, shutil.get_terminal_size((_COLUMNS, 24)).columns)
+        super().__init__(prog, max_help_position=30, width=width)
 
     def start_section(self, heading: str | None) -> None:
         """Headings as in the overview: capital, bold."""

@@ -55,6 +55,7 @@ An experiment is named by its id or the eight characters that `incl ls` shows, b
 | 6 | not allowed |
 | 7 | a server cannot be reached |
 | 8 | bytes are not what their checksum says |
+| 9 | `incl admin stuck` found something that does not move |
 | 70 | a fault of INCL; a file with the details is named |
 | 130 | Ctrl-C: interrupted, or detached from an experiment that goes on |
 
@@ -87,7 +88,7 @@ does not go on.
 
 def page() -> str:
     """The text of docs/cli.md."""
-    Formatter.bold = False
+    Formatter.bold, Formatter.columns = False, 100
     parts = [_HEAD]
     group = ""
     for command, parser in parsers():

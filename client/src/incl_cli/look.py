@@ -97,6 +97,14 @@ async def find(platform: Platform, reference: str) -> ExperimentView:
         ) from None
 
 
+def called(view: ExperimentView) -> str:
+    """The short id, and the name where it has one of its own."""
+    from incl_shared.ids import short
+
+    name = short(view.row.id)
+    return name if view.row.name == name else f"{name} {view.row.name}"
+
+
 async def find_all(platform: Platform, references: Sequence[str]) -> list[ExperimentView]:
     """Several, asked at once, in their order, each once."""
     import asyncio

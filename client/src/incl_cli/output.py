@@ -21,6 +21,8 @@ _STYLES = {
     "error": "1;31",
 }
 
+_WIDTH = 100
+
 
 class Output:
     """Two streams, whether each is a terminal, and whether colours are wanted."""
@@ -43,7 +45,13 @@ class Output:
     @property
     def width(self) -> int:
         """Columns of the terminal; wide when the reader is no terminal, so that nothing is cut."""
-        return shutil.get_terminal_size((100, 24)).columns if self.out.isatty() else 10_000
+        if not self.out.isatty():
+            return 10_000
+        try:  # asked of this stream: stdout may be a pipe where stderr is the terminal
+            own = os.get_terminal_size(self.out.fileno()).columns or _WIDTH
+        except (OSError, ValueError):
+            own = _WIDTH
+        return shutil.get_terminal_size((own, 24)).columns
 
     def line(self, text: str = "") -> None:
         """A line of data."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from incl_cli.look import STATE_STYLES, is_own
 from incl_cli.output import Output, paint
-from incl_cli.text import Cell, Column, duration, number, plural, size, table
+from incl_cli.text import Cell, Column, duration, number, plural, size, table, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,11 +88,17 @@ def print_summary(out: Output, view: ExperimentView) -> None:
         out.note(f"  … and {more:,} more: incl metrics {short(view.row.id)} --list", "dim")
     out.note(counts(view))
     files = kept(view)
+    ranks = len({item.rank for item in files}) > 1
     rows: list[Row] = [
-        [item.path, Cell(size(item.size), "dim"), Cell(item.kind if item.kind != "output" else "", "dim")]
+        [
+            item.path,
+            Cell(size(item.size), "dim"),
+            Cell(item.kind if item.kind != "output" else "", "dim"),
+            Cell(f"rank {item.rank}" if ranks else "", "dim"),
+        ]
         for item in files[:_MOST_FILES]
     ]
-    columns = [Column("", flexible=True, least=20), Column("", right=True), Column("")]
+    columns = [Column("", flexible=True, least=20), Column("", right=True), Column(""), Column("")]
     for line in table(_Err(out), columns, rows, indent="  ") if rows else ():
         out.note(line)
     if len(files) > _MOST_FILES:
@@ -103,7 +109,8 @@ def print_summary(out: Output, view: ExperimentView) -> None:
     following += [f"incl media {name}"] if any(item.kind == "media" for item in files) else []
     following += [f"incl download {name}"] if files else []
     following += [f"incl logs {name} --tail 50"] if state == "failed" and view.lines else []
-    out.note(f"next: {' · '.join(following)}", "dim")
+    for line in wrapped("next: ", following, " · ", _Err(out).width):
+        out.note(line, "dim")
 
 
 def counts(view: ExperimentView) -> str:

@@ -125,6 +125,20 @@ def fit(text: str, width: int) -> str:
     return "".join(kept) + "…" if width > 0 else ""
 
 
+def wrapped(head: str, items: Sequence[str], between: str, width: int) -> list[str]:
+    """A heading and items beside each other, in lines that break between items only; later ones are indented by two."""
+    lines, filled = [head], False
+    for item in items:
+        added = (between if filled else "") + item
+        if filled and cells(lines[-1] + added + between.rstrip()) > width:
+            lines[-1] += between.rstrip()
+            lines.append("  ")
+            added = item
+        lines[-1] += added
+        filled = True
+    return lines
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of a table; `flexible` ones are cut when the terminal is narrow, to `least` cells."""

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from incl_cli import text
+from incl_cli.arguments import Formatter, Parser
 from incl_cli.chart import Line, draw
 from incl_cli.context import Context, exposed, load_context, save_context
 from incl_cli.documents import page
@@ -121,6 +122,22 @@ def test_wide_letters_are_cut_by_what_they_take() -> None:
     assert text.cells("e\u0301") == 1
     assert text.cells(text.fit("漢字漢字", 5)) <= 5
     assert text.fit("short", 5) == "short"
+
+
+def test_a_list_breaks_between_its_items_only() -> None:
+    lines = text.wrapped("next: ", ["incl show a", "incl logs a", "incl rm a"], " · ", 30)
+    assert lines == ["next: incl show a ·", "  incl logs a · incl rm a"]
+    assert text.wrapped("next: ", ["incl show a", "incl logs a"], " · ", 10_000) == ["next: incl show a · incl logs a"]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 200])
+def test_help_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(Formatter, "columns", None)
+    parser = Parser(prog="incl")
+    parser.add_argument("--word", help="word " * 60)
+    widths = [len(line) for line in parser.format_help().splitlines()]
+    assert min(columns, 100) - 8 < max(widths) <= min(columns, 100)
 
 
 def test_json_has_no_nan() -> None:

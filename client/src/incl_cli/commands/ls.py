@@ -136,11 +136,11 @@ def _print(out: Any, rows: list[ExperimentRow]) -> None:
     columns = [
         Column("id"),
         Column("name", flexible=True, least=10),
-        Column("state"),
+        Column("state", flexible=True),
         Column("took", right=True),
         *(Column(name, right=True, flexible=True) for name in names),
         Column("created"),
-        Column("tags", flexible=True),
+        Column("tags", flexible=True, least=5),
         Column("", flexible=True, least=0),
     ]
     cells: list[Row] = []

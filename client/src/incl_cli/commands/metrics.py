@@ -234,7 +234,7 @@ def _draw(
         for line in draw(out, title, lines, width=width, height=args.height, log=args.log, first=args.from_step):
             out.line(line)
     first = views[0]
-    left = max(len(names), first.metric_count if not (args.metric or args.words[1:]) else 0) - _CHARTS
+    left = max(len(names), first.metric_count if not (args.metric or args.words[1:]) else 0) - min(len(names), _CHARTS)
     if left > 0:
         out.note(f"… and {plural(left, 'more metric')}: incl metrics {short(first.row.id)} --list", "dim")
 

@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 async def run(args: argparse.Namespace, session: Session) -> int:
     """Restore each. One that is not in the trash is a conflict (exit 5), after the others were restored."""
     from incl_cli.deletion import ask_for, refuse_foreign, until_restored
-    from incl_cli.look import find_all
+    from incl_cli.look import called, find_all
     from incl_shared.errors import ConflictError
     from incl_shared.events import RestoreRequested
     from incl_shared.ids import short
@@ -38,7 +38,7 @@ async def run(args: argparse.Namespace, session: Session) -> int:
     if args.json:
         session.out.json([{"id": view.row.id} for view in done])
     for view in done:
-        session.out.note(f"{short(view.row.id)} {view.row.name}: restored")
+        session.out.note(f"{called(view)}: restored")
     here = [view for view in views if view not in away]
     if here:
         raise ConflictError(f"{short(here[0].row.id)} is neither in the trash nor archived", hint="incl ls --trash")

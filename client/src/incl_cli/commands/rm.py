@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 async def run(args: argparse.Namespace, session: Session) -> int:
     """Delete each. One that runs still is a conflict (exit 5), after the others were deleted."""
     from incl_cli.deletion import ask_for, refuse_foreign, until_gone, until_trashed
-    from incl_cli.look import find_all
+    from incl_cli.look import called, find_all
     from incl_shared.errors import ConflictError
     from incl_shared.events import TrashRequested
     from incl_shared.ids import short
@@ -46,7 +46,7 @@ async def run(args: argparse.Namespace, session: Session) -> int:
     if args.json:
         session.out.json([{"id": view.row.id, "purged": args.purge} for view in done])
     for view in done:
-        session.out.note(f"{short(view.row.id)} {view.row.name}: {'purged' if args.purge else 'in the trash'}")
+        session.out.note(f"{called(view)}: {'purged' if args.purge else 'in the trash'}")
     if done and not args.purge:
         session.out.note(f"bring it back: incl restore {short(done[0].row.id)}", "dim")
     if going:

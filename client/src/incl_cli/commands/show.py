@@ -61,6 +61,7 @@ def _print_spec(out: Output, view: ExperimentView) -> None:
 def _print(out: Output, view: ExperimentView) -> None:
     from incl_cli.look import is_own
     from incl_cli.summary import counts
+    from incl_cli.text import wrapped
     from incl_cli.waterfall import waterfall
 
     _head(out, view)
@@ -73,7 +74,8 @@ def _print(out: Output, view: ExperimentView) -> None:
     _section(out, "Metrics", _metrics(out, view, own))
     if len(own) < len(view.metrics):
         machine = [metric.name for metric in view.metrics if not is_own(metric.name)]
-        out.line(out.paint(f"  sampled on the machine: {', '.join(machine)}", "dim"))
+        for line in wrapped("  sampled on the machine: ", machine, ", ", out.width):
+            out.line(out.paint(line, "dim"))
     _section(out, "Config", _pairs(out, view.config))
     if view.spec is not None:
         _section(out, "Environment", _pairs(out, view.spec.env))

@@ -114,6 +114,8 @@ def _home(path: Path) -> str:
 
 def _detach(arguments: argparse.Namespace, layout: Layout) -> int:
     layout.prepare()
+    with layout.locked():  # said here, at once, rather than by a process that gives up
+        pass
     log = layout.logs / "up.log"
     command = [sys.executable, "-m", "incl_cli", "up", "--data", str(layout.root)]
     for name in ("bus", "registry", "gateway", "ops"):

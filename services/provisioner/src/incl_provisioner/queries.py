@@ -68,7 +68,7 @@ class Queries:
         rooms = await self._database.read(store.shared_rooms)
         refusal = self._backend.refusal(spec, demand_of(spec, wire_size(spec)).wire, rooms)
         if refusal is not None:
-            raise UnsupportedError(refusal.message, cause=refusal.kind.value, hint=refusal.hint)
+            raise UnsupportedError(refusal.message, hint=refusal.hint)
         return Done()
 
     async def machines(self, asker: Asker, query: GetMachines) -> Machines:
