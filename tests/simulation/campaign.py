@@ -1,4 +1,4 @@
-"""A campaign: many schedules, in several processes: `python -m simulation.campaign FIRST COUNT [WORKERS]`.
+"""A campaign: many schedules, in several processes: `python -m simulation.campaign [--cloud] FIRST COUNT [WORKERS]`.
 
 Every process has PYTHONHASHSEED=0, so that a seed means the same in all of them.
 """
@@ -18,12 +18,14 @@ from pathlib import Path
 _TESTS = Path(__file__).resolve().parent.parent
 _AT_ONCE = 50
 REPLAY = "PYTHONPATH=tests .venv/bin/python -m simulation.schedule {seed}"
+_WORDS = {"here": "", "cloud": "--cloud "}
 
 
 @dataclass
 class Outcome:
     """Of many schedules. wrong: seed -> what is wrong."""
 
+    kind: str = "here"
     schedules: int = 0
     virtual_s: float = 0.0
     cpu_s: float = 0.0
@@ -37,15 +39,21 @@ class Outcome:
         """What is wrong, with the way to see it again."""
         lines = []
         for seed, violations in sorted(self.wrong.items()):
-            lines += [f"seed {seed}: {REPLAY.format(seed=seed)}", *(f"    {text}" for text in violations)]
+            replay = REPLAY.format(seed=_WORDS[self.kind] + str(seed))
+            lines += [f"seed {seed}: {replay}", *(f"    {text}" for text in violations)]
         return "\n".join(lines)
 
 
-def run_campaign(seeds: Iterable[int], workers: int = 2, mutation: str = "", most_wrong: int = 1_000_000) -> Outcome:
-    """Run these seeds; no more of them once `most_wrong` are wrong. mutation: a fault to put in; see mutations.py."""
-    waiting, outcome, began = list(seeds), Outcome(), time.monotonic()
+def run_campaign(
+    seeds: Iterable[int], workers: int = 2, mutation: str = "", most_wrong: int = 1_000_000, kind: str = "here"
+) -> Outcome:
+    """Run these seeds; no more of them once `most_wrong` are wrong.
+
+    mutation: a fault to put in; see mutations.py. kind: see `schedule.DRAW`.
+    """
+    waiting, outcome, began = list(seeds), Outcome(kind), time.monotonic()
     workers = max(1, min(workers, len(waiting)))
-    running = [_start(waiting[index::workers], mutation) for index in range(workers)]
+    running = [_start(waiting[index::workers], mutation, kind) for index in range(workers)]
     try:
         for line in _lines(running):
             said = json.loads(line)
@@ -69,10 +77,10 @@ def run_campaign(seeds: Iterable[int], workers: int = 2, mutation: str = "", mos
     return outcome
 
 
-def _start(seeds: list[int], mutation: str) -> subprocess.Popen[str]:
+def _start(seeds: list[int], mutation: str, kind: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(_TESTS)}
     return subprocess.Popen(
-        [sys.executable, "-m", "simulation.campaign", "--work", mutation, json.dumps(seeds)], env=environment,
+        [sys.executable, "-m", "simulation.campaign", "--work", mutation, kind, json.dumps(seeds)], env=environment,
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -92,7 +100,7 @@ def _lines(processes: list[subprocess.Popen[str]]) -> Iterator[str]:
                     selector.unregister(key.fileobj)
 
 
-def _work(mutation: str, seeds: list[int]) -> None:
+def _work(mutation: str, kind: str, seeds: list[int]) -> None:
     from simulation.mutations import mutated
     from simulation.schedule import scratch, simulate
 
@@ -100,7 +108,7 @@ def _work(mutation: str, seeds: list[int]) -> None:
     logging.lastResort = None  # the schedule listens; nobody reads
     with scratch() as folder, mutated(mutation):
         for seed in seeds:
-            result = simulate(seed, folder)
+            result = simulate(seed, folder, kind=kind)
             said = {
                 "seed": seed, "violations": result.violations, "virtual_s": result.virtual_s, "cpu_s": result.cpu_s,
                 "faults": result.faults, "attempts": result.attempts, "digest": result.digest,
@@ -111,10 +119,11 @@ def _work(mutation: str, seeds: list[int]) -> None:
 def main() -> int:
     """From the command line."""
     if sys.argv[1] == "--work":
-        _work(sys.argv[2], json.loads(sys.argv[3]))
+        _work(sys.argv[2], sys.argv[3], json.loads(sys.argv[4]))
         return 0
-    first, count, *more = [int(word) for word in sys.argv[1:]]
-    outcome = run_campaign(range(first, first + count), more[0] if more else 2)
+    first, count, *more = [int(word) for word in sys.argv[1:] if word.isdigit()]
+    kind = "cloud" if "--cloud" in sys.argv else "here"
+    outcome = run_campaign(range(first, first + count), more[0] if more else 2, kind=kind)
     print(outcome.told())
     cpu_ms, virtual_s = 1000 * outcome.cpu_s / outcome.schedules, outcome.virtual_s / outcome.schedules
     print(

@@ -8,9 +8,17 @@ from typing import Any
 
 from incl_shared.bus.topology import PROVISIONER_EVENTS, PROVISIONER_REPORTS, PROVISIONER_REQUESTS
 from incl_shared.testing.virtual import Host
+from simulation import cloud_faults
 from simulation.plan import Fault
 from simulation.world import World
 
+_OF_MACHINES = frozenset(
+    {
+        "kill agent", "kill agent at a step", "pause agent", "restart agent", "machine off", "machine lost", "cut off",
+        "machine clock",
+    }
+)  # fmt: skip
+"""Kinds that strike a machine: in a world with a cloud there may be none."""
 _DURABLES = (PROVISIONER_REQUESTS, PROVISIONER_REPORTS, PROVISIONER_EVENTS)
 
 
@@ -20,7 +28,10 @@ async def strike(world: World, fault: Fault) -> None:
     world.note(f"FAULT {fault}")
     world.struck += 1
     world.striking += 1
-    await _FAULTS[fault.kind](world, fault)
+    if fault.kind in cloud_faults.FAULTS:
+        await cloud_faults.FAULTS[fault.kind](world, fault)
+    elif world.machines or fault.kind not in _OF_MACHINES:
+        await _FAULTS[fault.kind](world, fault)
     world.striking -= 1
     world.note(f"      {fault.kind} is over")
 

@@ -11,12 +11,14 @@ from incl_shared.events import REGISTER
 from incl_shared.states import FINAL_STATES, ExperimentState
 from incl_shared.testing import invariants
 from incl_shared.testing.invariants import Dead, Evidence, Fact, Leftover, Ran, Submitted
+from simulation import cloud_judge
 from simulation.world import World
 
 
 def violations(world: World) -> list[str]:
     """In words; empty when all is well."""
-    return [*map(str, invariants.violations(evidence(world))), *_rows(world), *_broken(world)]
+    found = [*map(str, invariants.violations(evidence(world))), *_rows(world), *_broken(world)]
+    return found if world.clouds is None else [*found, *cloud_judge.violations(world, _facts(world))]
 
 
 def evidence(world: World) -> Evidence:

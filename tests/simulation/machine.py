@@ -221,6 +221,7 @@ class Machine:
 
     def __init__(self, world: World, name: str, cpu: float) -> None:
         self.world, self.name, self.cpu = world, name, cpu
+        self.address = f"10.0.0.{1 + int(name[4:])}" if name[4:].isdigit() else ""
         self.boot = ""
         self.lives = 0
         self.shims: dict[int, Shim] = {}
@@ -448,7 +449,7 @@ class SimAgent(Agent):
     """The real agent, with a node that starts no process to find out what the machine has."""
 
     def __init__(self, machine: Machine) -> None:
-        settings = machine.world.agent_settings(machine.name, machine.folder)
+        settings = machine.world.agent_settings(machine)
         super().__init__(settings)
         self.machine = machine
 

@@ -20,6 +20,7 @@ from incl_shared.bus.consumer import DONE, Consumer
 from incl_shared.bus.outbox import Relay
 from incl_shared.db import DatabaseUnavailable
 from incl_shared.errors import InclError
+from simulation.cloud_mutations import CLOUD_MUTATIONS
 
 Change = tuple[Any, str, Any]
 
@@ -177,6 +178,6 @@ FOUND_BY = {
 def mutated(name: str) -> Iterator[None]:
     """The product with this fault; with none where the name is empty."""
     with contextlib.ExitStack() as stack:
-        for target, attribute, stand_in in MUTATIONS[name]() if name else ():
+        for target, attribute, stand_in in {**MUTATIONS, **CLOUD_MUTATIONS}[name]() if name else ():
             stack.enter_context(mock.patch.object(target, attribute, stand_in))
         yield

@@ -54,6 +54,13 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Cloudy:
+    """What kind of cloud a world has. stockouts: bulkInsert tells of them in the `request` or in the `operation`."""
+
+    stockouts: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """A schedule."""
 
@@ -64,15 +71,24 @@ class Plan:
     faults: tuple[Fault, ...]
     poison: tuple[float, ...] = ()
     kinds: frozenset[str] = field(default_factory=frozenset)
+    cloud: Cloudy | None = None
+    settle_s: float = 400.0
+    """So long after the last fault all must have ended."""
 
     def __str__(self) -> str:
         lines = [f"seed {self.seed}: machines {self.machines}, {self.provisioners} provisioners"]
         lines += [
-            f"{each.at:7.2f} submit {each.experiment}: {each.spec['nodes']} x {each.spec['resources']['cpu']} cores, "
+            f"{each.at:7.2f} submit {each.experiment}: {each.spec['nodes']} x {_what(each.spec)}, "
             f"{each.seconds[0]:.0f}-{each.seconds[1]:.0f} s, stop {each.stop_at}, {each.spec['retry']}"
             for each in self.experiments
         ]
         return "\n".join([*lines, *map(str, self.faults)])
+
+
+def _what(spec: dict[str, Any]) -> str:
+    if "instance" in spec:
+        return f"{spec['instance']}{' (spot)' if spec['spot'] else ''}"
+    return f"{spec['resources']['cpu']} cores"
 
 
 KINDS: dict[str, tuple[float, float, float]] = {

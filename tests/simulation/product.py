@@ -26,6 +26,7 @@ from incl_shared.bus.topology import Durable
 from incl_shared.db import DatabaseUnavailable
 from incl_shared.errors import UnavailableError
 from incl_shared.testing.virtual import HOST
+from simulation import cloud
 from simulation.machine import Link, Uploads, machine_now
 
 if TYPE_CHECKING:
@@ -183,6 +184,8 @@ def exchanged(world: World) -> Iterator[None]:
         (incl_agent.app, "probe", lambda urls: world.probe()),
         (incl_agent.app.importlib.metadata, "version", lambda name: "0"),
     ]
+    if world.clouds is not None:
+        exchanges += cloud.exchanges(world)
     with contextlib.ExitStack() as stack:
         for target, name, stand_in in exchanges:
             stack.enter_context(mock.patch.object(target, name, stand_in))

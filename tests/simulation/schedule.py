@@ -19,14 +19,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from incl_shared.testing.virtual import Stalled, VirtualLoop, patched
+from simulation.cloud_plan import draw_cloud
 from simulation.faults import strike
 from simulation.judge import violations
 from simulation.plan import BUSY_S, Plan, draw
 from simulation.product import THREADS, exchanged, migrated
 from simulation.world import World
 
-SETTLE_S = 400.0
-"""So long after the last fault all must have ended."""
+DRAW = {"here": draw, "cloud": draw_cloud}
+"""Kind of a schedule -> what draws it: machines that are there, or that are made in a cloud."""
 _LOOK_S = 2.0
 _MEMORY = Path("/dev/shm")
 _COLLECT_EVERY = 16
@@ -98,14 +99,15 @@ def _swept() -> None:
 
 
 def simulate(
-    seed: int, folder: Path, change: Callable[[World], None] | None = None, plan: Plan | None = None
-) -> Result:
-    """Run a schedule. change: what a test does to the world before it begins."""
+    seed: int, folder: Path, change: Callable[[World], None] | None = None, plan: Plan | None = None,
+    kind: str = "here",
+) -> Result:  # fmt: skip
+    """Run a schedule. change: what a test does to the world before it begins. kind: see `DRAW`."""
     template = _ready(folder)
     began = time.process_time()
     place = folder / str(seed)
     place.mkdir()
-    loop, plan = VirtualLoop(seed), plan or draw(seed)
+    loop, plan = VirtualLoop(seed), plan or DRAW[kind](seed)
     _swept()
     gc.disable()
     try:
@@ -141,21 +143,23 @@ async def _run(world: World) -> None:
             fault.result()
     for fault in faults:  # all is over: there is nothing left to strike
         fault.cancel()
-    until = max(world.loop.time(), BUSY_S if world.plan.poison else 0.0) + SETTLE_S
+    until = max(world.loop.time(), BUSY_S if world.plan.poison else 0.0) + world.plan.settle_s
     while not world.settled() and world.loop.time() < until:
         await asyncio.sleep(_LOOK_S)
     world.note("settled" if world.settled() else "NOT SETTLED")
+    if world.clouds is not None:
+        await world.clouds.probe()
 
 
 def main() -> int:
-    """`python -m simulation.schedule SEED`: what happened, and what is wrong."""
+    """`python -m simulation.schedule [--cloud] SEED`: what happened, and what is wrong."""
     if os.environ.get("PYTHONHASHSEED") != "0":
         environment = {**os.environ, "PYTHONHASHSEED": "0"}
         os.execve(sys.executable, [sys.executable, "-m", "simulation.schedule", *sys.argv[1:]], environment)
     logging.basicConfig(level=logging.INFO if "-v" in sys.argv else logging.CRITICAL, format="%(name)s %(message)s")
     with scratch() as folder:
         for seed in [int(word) for word in sys.argv[1:] if word.isdigit()]:
-            result = simulate(seed, folder)
+            result = simulate(seed, folder, kind="cloud" if "--cloud" in sys.argv else "here")
             print(result.plan)
             print("\n".join(result.notes))
             print(f"{result.digest} {result.virtual_s:.0f} virtual s in {result.cpu_s * 1000:.0f} ms of CPU")

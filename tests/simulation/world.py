@@ -26,6 +26,7 @@ from incl_shared.settings import BusSettings
 from incl_shared.spec import ExperimentSpec
 from incl_shared.testing.fake_nats import FakeServer, Wire
 from incl_shared.testing.virtual import EPOCH, HOST, Host, VirtualLoop
+from simulation.cloud import OPTIONS, Clouds
 from simulation.lite import Lite
 from simulation.machine import Machine, Ran, Script, machine_now
 from simulation.plan import Asked, Plan
@@ -43,6 +44,11 @@ SETTINGS: dict[str, Any] = {
 def _provisioner_settings() -> ProvisionerSettings:
     """Made once: to make them reads the environment."""
     return ProvisionerSettings(**SETTINGS, database_url="sqlite://")
+
+
+@functools.cache
+def _cloud_settings() -> ProvisionerSettings:
+    return ProvisionerSettings(**SETTINGS, database_url="sqlite://", cloud=OPTIONS)
 
 
 @functools.cache
@@ -72,7 +78,11 @@ class Provisioner:
 
     async def _life(self) -> None:
         while True:
-            self.app = create_app(_provisioner_settings())
+            clouds = self.world.clouds
+            if clouds is None:
+                self.app = create_app(_provisioner_settings())
+            else:
+                self.app = create_app(_cloud_settings(), compute=clouds.opened)
             try:
                 await self.app.start()
             except UnavailableError as error:
@@ -134,6 +144,8 @@ class World:
         self.provisioners = [Provisioner(self, f"prov{n}") for n in range(plan.provisioners)]
         self.machines = [Machine(self, f"node{n}", cpu) for n, cpu in enumerate(plan.machines)]
         self.people = Host("people")
+        self.clouds = Clouds(self) if plan.cloud is not None else None
+        """Where machines are made, in a world that has such a place."""
         self._scripts: dict[str, Script] = {}
         self._people: BusClient | None = None
         self._neutral = Host("world")
@@ -176,6 +188,8 @@ class World:
         for machine in self.machines:
             machine.power_on()
         self.people.run(self._ask_all(), self.loop)
+        if self.clouds is not None:
+            self.people.run(self.clouds.settle(), self.loop)
 
     def drop(self, host: Host) -> None:
         """A process is gone: its connections and files are closed by the kernel."""
@@ -188,10 +202,9 @@ class World:
             machine.power_off()
         self.database.close()
 
-    def agent_settings(self, name: str, folder: Path) -> AgentSettings:
+    def agent_settings(self, machine: Machine) -> AgentSettings:
         """Of the agent of a machine."""
-        cpu = next(machine.cpu for machine in self.machines if machine.name == name)
-        own = {"node": name, "data_dir": folder, "address": f"10.0.0.{1 + int(name[4:])}", "cpu": cpu}
+        own = {"node": machine.name, "data_dir": machine.folder, "address": machine.address, "cpu": machine.cpu}
         return _agent_settings().model_copy(update=own)
 
     # --- who is no part of the product here
@@ -229,12 +242,26 @@ class World:
             lambda client: client.publish_event(event, project=project, event_id=consequence_id(event, event.step))
         )
 
+    async def client(self) -> BusClient:
+        """The connection of all who are no part of the product here.
+
+        Raises:
+            UnavailableError: the bus is away.
+        """
+        if self._people is None:
+            self._people = await BusClient.connect(BUS, timeout=10.0)
+        return self._people
+
+    async def say(self, event: Any, event_id: str) -> None:
+        """Publish an event for a service that is not here."""
+        await self._until_done(
+            lambda client: client.publish_event(event, project=PROJECT, event_id=event_id, version=1)
+        )
+
     async def _until_done(self, work: Callable[[BusClient], Any]) -> Any:
         while True:
             try:
-                if self._people is None:
-                    self._people = await BusClient.connect(BUS, timeout=10.0)
-                return await work(self._people)
+                return await work(await self.client())
             except UnavailableError:
                 await asyncio.sleep(1.0)
 
@@ -313,6 +340,8 @@ class World:
         if live[0][0] or len(self.rows("SELECT id FROM experiments")) < len(self.known):
             return False
         if any(ran.ended is None for ran in self.ran):
+            return False
+        if self.clouds is not None and not self.clouds.settled():
             return False
         agents = [machine.agent for machine in self.machines if machine.on]
         return all(agent is not None and agent.manager is not None and not agent.manager.jobs for agent in agents)

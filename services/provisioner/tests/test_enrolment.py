@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from incl_provisioner import store, store_gangs
+from incl_provisioner import machines, store, store_gangs
 from incl_provisioner.admission import wire_size
 from incl_provisioner.app import PACKAGE
 from incl_provisioner.cloud.enrolment import Enrolment
@@ -20,6 +21,7 @@ from incl_provisioner.planner import create_planner
 from incl_provisioner.settings import ProvisionerSettings
 from incl_provisioner.store import Execution
 from incl_provisioner.testing.cloud import QUICK_CLOUD
+from incl_provisioner.work import Work
 from incl_shared.auth import jwt
 from incl_shared.db import Database, Transaction, migrate
 from incl_shared.errors import DeniedError
@@ -27,6 +29,7 @@ from incl_shared.events.experiments import ExperimentSubmitted
 from incl_shared.ids import new_id
 from incl_shared.queries.provisioner import EnrollNode
 from incl_shared.recovery import Recovery
+from incl_shared.reports import NodeHello, Report
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import ExperimentState
 from incl_shared.subjects import Asker
@@ -89,7 +92,7 @@ async def door(database_url: str, fake_clock: FakeClock) -> AsyncIterator[Door]:
     settings = ProvisionerSettings(database_url=database_url, cloud=QUICK_CLOUD)
     registry = CollectorRegistry()
     metrics = ProvisionerMetrics(registry, Recovery("provisioner", registry), fake_clock)
-    enrolment = Enrolment(database, QUICK_CLOUD, create_planner(settings, fake_clock), metrics)
+    enrolment = Enrolment(database, QUICK_CLOUD, create_planner(settings, fake_clock), metrics, fake_clock)
     made = Door(database, enrolment, fake_clock)
     await made.make()
     yield made
@@ -141,6 +144,22 @@ async def test_a_new_machine_under_an_old_name_must_say_hello_itself(door: Door)
     known = await door.database.write(lambda tx: store.load_node(tx.connection, name))
     assert known is not None
     assert (known.alive, known.life, known.journal, known.version, known.generation) == (False, "", "", 3, 5)
+
+
+async def test_a_hello_that_is_delivered_after_the_end_of_a_machine_makes_it_known_no_more(door: Door) -> None:
+    name = f"incl-{door.gang.experiment}-a1-n0"
+    body = NodeHello(cpu=4.0, memory=1 << 30, gpus=0, address="10.0.0.1", runtimes=("host",), life="one")
+    report = Report(node=name, journal="disk", seq=1, time=door.clock.now(), body=body)
+
+    def hello(tx: Transaction) -> store.NodeRow | None:
+        now = tx.clock.now()
+        machines.hello(Work(tx, ProvisionerSettings(database_url="sqlite://"), Mock(), now, now), report, body)
+        return store.load_node(tx.connection, name)
+
+    assert await door.database.write(hello) is not None
+    await door.becomes(Phase.GONE)
+    await door.database.write(lambda tx: store_gangs.drop_nodes(tx.connection, door.gang.names))
+    assert await door.database.write(hello) is None
 
 
 async def test_other_ranks_names_and_tokens_are_refused(door: Door) -> None:

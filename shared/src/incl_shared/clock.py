@@ -18,6 +18,25 @@ class Clock(Protocol):
         ...
 
 
+class SteadyClock:
+    """The time of another clock when this was made, and what has passed since: no setting of the clock moves it.
+
+    For times that are compared within one process; what another one wrote may be off by whatever its clock was.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._ahead = clock.now() - clock.monotonic()
+
+    def now(self) -> float:
+        """Seconds since the epoch, UTC, as far as the clock was right then."""
+        return self._ahead + self._clock.monotonic()
+
+    def monotonic(self) -> float:
+        """See `Clock.monotonic`."""
+        return self._clock.monotonic()
+
+
 class SystemClock:
     """The machine's clock."""
 

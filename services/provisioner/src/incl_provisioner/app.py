@@ -26,7 +26,7 @@ from incl_shared.bus.findings import serve_stuck
 from incl_shared.bus.pull import SILENCE_S
 from incl_shared.bus.runtime import Bus
 from incl_shared.bus.topology import PROVISIONER_EVENTS, PROVISIONER_REPORTS, PROVISIONER_REQUESTS
-from incl_shared.clock import Clock, SystemClock
+from incl_shared.clock import Clock, SteadyClock, SystemClock
 from incl_shared.db import Database, migrate
 from incl_shared.ids import new_id
 from incl_shared.ops import OpsServer, serving
@@ -60,10 +60,11 @@ class App:
         self.bus = Bus(settings.bus, service="provisioner", database=self.database, clock=clock)
         self.metrics = ProvisionerMetrics(self.bus.metrics.registry, self.bus.metrics.recovery, clock)
         self.ops: OpsServer | None = None
-        met = Met(clock)
+        steady = SteadyClock(clock)
+        met = Met(steady)
         planner = create_planner(settings, clock, met.state)
         backend = backend or (CloudBackend(planner, settings.cloud) if planner and settings.cloud else LocalBackend())
-        cloud = self._cloud(planner, met, clock, compute)
+        cloud = self._cloud(planner, met, steady, compute)
         self.reconciler = Reconciler(
             settings, self.database, self.bus.client, backend, self.metrics, clock=clock, healthy=self._hears,
             holder=settings.holder or f"{socket.gethostname()}-{os.getpid()}-{new_id()}", quotas=quotas, cloud=cloud,
@@ -80,7 +81,8 @@ class App:
         self.bus.serve(CheckFeasible, queries.feasible)
         self.bus.serve(PlanExperiment, queries.plan)
         self.bus.serve(GetMachines, queries.machines)
-        self.bus.serve(EnrollNode, Enrolment(self.database, settings.cloud, planner, self.metrics).enroll)
+        enrolment = Enrolment(self.database, settings.cloud, planner, self.metrics, steady)
+        self.bus.serve(EnrollNode, enrolment.enroll)
         serve_stuck(self.bus, ProvisionerStuck, Stuck(settings, self.database, clock, self.reconciler, vitals).find)
 
     def _cloud(

@@ -32,6 +32,9 @@ def hello(work: Work, report: Report, body: NodeHello) -> None:
     """
     node, journal = report.node, report.journal
     known = store.load_node(work.connection, node)
+    if known is None and _deleted(work, node):
+        _log.info("the hello of %s comes after its end", node)
+        return
     if known is not None and known.journal == journal and report.seq < known.said:
         return
     row = NodeRow(
@@ -88,6 +91,13 @@ def preempting(work: Work, node: str) -> None:
     _log.warning("node %s is about to be preempted", node)
     if place is not None and store_gangs.note_preempted(work.connection, place.experiment, place.attempt, work.said):
         work.touch(Change.GANG, place.experiment)
+
+
+def _deleted(work: Work, node: str) -> bool:
+    """Whether it was made for an attempt whose machines are all gone: its last words may be delivered later."""
+    place = rank_of(node)
+    row = store_gangs.load(work.connection, place.experiment, place.attempt) if place is not None else None
+    return row is not None and not row.live
 
 
 def _ready(work: Work, row: NodeRow, *, new: bool) -> None:

@@ -19,7 +19,33 @@ from incl_shared.ids import new_id
 
 Key = tuple[str, int]
 _g = gangs.c
+_e = enrolments.c
 _LIVE = sa.text("gangs.live = 1")
+_ONE = (_g.experiment == sa.bindparam("key"), _g.attempt == sa.bindparam("of_attempt"))
+_LOAD = sa.select(gangs).where(*_ONE)
+_LOAD_LIVE = sa.select(gangs).where(_LIVE)
+_FIELDS = ("phase", "state", "machine", "zone", "spot")
+_TIMES = ("live", "asked", "made", "ended")
+_SAVE = (
+    sa.update(gangs)
+    .where(*_ONE, _g.state == sa.bindparam("old_state"), _g.wanted == sa.bindparam("old_wanted"))
+    .values({name: sa.bindparam(f"new_{name}") for name in (*_FIELDS, *_TIMES)})
+)
+_TIMES_NOW = sa.select(*(_g[name] for name in _TIMES)).where(*_ONE)
+_UNWANT = (
+    sa.update(gangs)
+    .where(_g.experiment == sa.bindparam("key"), _g.attempt > sa.bindparam("above"), _g.wanted == 1, _LIVE)
+    .values(wanted=0)
+)
+_UNWANT_ONE = sa.update(gangs).where(*_ONE, _g.wanted == 1, _LIVE).values(wanted=0)
+_PREEMPTIONS = sa.select(_g.experiment, _g.preempted).where(
+    _g.experiment.in_(sa.bindparam("keys", expanding=True)), _g.preempted.is_not(None)
+)
+_ENROLLED = sa.select(_e.rank, _e.turn, _e.key, _e.at).where(
+    _e.experiment == sa.bindparam("key"), _e.attempt == sa.bindparam("of_attempt")
+)
+_STRANGER = sa.update(nodes).where(nodes.c.node == sa.bindparam("key")).values(alive=0, life="", journal="")
+_KNOWN_BY = sa.select(installation.c.name, installation.c.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +78,7 @@ def want(connection: sa.Connection, gang: Gang, now: float) -> None:
 
 def load(connection: sa.Connection, experiment: str, attempt: int) -> GangRow | None:
     """One gang."""
-    found = sa.select(gangs).where(_g.experiment == experiment, _g.attempt == attempt)
-    row = connection.execute(found).first()
+    row = connection.execute(_LOAD, {"key": experiment, "of_attempt": attempt}).first()
     return None if row is None else _row(row)
 
 
@@ -65,7 +90,7 @@ def load_all(connection: sa.Connection, ids: Iterable[str]) -> dict[Key, GangRow
 
 def live(connection: sa.Connection) -> dict[Key, GangRow]:
     """Every gang of which something may be left."""
-    return {row.gang.key: row for row in map(_row, connection.execute(sa.select(gangs).where(_LIVE)))}
+    return {row.gang.key: row for row in map(_row, connection.execute(_LOAD_LIVE))}
 
 
 def any_live(connection: sa.Connection) -> bool:
@@ -88,28 +113,30 @@ def of_project(connection: sa.Connection, project: str, experiment: str | None, 
 
 def save(connection: sa.Connection, before: Gang, after: Gang, now: float) -> bool:
     """Replace a gang; False when it is not `before` any more, and nothing is changed."""
-    values = _values(after)
+    which = {"key": before.experiment, "of_attempt": before.attempt}
+    times = connection.execute(_TIMES_NOW, which).first()
+    if times is None:
+        return False
+    values = {**_values(after), **dict(zip(_TIMES, times, strict=True))}
     if after.phase is Phase.ASKED and before.phase is Phase.PLANNED:
         values |= {"asked": now, "made": None}
     if after.phase is Phase.MADE and before.phase is not Phase.MADE:
         values["made"] = now
     if after.phase in LAST:
         values |= {"live": 0, "ended": now}
-    same = (_g.experiment == before.experiment, _g.attempt == before.attempt, _g.state == dump(before))
-    done = connection.execute(sa.update(gangs).where(*same, _g.wanted == int(before.wanted)).values(values))
+    same = {**which, "old_state": dump(before), "old_wanted": int(before.wanted)}
+    done = connection.execute(_SAVE, {**same, **{f"new_{name}": value for name, value in values.items()}})
     return bool(done.rowcount)
 
 
 def unwant(connection: sa.Connection, experiment: str, above: int) -> bool:
     """The machines of attempts that will not begin are wanted no more: those above a number. Whether any was."""
-    which = (_g.experiment == experiment, _g.attempt > above, _g.wanted == 1, _LIVE)
-    return bool(connection.execute(sa.update(gangs).where(*which).values(wanted=0)).rowcount)
+    return bool(connection.execute(_UNWANT, {"key": experiment, "above": above}).rowcount)
 
 
 def unwant_one(connection: sa.Connection, experiment: str, attempt: int) -> bool:
     """The machines of one attempt are wanted no more. Whether they were."""
-    which = (_g.experiment == experiment, _g.attempt == attempt, _g.wanted == 1, _LIVE)
-    return bool(connection.execute(sa.update(gangs).where(*which).values(wanted=0)).rowcount)
+    return bool(connection.execute(_UNWANT_ONE, {"key": experiment, "of_attempt": attempt}).rowcount)
 
 
 def note_preempted(connection: sa.Connection, experiment: str, attempt: int, at: float) -> bool:
@@ -121,8 +148,7 @@ def note_preempted(connection: sa.Connection, experiment: str, attempt: int, at:
 def preemptions(connection: sa.Connection, ids: Iterable[str]) -> dict[str, list[float]]:
     """When attempts of these experiments were taken."""
     found: dict[str, list[float]] = {}
-    query = sa.select(_g.experiment, _g.preempted).where(_g.experiment.in_(sorted(ids)), _g.preempted.is_not(None))
-    for experiment, at in connection.execute(query):
+    for experiment, at in connection.execute(_PREEMPTIONS, {"keys": sorted(ids)}):
         found.setdefault(experiment, []).append(at)
     return found
 
@@ -149,9 +175,8 @@ def forget(connection: sa.Connection, experiment: str) -> None:
 
 def enrolled(connection: sa.Connection, experiment: str, attempt: int) -> dict[int, Enrolled]:
     """The machines of a gang that traded its token, by rank."""
-    e = enrolments.c
-    found = sa.select(e.rank, e.turn, e.key, e.at).where(e.experiment == experiment, e.attempt == attempt)
-    return {rank: Enrolled(turn, key, at) for rank, turn, key, at in connection.execute(found)}
+    found = connection.execute(_ENROLLED, {"key": experiment, "of_attempt": attempt})
+    return {rank: Enrolled(turn, key, at) for rank, turn, key, at in found}
 
 
 def enrolled_all(connection: sa.Connection, ids: Iterable[str]) -> dict[Key, dict[int, Enrolled]]:
@@ -176,7 +201,7 @@ def put_enrolled(connection: sa.Connection, experiment: str, attempt: int, rank:
 
 def stranger(connection: sa.Connection, node: str) -> None:
     """Another machine has this name now: what is known is of the one before, until it says hello."""
-    connection.execute(sa.update(nodes).where(nodes.c.node == node).values(alive=0, life="", journal=""))
+    connection.execute(_STRANGER, {"key": node})
 
 
 def drop_nodes(connection: sa.Connection, names: Sequence[str]) -> dict[str, int]:
@@ -192,7 +217,7 @@ def known_by(tx: Transaction) -> tuple[str, str]:
     fresh = {"platform": new_id(), "token_key": secrets.token_hex(32)}
     for name, value in fresh.items():
         tx.connection.execute(insert_ignore(tx.connection, installation), {"name": name, "value": value})
-    rows = tx.connection.execute(sa.select(installation.c.name, installation.c.value)).all()
+    rows = tx.connection.execute(_KNOWN_BY).all()
     found: dict[str, str] = {row.name: row.value for row in rows}
     return found["platform"], found["token_key"]
 

@@ -250,6 +250,36 @@ def test_a_vm_of_a_name_that_was_deleted_before_is_deleted_again() -> None:
     play(scenario)
 
 
+def test_times_of_a_clock_that_was_an_hour_ahead_hold_up_nothing() -> None:
+    async def scenario(world: World) -> None:
+        gang = world.table.add(1)
+        await world.until(lambda: world.phases() == {Phase.MADE}, 120)
+        await world.crash()
+        row = world.table.rows[gang.key]
+        world.table.rows[gang.key] = replace(row, phase=Phase.ENDING, wanted=False, since=row.since + 3600)
+        world.start()
+        await world.until(lambda: world.phases() == {Phase.GONE}, 300)
+
+    play(scenario)
+
+
+def test_times_of_a_clock_that_was_an_hour_behind_do_not_end_the_wait_for_a_late_call() -> None:
+    async def scenario(world: World) -> None:
+        world.cloud.switches.fault(kind="slow", seconds=120.0, method="regionInstances.bulkInsert")
+        gang = world.table.add(1)
+        await asyncio.sleep(20)
+        await world.crash()
+        row = world.table.rows[gang.key]
+        assert (row.phase, row.operation) == (Phase.ASKED, "")
+        before = {"since": row.since - 3600, "asked": row.asked - 3600}
+        world.table.rows[gang.key] = replace(row, phase=Phase.ENDING, wanted=False, unsure=True, **before)
+        world.start()
+        await world.until(lambda: world.phases() == {Phase.GONE}, 900)
+        assert world.cloud.faults.calls["regionInstances.bulkInsert"] == 1
+
+    play(scenario)
+
+
 def test_disks_that_no_vm_has_go_with_the_gang() -> None:
     async def scenario(world: World) -> None:
         gang = world.table.add(1)

@@ -16,6 +16,7 @@ from incl_provisioner.domain.cloud.gangs import Gang, Phase, View
 from incl_provisioner.settings import CloudOptions
 from incl_provisioner.store_gangs import Key
 from incl_provisioner.work import Work
+from incl_shared.clock import Clock
 from incl_shared.db import Database, Transaction
 from incl_shared.states import EndReason
 
@@ -31,11 +32,11 @@ class Boots:
 
     def __init__(
         self, options: CloudOptions, database: Database, compute: Compute, rows: GangRows, plans: CloudPlans,
-        work: Callable[[Transaction], Work],
+        work: Callable[[Transaction], Work], clock: Clock,
     ) -> None:  # fmt: skip
         self._options, self._database, self._compute = options, database, compute
         self._rows, self._plans, self._work = rows, plans, work
-        self._clock = database.clock
+        self._clock = clock
         self._came: dict[Key, tuple[Gang, float]] = {}
         self._taken_back: set[Key] = set()
         self._told: dict[Key, list[int]] = {}
@@ -56,7 +57,7 @@ class Boots:
             begun = about.attempt >= gang.attempt
             missing = gangs.lost(gang, view, going=not begun)
             if not begun:
-                late = self._clock.now() - (row.made or gang.since) > self._options.boot_s
+                late = self._clock.now() - gang.since > self._options.boot_s
                 if missing or late:
                     await self._broken(gang, missing)
                 continue

@@ -15,6 +15,7 @@ from incl_provisioner.settings import CloudOptions
 from incl_provisioner.store_gangs import Enrolled
 from incl_provisioner.work import Change
 from incl_shared.auth.names import Role
+from incl_shared.clock import Clock
 from incl_shared.db import Database, Transaction
 from incl_shared.errors import DeniedError
 from incl_shared.events.experiments import ExperimentSubmitted
@@ -32,9 +33,9 @@ class Enrolment:
 
     def __init__(
         self, database: Database, options: CloudOptions | None, planner: CatalogPlanner | None,
-        metrics: ProvisionerMetrics,
+        metrics: ProvisionerMetrics, clock: Clock,
     ) -> None:  # fmt: skip
-        self._metrics = metrics
+        self._metrics, self._clock = metrics, clock
         self._database, self._options, self._planner = database, options, planner
 
     async def enroll(self, asker: Asker, query: EnrollNode) -> NodeAdmitted:
@@ -61,7 +62,7 @@ class Enrolment:
         options, planner = self._options, self._planner
         if place is None or row is None or options is None or planner is None or place.rank >= row.gang.nodes:
             raise DeniedError(f"no machine {query.node} was ever asked for", hint=_TRY_AGAIN)
-        gang, now = row.gang, tx.clock.now()
+        gang, now = row.gang, self._clock.now()
         _, key = store_gangs.known_by(tx)
         if not same(query.token, token(key, gang.experiment, gang.attempt, gang.turn)):
             raise DeniedError(f"the token is not that of {query.node}", hint=_TRY_AGAIN)

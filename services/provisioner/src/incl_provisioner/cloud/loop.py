@@ -88,7 +88,7 @@ class CloudLoop:
         return self.plans.waits.get(experiment, "") if self.plans is not None else ""
 
     async def _run(self, lease: Lease, work: MakeWork, told: Callable[[], None]) -> None:
-        rows = GangRows(self._database, lambda: lease, told, self._metrics)
+        rows = GangRows(self._database, lambda: lease, told, self._metrics, self._clock)
         boots: Boots | None = None
         self._swept = 0.0
         while True:
@@ -138,7 +138,7 @@ class CloudLoop:
             limits, round_s=min(limits.round_s, self._options.round_s), poll_s=min(limits.poll_s, self._options.round_s)
         )
         self.keeper = Keeper(platform, self._compute, rows, self.plans, self._clock, quick)
-        return Boots(self._options, self._database, self._compute, rows, self.plans, work)
+        return Boots(self._options, self._database, self._compute, rows, self.plans, work, self._clock)
 
     async def _remember(self) -> None:
         """What zones were seen to do, from the rows of the last days."""
@@ -160,7 +160,7 @@ class CloudLoop:
         self._swept = now
         view = await self.keeper.round()
         known = await rows.gangs()
-        await boots.look(view, known)
+        await boots.look(view, {key: gang for key, gang in known.items() if key in self.keeper.adopted})
         self.met.cooldowns.prune(self._clock.now())
         for (what, why), count in (self.keeper.troubles - self._counted).items():
             self._metrics.cloud_troubles.labels(what, why).inc(count)

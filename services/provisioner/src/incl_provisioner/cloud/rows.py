@@ -14,6 +14,7 @@ from incl_provisioner.store_gangs import GangRow, Key
 from incl_provisioner.tables import experiments
 from incl_provisioner.work import Change
 from incl_shared import leases
+from incl_shared.clock import Clock
 from incl_shared.db import Database, Transaction
 from incl_shared.events.experiments import ExperimentSubmitted, NodeDeleted
 from incl_shared.leases import Lease
@@ -39,9 +40,10 @@ class GangRows:
     """See `keeper.Rows`. lease: gives the lease in whose name is written. told: called once a change is committed."""
 
     def __init__(
-        self, database: Database, lease: Callable[[], Lease], told: Callable[[], None], metrics: ProvisionerMetrics
-    ) -> None:
-        self._database = database
+        self, database: Database, lease: Callable[[], Lease], told: Callable[[], None], metrics: ProvisionerMetrics,
+        clock: Clock,
+    ) -> None:  # fmt: skip
+        self._database, self._clock = database, clock
         self._metrics = metrics
         self._lease = lease
         self._told = told
@@ -103,7 +105,7 @@ class GangRows:
         leases.check(tx, self._lease())
         if before.phase is Phase.MADE and after.phase is Phase.CLEANING and self._begun(tx, before):
             return False
-        if not store_gangs.save(tx.connection, before, after, tx.clock.now()):
+        if not store_gangs.save(tx.connection, before, after, self._clock.now()):
             return False
         if after.phase in LAST:
             self._gone(tx, after)

@@ -52,6 +52,7 @@ class Keeper:
 
     Attributes:
         troubles: how often a call failed, by (what was done, reason).
+        adopted: gangs whose times are of this process's clock.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Keeper:
         """How long the last operation took (s): the next one is not looked at before most of that is over."""
         self._deleted: dict[tuple[str, str], float] = {}
         """(zone, name) -> when its delete was last asked for (monotonic)."""
+        self.adopted: set[tuple[str, int]] = set()
         self.troubles: Counter[tuple[str, str]] = Counter()
 
     async def round(self) -> View:
@@ -76,6 +78,7 @@ class Keeper:
         self._deleted = {thing: at for thing, at in self._deleted.items() if at > late}
         # Read after the lists: whatever they show was asked for by a row that is there by now.
         known = await self._rows.gangs()
+        self.adopted &= known.keys()
         for key, gang in known.items():
             if key in self._queued and not gang.wanted:
                 self._busy.pop(key).cancel()
@@ -144,6 +147,12 @@ class Keeper:
     async def _once(self, gang: Gang, view: View) -> Gang | None:
         """One step; what the row is after it, None when it is another one by now."""
         now = self._clock.now()
+        if gang.key not in self.adopted:
+            own = gangs.adopted(gang, now)
+            if own != gang and not await self._rows.save(gang, own):
+                return None
+            self.adopted.add(gang.key)
+            gang = own
         where = self._planner.where(gang, now) if gang.phase is gangs.Phase.PLANNED and gang.wanted else None
         after, actions = gangs.decide(gang, view, where, now, self._limits)
         if after != gang and not await self._rows.save(gang, after):

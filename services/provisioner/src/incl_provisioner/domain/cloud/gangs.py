@@ -184,6 +184,13 @@ def decide(gang: Gang, view: View, where: Where | None, now: float, limits: Limi
     return _seen(gang, view), []
 
 
+def adopted(gang: Gang, now: float) -> Gang:
+    """A row that somebody else has written, whose clock may have been any: what is waited for, is waited for anew."""
+    if gang.phase in (*LAST, Phase.PLANNED):
+        return gang
+    return replace(gang, since=now, asked=now)
+
+
 def _seen(gang: Gang, view: View) -> Gang:
     """The zone in which it was made."""
     zones = {one.zone for one in view.things.get(gang.key, ()) if not one.disk}
