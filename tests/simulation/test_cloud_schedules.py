@@ -11,7 +11,7 @@ from simulation.cloud_mutations import CLOUD_FOUND_BY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-FIXED, FRESH = range(1, 41), 10
+FIXED, FRESH = range(1, 41), 3
 
 
 def test_nothing_is_left_in_the_cloud_whatever_goes_wrong() -> None:

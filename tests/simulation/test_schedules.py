@@ -10,7 +10,7 @@ from simulation.campaign import run_campaign
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-FIXED, FRESH = range(1, 151), 30
+FIXED, FRESH = range(1, 151), 10
 FOUND = {
     85: "a machine that was cut off for longer than its lease began by an old list what had been given up meanwhile",
     341: "an old hello, delivered again after a newer one, was taken for the newest: its machine was given no job",
