@@ -209,8 +209,8 @@ def test_a_quota_of_zero_is_told(site: Home, cloud: CloudSwitches, folder: Path)
 def test_a_machine_that_never_dials_in_fails_it_with_its_last_words(
     site: Home, cloud: CloudSwitches, folder: Path
 ) -> None:
+    cloud.turn("guest", name="*", network=False)
     identifier = site.submit("--instance", MACHINE, "--", "python", "train.py", cwd=folder)
-    cloud.turn("guest", name=f"incl-{identifier}-a1-n0", network=False)
     done = site.until(identifier, ["failed", "finished"], 180)
     assert done["row"]["state"] == "failed"
     assert f"machine incl-{identifier}-a1-n0 said nothing for 40 s" in done["message"]

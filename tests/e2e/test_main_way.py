@@ -71,14 +71,17 @@ def test_an_all_reduce_over_several_nodes(home: Home, nodes: int, tmp_path: Path
 
 
 def test_ctrl_c_detaches_and_the_run_goes_on(home: Home, project: Path) -> None:
+    go = home.folder / "go on"
     (project / "train.py").write_text(
-        "import time\nfor i in range(30):\n    print('line', i, flush=True)\n    time.sleep(0.1)\n"
+        "import os, time\nfor i in range(30):\n    print('line', i, flush=True)\n"
+        "    while i == 5 and not os.path.exists(os.environ['GO']):\n        time.sleep(0.05)\n"
     )
-    child = home.start("run", "--name", "patient", "--", "python", "train.py", cwd=project)
+    child = home.start("run", "--name", "patient", "--env", f"GO={go}", "--", "python", "train.py", cwd=project)
     wait(lambda: "line 3" in home.incl("logs", "patient").out, 30, "some lines")
     interrupt(child)
     out, err = child.communicate(timeout=20)
     assert "incl logs -f" in err + out
+    go.touch()
     followed = home.incl("logs", "-f", "patient")
     assert followed.code == 0
     assert [line.split()[-1] for line in followed.out.splitlines() if "line" in line] == [str(i) for i in range(30)]

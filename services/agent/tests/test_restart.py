@@ -100,7 +100,7 @@ async def test_killed_while_it_prepares(
     job = platform.job("sh", "run.sh", code=code)
     process.start()
     await platform.want(job)
-    await until(lambda: any("GET" in line for line in platform.store.requests))
+    await until(lambda: any("GET" in line for line in platform.store.requests), 30)
     process.kill()
     platform.store.failing = False
     process.start()

@@ -24,7 +24,7 @@ from incl_provisioner.fakes.gce.hosts.namespaces import NamespaceHost, why_not
 from incl_provisioner.fakes.gce.hosts.port import Host, NoProcesses
 from incl_provisioner.fakes.gce.identity import Identity
 from incl_provisioner.fakes.gce.instances import Instances
-from incl_provisioner.fakes.gce.machines import Machines
+from incl_provisioner.fakes.gce.machines import Machines, among
 from incl_provisioner.fakes.gce.metadata import MetadataServer
 from incl_provisioner.fakes.gce.model import Instance, State
 from incl_provisioner.fakes.gce.operations import Operations
@@ -129,7 +129,7 @@ class FakeCloud:
         self._at[vm.address] = vm
         if self.host.kind != "groups":
             return {}
-        if vm.name in self.machines.without_network:
+        if among(vm.name, self.machines.without_network):
             return {"GCE_METADATA_HOST": f"{vm.address}:9", "GCE_METADATA_IP": f"{vm.address}:9"}
         sock = self._sockets[vm] = bind(vm.address, 0)
         await self._metadata.listen(sock)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +15,11 @@ from incl_provisioner.fakes.gce.model import Disk, Instance, State, last, stamp
 from incl_provisioner.fakes.gce.operations import Operation, Operations
 from incl_provisioner.fakes.gce.pace import Pace
 from incl_provisioner.fakes.gce.problems import JSON, OperationError, OperationFailed
+
+
+def among(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name is one of these: names, or patterns of them."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 class Attach(Protocol):
@@ -104,9 +110,9 @@ class Machines:
         folder.mkdir(parents=True, exist_ok=True)
         vm.preempted, vm.maintenance = False, "NONE"
         vm.boots += 1
-        script = None if vm.name in self.never_boots else vm.metadata().get("startup-script")
+        script = None if among(vm.name, self.never_boots) else vm.metadata().get("startup-script")
         environment = await self.attach(vm)
-        guest = Guest(vm.name, folder, vm.address, script, environment, vm.name not in self.without_network)
+        guest = Guest(vm.name, folder, vm.address, script, environment, not among(vm.name, self.without_network))
         running = await self._host.boot(guest)
         if not _still_booting(vm):
             running.cut_power()

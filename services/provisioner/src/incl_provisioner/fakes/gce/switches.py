@@ -100,7 +100,7 @@ class Switches:
         return self._operations.spawn(self._machines.host_error(self._state.instance(zone, name)))
 
     def guest(self, name: str, network: bool = True, boots: bool = True) -> None:
-        """A VM of that name will boot without network, or hang before its startup script."""
+        """A VM of that name (or pattern) will boot without network, or hang before its startup script."""
         for wrong, names in ((not network, self._machines.without_network), (not boots, self._machines.never_boots)):
             if wrong:
                 names.add(name)
