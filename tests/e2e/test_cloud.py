@@ -124,13 +124,13 @@ def test_a_local_run_goes_on_as_before(site: Home, cloud: CloudSwitches, folder:
 
 
 def test_four_machines_reduce_through_a_preemption(site: Home, cloud: CloudSwitches, tmp_path: Path) -> None:
-    words = ("--nodes", "4", "--instance", "e2-standard-2", "--spot", "--env", "STEPS=4000")
+    words = ("--nodes", "4", "--instance", "e2-standard-2", "--spot", "--env", "STEPS=12000")
     identifier = site.submit(str(EXAMPLES / "allreduce" / "train.yaml"), *words)
     site.until(identifier, ["running"], 120)
-    first = site.show(identifier)
     zone = machines(site, identifier)[0]["zone"]
     cloud.turn("preempt", zone=zone, name=f"incl-{identifier}-a1-n2")
-    done = site.until(identifier, ["finished", "failed"], 180)
+    first = site.show(identifier)
+    done = site.until(identifier, ["finished", "failed"], 240)
     assert done["row"]["state"] == "finished", done["message"]
     assert [attempt["reason"] for attempt in done["attempts"]] == ["preempted", "completed"]
     assert "takes this machine back" in done["attempts"][0]["message"]
