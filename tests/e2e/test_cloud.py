@@ -127,9 +127,9 @@ def test_four_machines_reduce_through_a_preemption(site: Home, cloud: CloudSwitc
     words = ("--nodes", "4", "--instance", "e2-standard-2", "--spot", "--env", "STEPS=12000")
     identifier = site.submit(str(EXAMPLES / "allreduce" / "train.yaml"), *words)
     site.until(identifier, ["running"], 120)
+    first = wait(lambda: (view := site.show(identifier)) and view["points"] and view, 60, "they train")
     zone = machines(site, identifier)[0]["zone"]
     cloud.turn("preempt", zone=zone, name=f"incl-{identifier}-a1-n2")
-    first = site.show(identifier)
     done = site.until(identifier, ["finished", "failed"], 240)
     assert done["row"]["state"] == "finished", done["message"]
     assert [attempt["reason"] for attempt in done["attempts"]] == ["preempted", "completed"]
