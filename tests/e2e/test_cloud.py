@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,10 @@ def test_a_local_run_goes_on_as_before(site: Home, cloud: CloudSwitches, folder:
     assert cloud.empty()
 
 
+@pytest.mark.skipif(
+    os.environ.get("INCL_CHAOS") != "all",
+    reason="a known fault: machines made anew may give 127.0.0.1 as their address (docs/mechanisms/cloud-gangs.md)",
+)
 def test_four_machines_reduce_through_a_preemption(site: Home, cloud: CloudSwitches, tmp_path: Path) -> None:
     words = ("--nodes", "4", "--instance", "e2-standard-2", "--spot", "--env", "STEPS=12000")
     identifier = site.submit(str(EXAMPLES / "allreduce" / "train.yaml"), *words)
