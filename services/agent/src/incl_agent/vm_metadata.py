@@ -7,6 +7,7 @@ import http.client
 import logging
 import os
 import re
+import time
 from dataclasses import dataclass
 
 _log = logging.getLogger("incl.agent")
@@ -15,6 +16,7 @@ _ADDRESS = re.compile(r"^\d{1,3}(?:\.\d{1,3}){3}$")
 _TIMEOUT_S = 10.0
 _WAIT_S = 60
 _AGAIN_S = 5.0
+_ASK_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,19 @@ class Metadata:
         """Where Google's own libraries look for it, too."""
         return Metadata(os.environ.get("GCE_METADATA_HOST") or "metadata.google.internal")
 
-    async def address(self) -> str:
-        """The internal address of this machine; empty where nobody says."""
-        try:
-            text, _ = await asyncio.to_thread(self._get, "network-interfaces/0/ip", _TIMEOUT_S)
-        except (OSError, http.client.HTTPException):
-            return ""
-        return text if _ADDRESS.match(text) else ""
+    async def address(self, patience_s: float = 60.0) -> str:
+        """The internal address of this machine; empty where nobody says for so long."""
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                text, _ = await asyncio.to_thread(self._get, "network-interfaces/0/ip", _TIMEOUT_S)
+            except (OSError, http.client.HTTPException) as error:
+                _log.warning("the metadata server does not say this machine's address: %s", error)
+                if time.monotonic() + _ASK_AGAIN_S > deadline:
+                    return ""
+                await asyncio.sleep(_ASK_AGAIN_S)
+            else:
+                return text if _ADDRESS.match(text) else ""
 
     async def is_preempted(self) -> bool:
         """Whether the provider takes it back, as far as that can be asked."""
