@@ -163,9 +163,24 @@ def complain(error: Exception, out: Output, words: Sequence[str]) -> int:
         return int(exit_code)
     for name, text, style in (("error", message, "error"), ("cause", cause, "dim"), ("hint", hint, "cyan")):
         if text:
-            shown = text.replace("\n", "\n" + " " * (len(name) + 2))
+            indent = "\n" + " " * (len(name) + 2)
+            shown = indent.join(_folded(text, out.width_err - len(name) - 2))
             out.err.write(paint(f"{name}: ", style if out.color_err else "") + shown + "\n")
     return int(exit_code)
+
+
+def _folded(text: str, width: int) -> list[str]:
+    """Its lines, broken between words where the terminal is narrower; no word, path or link is."""
+    import textwrap
+
+    lines = text.split("\n")
+    if width < 20 or all(len(line) <= width for line in lines):
+        return lines
+    return [
+        part
+        for line in lines
+        for part in textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]
+    ]
 
 
 def _broken_pipe() -> int:

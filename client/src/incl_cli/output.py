@@ -45,13 +45,12 @@ class Output:
     @property
     def width(self) -> int:
         """Columns of the terminal; wide when the reader is no terminal, so that nothing is cut."""
-        if not self.out.isatty():
-            return 10_000
-        try:  # asked of this stream: stdout may be a pipe where stderr is the terminal
-            own = os.get_terminal_size(self.out.fileno()).columns or _WIDTH
-        except (OSError, ValueError):
-            own = _WIDTH
-        return shutil.get_terminal_size((own, 24)).columns
+        return _columns(self.out)
+
+    @property
+    def width_err(self) -> int:
+        """The same of stderr."""
+        return _columns(self.err)
 
     def line(self, text: str = "") -> None:
         """A line of data."""
@@ -76,6 +75,16 @@ class Output:
     def paint(self, text: str, style: str) -> str:
         """Text in a style, where stdout shows styles."""
         return paint(text, style if self.color else "")
+
+
+def _columns(stream: TextIO) -> int:
+    if not stream.isatty():
+        return 10_000
+    try:  # asked of this stream: stdout may be a pipe where stderr is the terminal
+        own = os.get_terminal_size(stream.fileno()).columns or _WIDTH
+    except (OSError, ValueError):
+        own = _WIDTH
+    return shutil.get_terminal_size((own, 24)).columns
 
 
 def paint(text: str, style: str) -> str:

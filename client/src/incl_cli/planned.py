@@ -18,7 +18,7 @@ _COLUMNS = (
     Column("zone"),
     Column("machine"),
     Column("an hour", right=True),
-    Column("why", flexible=True, least=20),
+    Column("besides the price", flexible=True, least=20),
 )
 
 

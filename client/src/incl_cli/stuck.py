@@ -75,7 +75,8 @@ async def look(connect: Connect, data: Path | None, after_s: float | None = None
             await _with_bus(client, found, after_s)
     except UnavailableError as error:
         told = await asyncio.to_thread(_without_bus, data, after_s) if data is not None else []
-        found.add([_away(error, [one for one in told if one.kind == "bus.away"])])
+        if not any(one.kind == "platform.down" for one in told):  # which says why there is no bus
+            found.add([_away(error, [one for one in told if one.kind == "bus.away"])])
         found.add(one for one in told if one.kind != "bus.away")
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import subprocess
@@ -11,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from incl_cli.arguments import UsageProblem
 from incl_cli.catalog import COMMANDS
+from incl_cli.main import complain
+from incl_cli.output import Output
 
 HEAVY = ("asyncio", "pydantic", "nats", "rich", "yaml", "zstandard", "urllib3", "incl_shared")
 
@@ -229,3 +233,22 @@ def test_the_page_of_the_command_line_is_current() -> None:
     code = "from incl_cli.documents import page; import sys; sys.stdout.write(page())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=root)
     assert (root / "docs" / "cli.md").read_text() == done.stdout, "run: make docs"
+
+
+def test_a_long_cause_is_broken_between_words_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "40")
+    link = "https://example.org/" + "a" * 60
+    problem = UsageProblem("no", cause=f"{'word ' * 20}{link} and\nmore", hint="incl ls")
+    screen, pipe = Terminal(), io.StringIO()
+    complain(problem, Output(io.StringIO(), screen, color=False), [])
+    complain(problem, Output(io.StringIO(), pipe), [])
+    lines = screen.getvalue().splitlines()
+    assert all(len(line) <= 40 for line in lines if link not in line)
+    assert [line[:7] for line in lines] == ["error: ", "cause: ", *["       "] * (len(lines) - 3), "hint: i"]
+    assert link in screen.getvalue()
+    assert " ".join(screen.getvalue().split()) == " ".join(pipe.getvalue().split())
+    assert len(pipe.getvalue().splitlines()) == 4

@@ -143,12 +143,12 @@ PLAN = PlanView(
     spot_why="spot is allowed", price_on_demand=7.36, price_spot=2.6, saving=0.647, currency="USD",
     price_date="2025-03-06",
     zones=(
-        ZonePlan(zone="us-central1-a", machine="a2-highgpu-1g", price=2.6, score=3.0, why="$2.60 an hour; +$0.39"),
+        ZonePlan(zone="us-central1-a", machine="a2-highgpu-1g", price=2.6, score=3.0, why="+$0.39 for the wait"),
         ZonePlan(zone="us-central1-b", machine="a2-highgpu-1g", price=None, score=3.0, why="", wait_s=240.0,
                  wait_reason="the zone has no such machine free now"),
     ),
     zones_in_all=5, image="lab/gpu", disks=("pd-balanced 50 GiB",), network="default", max_run_duration_s=9030,
-    notes=("the prices are a list of 2025-03-06",),
+    notes=("the list of prices is of 2025-03-06",),
 )  # fmt: skip
 
 
@@ -159,14 +159,14 @@ def test_a_dry_run_in_a_cloud_shows_zones_prices_and_what_spot_saves(cli: Run, f
     assert yaml.safe_load(result.out)["instance"] == "a100"
     lines = [line.split() for line in result.err.splitlines()]
     assert PLAN.summary.split() in lines
-    assert ["us-central1-a", "a2-highgpu-1g", "$2.60", "$2.60", "an", "hour;", "+$0.39"] in lines
+    assert ["us-central1-a", "a2-highgpu-1g", "$2.60", "+$0.39", "for", "the", "wait"] in lines
     waits = "us-central1-b a2-highgpu-1g ? not for 4m00s: the zone has no such machine free now"
     assert waits in " ".join(result.err.split())
     assert "and 3 more places" in result.err
     assert "each node: 12 cores, 85 GiB, 1 x nvidia-tesla-a100; pd-balanced 50 GiB; lab/gpu" in result.err
     assert "on demand $7.36, spot $2.60 (list of 2025-03-06" in result.err
     assert "deleted by the provider after 2h30m at the latest" in result.err
-    assert "the prices are a list of 2025-03-06" in result.err
+    assert "the list of prices is of 2025-03-06" in result.err
     assert fake.published == []
     shown = cli("run", "--dry-run", "--json", "--instance", "a100", "--", "true").json
     assert shown["plan"]["zones"][0]["zone"] == "us-central1-a"

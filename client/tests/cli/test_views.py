@@ -262,6 +262,16 @@ def test_compare_shows_what_differs_and_all_metrics(cli: Run, fake: FakePlatform
     assert re.search(r"LR +0.1 +0.5", text)
 
 
+def test_compare_writes_sizes_and_times_as_people_do(cli: Run, fake: FakePlatform) -> None:
+    for name, memory in (("small", "512MiB"), ("large", "4GiB")):
+        values = {"command": ["x"], "name": name, "resources": {"memory": memory}, "max_duration": memory[0] + "h"}
+        fake.add(spec=ExperimentSpec.model_validate(values))
+    text = cli("compare", "small", "large").out
+    assert re.search(r"resources.memory +512MiB +4GiB", text)
+    assert re.search(r"max_duration +5h +4h", text)
+    assert cli("compare", "small", "large", "--json").json["spec"]["resources.memory"] == [512 << 20, 4 << 30]
+
+
 def test_compare_needs_two(cli: Run) -> None:
     assert cli("compare", "digits").code == 2
     assert "the same experiment" in cli("compare", "digits", "digits").err

@@ -207,14 +207,19 @@ def spec_text(spec: ExperimentSpec) -> str:
     """
     import yaml
 
-    values = spec.model_dump(mode="json", exclude_defaults=True)
+    return yaml.safe_dump(spec_values(spec, defaults=False), sort_keys=False, allow_unicode=True)
+
+
+def spec_values(spec: ExperimentSpec, *, defaults: bool = True) -> dict[str, Any]:
+    """What stands in the file of a spec, with the defaults or without, sizes and durations as people write them."""
+    values = spec.model_dump(mode="json", exclude_defaults=not defaults)
     for path, written in _WRITTEN.items():
         at: Any = values
         for key in path[:-1]:
             at = at.get(key, {})
         if at.get(path[-1]) is not None:
             at[path[-1]] = written(at[path[-1]])
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return values
 
 
 @dataclass(frozen=True)

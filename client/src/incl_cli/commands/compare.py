@@ -39,7 +39,7 @@ async def run(args: argparse.Namespace, session: Session) -> int:
     views = await find_all(platform, args.experiment)
     if len(views) < 2:
         raise UsageProblem("these are all the same experiment", hint="incl ls shows others")
-    sections = compare(views, everything=args.all)
+    sections = compare(views, everything=args.all, written=not args.json)
     if args.json:
         session.out.json({"experiments": [{"id": view.row.id, "name": view.row.name} for view in views], **sections})
     else:
@@ -51,15 +51,20 @@ async def run(args: argparse.Namespace, session: Session) -> int:
     return 0
 
 
-def compare(views: Sequence[ExperimentView], *, everything: bool = False) -> dict[str, dict[str, list[Any]]]:
-    """section -> key -> a value for each experiment (none: it has none); metrics always, the rest where it differs."""
+def compare(
+    views: Sequence[ExperimentView], *, everything: bool = False, written: bool = False
+) -> dict[str, dict[str, list[Any]]]:
+    """section -> key -> a value for each experiment (none: it has none); metrics always, the rest where it differs.
+
+    written: sizes and durations of the file as people write them, not as bytes and seconds.
+    """
     from incl_cli.look import is_own
 
     sections = {
         "result": [_result(view) for view in views],
         "config": [dict(view.config) for view in views],
         "env": [dict(view.spec.env) if view.spec else {} for view in views],
-        "spec": [_spec(view) for view in views],
+        "spec": [_spec(view, written=written) for view in views],
         "code": [_code(view) for view in views],
         "metrics": [{m.name: m.last for m in view.metrics if everything or is_own(m.name)} for view in views],
         "best": [{m.name: m.best for m in view.metrics if m.best is not None} for view in views],
@@ -86,10 +91,12 @@ def _result(view: ExperimentView) -> dict[str, Any]:
     }
 
 
-def _spec(view: ExperimentView) -> dict[str, Any]:
+def _spec(view: ExperimentView, *, written: bool) -> dict[str, Any]:
     if view.spec is None:
         return {}
-    flat = _flat(view.spec.model_dump(mode="json"))
+    from incl_shared.specfile import spec_values
+
+    flat = _flat(spec_values(view.spec) if written else view.spec.model_dump(mode="json"))
     return {key: value for key, value in flat.items() if key.split(".")[0] not in _SILENT}
 
 
@@ -147,4 +154,13 @@ def _cell(value: Any) -> str:
         return number(float(value)) if isinstance(value, float) else str(value)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return shlex.join(value) if value else "-"
+    if isinstance(value, list | dict):
+        return "; ".join(map(_fields, value)) if isinstance(value, list) else _fields(value)
     return str(value)
+
+
+def _fields(value: Any) -> str:
+    """What is set of a mapping in a list: 'path /srv/data, mount /data'."""
+    if not isinstance(value, dict):
+        return _cell(value)
+    return ", ".join(f"{key} {_cell(child)}" for key, child in value.items() if child not in (None, "", [], {}))

@@ -83,5 +83,6 @@ def life(text: str) -> int:
     found = re.fullmatch(r"([0-9]{1,6})([mhd])", text)
     seconds = int(found[1]) * _UNITS[found[2]] if found else 0
     if not 60 <= seconds <= _MOST_S:
-        raise InvalidInput(f"{text!r} is no time for a link", hint="from 1m to 7d: --for 30m, --for 12h, --for 3d")
+        wrong = "is no time" if found is None else f"is too {'short' if seconds < 60 else 'long'} for a link"
+        raise InvalidInput(f"{text[:40]!r} {wrong}", hint="from 1m to 7d: --for 30m, --for 12h, --for 3d")
     return seconds

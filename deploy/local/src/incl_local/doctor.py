@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass
 from typing import Literal, cast
 
 from incl_cli.context import exposed, load_context
+from incl_cli.text import size
 from incl_local.bus import server_binary
 from incl_local.layout import Layout, default_data
 from incl_local.place import PROJECT, SERVICE_NAMES, is_ready, local_user
 from incl_local.running import Running, read
-from incl_local.status import size
 from incl_shared.bus.client import BusClient
 from incl_shared.bus.topology import DEAD, streams
 from incl_shared.errors import InclError

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from incl_cli.stuck import look
+from incl_cli.text import size
 from incl_local.cloud import read_said
 from incl_local.layout import Layout, default_data
 from incl_local.place import PROJECT, SERVICE_NAMES, Place, is_ready, local_user
@@ -180,12 +181,3 @@ def duration(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / divisor:.0f} {unit}"
     return f"{seconds / 86_400:.0f} d"
-
-
-def size(count: float) -> str:
-    """Like 12 MB, 3.4 GB (powers of 1000)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

@@ -78,7 +78,7 @@ def test_what_has_no_price_is_planned_all_the_same_and_says_so() -> None:
 
 
 def test_old_prices_are_told() -> None:
-    assert "the prices are a list of" in plan({"instance": "t4"}, today="2099-01-01").notes[0]
+    assert "the list of prices is of" in plan({"instance": "t4"}, today="2099-01-01").notes[0]
     assert plan({"instance": "t4"}, today=CATALOG.prices.date).notes == ()
 
 

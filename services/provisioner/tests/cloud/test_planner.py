@@ -69,5 +69,5 @@ def test_the_planner_is_the_clock_and_the_tables_brought_together() -> None:
     planner = create_planner(settings, FakeClock(4_000_000_000.0))
     assert planner is not None
     plan = planner.plan(ExperimentSpec.model_validate(ASK))
-    assert "the prices are a list of" in plan.notes[0]
+    assert "the list of prices is of" in plan.notes[0]
     assert create_planner(ProvisionerSettings(database_url="sqlite:///x"), SystemClock()) is None

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from incl_cli.text import size as size_text
 from incl_local import __version__, bucket
 from incl_local.alone import bus_alone
 from incl_local.backup import databases, files, targets
@@ -198,7 +199,7 @@ def _database(work: _Work, moment: Moment, path: Path) -> None:
     try:
         moment.copy(path, copied)
         databases.pack(copied, work.path(f"db/{path.name}.zst"))
-        work.say(f"{path.stem}: {copied.stat().st_size / 1e6:,.1f} MB")
+        work.say(f"{path.stem}: {size_text(copied.stat().st_size)}")
         if path.name == "registry.db":
             work.blobs = _listed(copied)
         work.path(f"db/{path.name}.size").write_text(str(copied.stat().st_size))
@@ -228,7 +229,7 @@ def _store_all(work: _Work) -> None:
             count += 1
             with contextlib.suppress(FileNotFoundError):
                 size += path.stat().st_size
-    work.say(f"artifacts: {count:,} files, {size / 1e6:,.1f} MB")
+    work.say(f"artifacts: {count:,} files, {size_text(size)}")
 
 
 def _lying(layout: Layout) -> Iterator[Path]:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from incl_cli.text import size as size_text
 from incl_local.alone import bus_alone
 from incl_local.backup import databases, files, swap
 from incl_local.backup.create import SETTINGS, STREAMS
@@ -103,7 +104,7 @@ def _room(needed: int, root: Path) -> None:
     free = shutil.disk_usage(root).free
     if needed > free:
         raise UnavailableError(
-            f"the restore needs {needed / 1e6:,.0f} MB, the disk has {free / 1e6:,.0f} MB",
+            f"the restore needs {size_text(needed)}, the disk has {size_text(free)}",
             hint="make room, or restore elsewhere: --data DIR",
         )
 

@@ -216,7 +216,7 @@ def _notes(ranked: Sequence[Ranked], state: State, prices: PriceTable, today: st
             f"no price is known for {', '.join(missing)} in {ranked[0].region}; INCL_PROVISIONER_PRICES sets one"
         )
     elif today and too_old(prices.date, today):
-        notes.append(f"the prices are a list of {prices.date}; INCL_PROVISIONER_PRICES names a newer one")
+        notes.append(f"the list of prices is of {prices.date}, and old: INCL_PROVISIONER_PRICES names a newer one")
     return notes
 
 

@@ -97,9 +97,9 @@ class Ranked:
         return Target(self.zone, self.shape.name, self.spot)
 
     def why(self) -> str:
-        """The parts that count, in a few words: '$1.29 an hour; +$0.02 preemptions (2 in 10 h)'."""
-        shown = [part for part in self.parts if part.amount > 0 or part.name == "price"]
-        return "; ".join(part.why for part in shown)
+        """What counts besides the price, in a few words: '+$0.02 for preemptions (2 in 10 h)'."""
+        known = self.hour.total(spot=self.spot) is not None
+        return "; ".join(part.why for part in self.parts if part.amount > 0 and not (known and part.name == "price"))
 
 
 def allowed(table: MachineTable, pins: Pins) -> frozenset[str]:
