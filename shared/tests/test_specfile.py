@@ -282,3 +282,56 @@ def test_to_keep_the_best_needs_a_metric() -> None:
         wanted.replace("yaml:2", "yaml:4").partition(":")[2]
     )
     assert spec("command: x\ncheckpoint: best\nmetrics: {loss: min}\n").checkpoint.keep.value == "best"
+
+
+DATA = """command: python t.py
+instance: n2-standard-4
+image: x
+data:
+- {snapshot: chest-ct-v3, mount: /data}
+- {nfs: "10.0.0.2:/vol1/share"}
+- {bucket: gs://my-bucket/a/b, mount: /b}
+- {scratch: local-ssd, size: 700GB, mount: /scratch}
+- {source: /srv/data, target: s, mount: /srv/x}
+"""
+
+
+def test_data_of_every_kind_is_read_and_written() -> None:
+    spec = validate(parse_document(DATA))
+    assert [(each.kind, each.text, each.target) for each in spec.data] == [
+        ("snapshot", "chest-ct-v3", "chest-ct-v3"), ("nfs", "10.0.0.2:/vol1/share", "share"),
+        ("bucket", "gs://my-bucket/a/b", "b"), ("scratch", "local-ssd", "scratch"), ("source", "/srv/data", "s"),
+    ]  # fmt: skip
+    assert spec.snapshots == ("chest-ct-v3",)
+    assert validate(parse_document(spec_text(spec))) == spec
+
+
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        ("[{snapshot: Chest}]", "data.0.snapshot: 'Chest' has characters"),
+        ("[{snapshot: a, nfs: 'h:/b'}]", "this one names snapshot and nfs"),
+        ("[{mount: /data}]", "this one names none"),
+        ("[{snapshot: a, mount: data}]", "write an absolute path such as /data"),
+        ("[{snapshot: a, mount: /a/../etc}]", "is not a place to mount"),
+        ("[{snapshot: a, mount: /etc/x}]", "belongs to the system"),
+        ("[{snapshot: a, mount: /home}]", "belongs to the system"),
+        ("[{snapshot: a, mount: '/a:rw'}]", "is not a place to mount"),
+        ("[{bucket: s3://x}]", "write gs://bucket"),
+        ("[{bucket: gs://abc/../d}]", "write gs://bucket"),
+        ("[{nfs: server}]", "write host:/export"),
+        ("[{nfs: '-o:/x'}]", "write host:/export"),
+        ("[{scratch: nvme}]", "expected one of 'local-ssd'"),
+        ("[{snapshot: a, size: 3GB}]", "size is that of scratch"),
+        ("[{snapshot: a}, {snapshot: a, target: b}]", "the snapshot a is named twice"),
+        ("[{snapshot: a, mount: /d}, {snapshot: b, mount: /d/x}, {snapshot: c, mount: /d-x}]", "'/d' and '/d/x'"),
+        ("[{source: /a}, {source: /b}]", "give each a target of its own"),
+        ("[{scratch: local-ssd}, {scratch: local-ssd, target: b}]", "has one scratch"),
+        ("[{source: /a, mount: /b}]", "in a container only"),
+        ("[{snapsot: a}]", "unknown key 'snapsot'"),
+    ],
+)
+def test_data_that_makes_no_sense_is_told(entries: str, says: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        validate(parse_document(f"command: x\ndata: {entries}\n"))
+    assert says in caught.value.message

@@ -28,6 +28,7 @@ STAGE_STYLES = {
     "upload": "cyan",
     "queued": "yellow",
     "machine": "magenta",
+    "data": "cyan",
     "unpacking": "cyan",
     "running": "green",
     "uploading": "blue",

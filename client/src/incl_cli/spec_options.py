@@ -22,6 +22,8 @@ _PLAIN: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("priority", ("priority",)),
     ("max_duration", ("max_duration",)),
 )
+DATA_KEYS = ("source", "snapshot", "nfs", "bucket", "scratch", "size", "target", "mount")
+_DATA_HINT = "--data snapshot=chest-ct-v3,mount=/data"
 _TEXT = ("name", "image", "instance", "notes")
 
 
@@ -50,7 +52,12 @@ def add_spec_options(parser: argparse.ArgumentParser) -> None:
         "-e", "--env", action="append", metavar="K=V", help="an environment variable; K alone takes yours"
     )
     gets.add_argument("--secret", action="append", metavar="NAME", help="a stored secret, as a variable")
-    gets.add_argument("--data", action="append", metavar="DIR[:TARGET]", help="a folder to read, below $INCL_DATA_DIR")
+    gets.add_argument(
+        "--data",
+        action="append",
+        metavar="DATA",
+        help="a folder to read below $INCL_DATA_DIR, DIR[:TARGET], or snapshot=NAME,mount=/data",
+    )
     gets.add_argument("--output", action="append", metavar="GLOB", help="files to keep besides $INCL_OUTPUT_DIR")
     how = parser.add_argument_group("how it is run")
     how.add_argument("--priority", metavar="N", help="higher goes first (0)")
@@ -131,11 +138,25 @@ def _metric(item: str) -> Override:
 
 
 def _data(item: str, base: Path) -> dict[str, str]:
+    key, equals, _ = item.partition("=")
+    if equals and key in DATA_KEYS:
+        return _data_keys(item)
     source, _, target = item.partition(":")
     if not source:
         raise UsageProblem(f"--data {item[:60]!r} names no folder", hint="--data /path/to/images:images")
     path = (base / Path(source).expanduser()).resolve()
     return {"source": str(path), **({"target": target} if target else {"target": path.name or "data"})}
+
+
+def _data_keys(item: str) -> dict[str, str]:
+    """The keys of one entry: snapshot=chest-ct-v3,mount=/data; what they may be is checked with the file."""
+    found: dict[str, str] = {}
+    for part in item.split(","):
+        key, equals, value = part.partition("=")
+        if not equals or not value or key in found:
+            raise UsageProblem(f"--data {item[:80]!r}: {part[:40]!r} is no KEY=VALUE", hint=_DATA_HINT)
+        found[key] = value
+    return found
 
 
 def _plain(value: str) -> object:

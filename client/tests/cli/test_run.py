@@ -271,6 +271,20 @@ def test_a_file_with_options_over_it(cli: Run, fake: FakePlatform) -> None:
     assert submitted(fake).code.files == 1
 
 
+def test_data_on_the_command_line(cli: Run, fake: FakePlatform) -> None:
+    Path("a.py").write_text("1")
+    words = ["--data", "snapshot=ct-v3,mount=/data", "--data", "bucket=gs://abc/x", "--instance", "n2-standard-4"]
+    assert cli("run", "-d", *words, "--", "true").code == 0
+    found = submitted(fake).spec.data
+    assert [(each.kind, each.text, each.mount) for each in found] == [
+        ("snapshot", "ct-v3", "/data"), ("bucket", "gs://abc/x", None),
+    ]  # fmt: skip
+    for wrong, says in (("snapshot=", "no KEY=VALUE"), ("snapshot=A_b", "data.0.snapshot"), ("nfs=x", "host:/export")):
+        refused = cli("run", "-d", "--data", wrong, "--", "true")
+        assert refused.code == 2
+        assert says in refused.err
+
+
 def test_workdir_is_relative_to_where_it_was_typed(cli: Run, fake: FakePlatform) -> None:
     Path("code").mkdir()
     Path("code/a.py").write_text("1")

@@ -40,6 +40,8 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"nodes": 4, "resources": {"cpu": 1}}, "4 nodes at once with 1 core each do not fit"),
     ({"regions": ["us-central1"]}, "zones or regions were named, but no cloud is configured"),
     ({"data": [{"source": "gs://bucket/x"}]}, "is not a folder of the machine"),
+    ({"data": [{"snapshot": "ct"}]}, "the snapshot 'ct' is mounted on machines of a cloud only"),
+    ({"data": [{"scratch": "local-ssd"}]}, "no instance is named"),
 ]
 
 

@@ -187,6 +187,18 @@ def test_an_image_that_had_to_be_pulled_is_a_stage() -> None:
     assert "pulling" not in [stage.name for stage in kept]
 
 
+def test_data_that_had_to_be_mounted_is_a_stage() -> None:
+    ranks = (
+        RankTimes(rank=0, preparing=11, mounting=11, mounted=13, prepared=15, started=20),
+        RankTimes(rank=1, preparing=11, mounting=11.5, mounted=16, prepared=19, started=20),
+    )
+    found = attempt_stages(AttemptTimes(attempt=1, queued=1, assigned=10, started=20, ranks=ranks))
+    assert [(s.name, s.start, s.end) for s in found][2:] == [
+        ("data", 11, 13), ("unpacking", 13, 20), ("running", 20, None),
+    ]  # fmt: skip
+    assert found[2].note == "mounted in 4.5 s (rank 1, the slowest)"
+
+
 @pytest.mark.parametrize(
     ("upto", "last"),
     [(1, "queued"), (2, "queued"), (4, "machine"), (5, "running"), (6, "queued"), (7, "machine"), (8, "running")],

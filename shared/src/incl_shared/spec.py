@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
+from incl_shared import mounts
 from incl_shared.ids import Token
 
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)\s*$", re.IGNORECASE)
@@ -165,13 +166,70 @@ class Retry(Strict):
     attempts: Annotated[int, Field(ge=1, le=100)] = Field(3, description="Attempts in all, the first included.")
 
 
-class DataMount(Strict):
-    """Data that the job reads."""
+MountPoint = Annotated[str, AfterValidator(mounts.mount_point)]
+SnapshotName = Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")]
 
-    source: Annotated[str, StringConstraints(min_length=1, max_length=2048)] = Field(
-        description="A folder of the machine (an absolute path)."
+
+def _export(text: str) -> str:
+    mounts.export_parts(text)
+    return text
+
+
+def _bucket(text: str) -> str:
+    mounts.bucket_parts(text)
+    return text
+
+
+class DataMount(Strict):
+    """Data that the job reads: one of source, snapshot, nfs, bucket, scratch."""
+
+    source: Annotated[str, StringConstraints(min_length=1, max_length=2048)] | None = Field(
+        None, description="A folder of the machine (an absolute path)."
     )
+    snapshot: SnapshotName | None = Field(
+        None, description="A snapshot of a disk in the cloud's project: a read-only disk of it is shared by all nodes."
+    )
+    nfs: Annotated[str, AfterValidator(_export)] | None = Field(
+        None, description="An export that the machines of a cloud mount read-only: host:/export."
+    )
+    bucket: Annotated[str, AfterValidator(_bucket)] | None = Field(
+        None, description="A bucket or a folder of one, read-only by gcsfuse with a cache: gs://bucket/folder."
+    )
+    scratch: Literal["local-ssd"] | None = Field(
+        None, description="An empty, fast disk in each machine, which is gone with it; the job may write there."
+    )
+    size: ByteSize | None = Field(None, description="Of scratch, at least; local SSDs have 375 GiB each.")
     target: InnerPath = Field("data", description="Where the job finds it, below INCL_DATA_DIR.")
+    mount: MountPoint | None = Field(
+        None, description="Where the job finds it besides: an absolute path such as /data."
+    )
+
+    @property
+    def kind(self) -> str:
+        """Which of the five it is."""
+        return next(name for name in mounts.KINDS if getattr(self, name) is not None)
+
+    @property
+    def text(self) -> str:
+        """What is named."""
+        return str(getattr(self, self.kind))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "target" not in values and (name := mounts.default_target(values)) is not None:
+            values = {**values, "target": name}
+        return values
+
+    @model_validator(mode="after")
+    def _one(self) -> DataMount:
+        named = [name for name in mounts.KINDS if getattr(self, name) is not None]
+        if len(named) != 1:
+            found = " and ".join(named) or "none"
+            raise ValueError(f"an entry of data names one of {', '.join(mounts.KINDS)}; this one names {found}")
+        if self.size is not None and self.scratch is None:
+            raise ValueError("size is that of scratch; leave it out")
+        return self
 
 
 def _command(value: object) -> object:
@@ -230,6 +288,11 @@ class ExperimentSpec(Strict):
     notes: Annotated[str, StringConstraints(max_length=100_000)] = ""
 
     @property
+    def snapshots(self) -> tuple[str, ...]:
+        """The snapshots that it reads, in the order of `data`."""
+        return tuple(each.snapshot for each in self.data if each.snapshot is not None)
+
+    @property
     def read_secrets(self) -> tuple[str, ...]:
         """Every stored secret that is read for it."""
         return (*self.secrets, *((self.image_login,) if self.image_login else ()))
@@ -249,9 +312,32 @@ class ExperimentSpec(Strict):
             raise ValueError("sandbox: an image is isolated already; leave one of the two out")
         if self.image_login and not self.image:
             raise ValueError("image_login: there is no image; name one, or leave it out")
+        self._data_fits()
         doubled = set(self.env) & set(self.secrets)
         if doubled:
             raise ValueError(f"secrets: {min(doubled)} is in env too; leave it out of one of them")
         if self.checkpoint.keep is CheckpointPolicy.BEST and not self.metrics:
             raise ValueError("checkpoint.keep: best needs a metric with its goal, e.g. metrics: {val_acc: max}")
         return self
+
+    def _data_fits(self) -> None:
+        for what, paths in (
+            ("target", [each.target for each in self.data]),
+            ("mount", [each.mount for each in self.data if each.mount]),
+        ):
+            same = mounts.one_inside_another(paths)
+            if same is not None:
+                raise ValueError(
+                    f"data: {same[0]!r} and {same[1]!r} are in each other's way; give each a {what} of its own"
+                )
+        doubled = {each.snapshot for each in self.data if each.snapshot and self.snapshots.count(each.snapshot) > 1}
+        if doubled:
+            raise ValueError(f"data: the snapshot {min(doubled)} is named twice")
+        if sum(each.scratch is not None for each in self.data) > 1:
+            raise ValueError("data: a machine has one scratch; leave the other one out")
+        for each in self.data:
+            if each.source is not None and each.mount is not None and not self.image:
+                raise ValueError(
+                    f"data: the folder {each.source[:120]} can be mounted at {each.mount} in a container only; name an "
+                    "image, or leave mount out: it is found below INCL_DATA_DIR"
+                )

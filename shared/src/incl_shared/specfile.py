@@ -270,7 +270,7 @@ def _complaint(path: Path_, kind: str, detail: Any) -> tuple[Path_, str, str]:
         message = f"expected {expected}, found {_found(found)}"
         if kind == "string_type" and isinstance(found, bool | int | float):
             message += "; put it in quotes"
-    elif kind == "enum":
+    elif kind in ("enum", "literal_error"):
         expected = str(detail["ctx"]["expected"])
         message = f"expected one of {expected}, found {_found(found)}"
         close = difflib.get_close_matches(str(found), re.findall(r"'([^']*)'", expected), n=1)

@@ -43,6 +43,7 @@ class EndReason(StrEnum):
     LOST = "lost"
     INFRA = "infra"
     IMAGE = "image"
+    DATA = "data"
     COMMAND = "command"
     UNSUPPORTED = "unsupported"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from incl_shared.control import JobWanted, Rendezvous
@@ -35,6 +35,8 @@ class Paths:
     hostfile: Path
     sdk: Path
     checkpoint: Path | None = None
+    named: Mapping[str, str] = field(default_factory=dict)
+    """What each entry of data is called -> its path."""
 
 
 def base_environment(inherited: Mapping[str, str], extra: Iterable[str] = ()) -> dict[str, str]:
@@ -133,6 +135,7 @@ def _platform(job: JobWanted, meeting: Rendezvous, paths: Paths) -> dict[str, st
         "INCL_GPUS_PER_NODE": str(len(job.spec.gpus)),
         "INCL_OUTPUT_DIR": str(paths.outputs),
         "INCL_DATA_DIR": str(paths.data),
+        "INCL_DATA_PATHS": json.dumps(dict(paths.named), sort_keys=True),
         "INCL_SPOOL_DIR": str(paths.spool),
         "INCL_HOSTFILE": str(paths.hostfile),
         "INCL_HPARAMS": json.dumps(job.spec.env, sort_keys=True),

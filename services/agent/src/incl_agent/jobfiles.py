@@ -54,6 +54,8 @@ class JobState(msgspec.Struct, kw_only=True):
     digest: str | None = None
     pulling: float | None = None
     pulled: float | None = None
+    mounting: float | None = None
+    mounted: float | None = None
     reason: EndReason | None = None
     exit_code: int | None = None
     signal: int | None = None
@@ -79,6 +81,8 @@ class JobState(msgspec.Struct, kw_only=True):
             pulling=self.pulling,
             pulled=self.pulled,
             image=self.digest,
+            mounting=self.mounting,
+            mounted=self.mounted,
         )
 
     def writer_counts(self) -> tuple[WriterCount, ...]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from incl_agent.blobs import JobStore
 from incl_agent.environment import Paths, build_environment, default_rendezvous, hostfile_text
+from incl_agent.mounting import Mounter, places
 from incl_agent.runtimes import Launch, Plan, Prepared, RuntimeFailure
 from incl_agent.runtimes.pulling import Login
 from incl_shared.archive import DIRECTORY_ENDING
@@ -46,15 +47,17 @@ class Preparation:
         self._files = life.files
         self._spec = life.wanted.spec
         self._store: JobStore = life.uploads.store
+        self._places = places(self._spec.data, node.settings.data_dir, image=self._spec.image is not None)
 
     async def fetch(self) -> None:
-        """Code, checkpoint, data and image, side by side; then a free port.
+        """Data; then code, checkpoint and image, side by side; then a free port.
 
         Raises:
             RuntimeFailure: the runtime or the machine cannot honour the job.
             InclError: something cannot be fetched.
         """
-        await asyncio.to_thread(self._make_folder)
+        await asyncio.to_thread(self._files.create, self._life.wanted)
+        await self._data()
         prepared, _, _ = await gather(self._image(), self._code(), self._checkpoint())
         state = self._life.state
         state.image, state.digest = prepared.image, prepared.digest
@@ -88,9 +91,12 @@ class Preparation:
                 *(path for path in (self._files.checkpoint,) if path.is_dir()),
                 self._files.hostfile,
                 self._node.sdk,
-                *(Path(mount.source) for mount in spec.data),
+                *(place.host for place in self._places if place.data.source is not None and place.host == place.seen),
             ),
             hidden=self._node.hidden,
+            mounts=tuple(
+                place.volume for place in self._places if place.data.source is None or place.host != place.seen
+            ),
             private=frozenset(secrets),
             image=spec.image,
             cpu=spec.cpu,
@@ -105,7 +111,10 @@ class Preparation:
         files, checkpoint = self._files, None
         if self._life.wanted.checkpoint is not None:
             checkpoint = files.checkpoint / _checkpoint_name(self._life.wanted.checkpoint)
-        return Paths(files.work, files.outputs, files.data, files.spool, files.hostfile, self._node.sdk, checkpoint)
+        found = {place.data.target: str(place.seen) for place in self._places}
+        return Paths(
+            files.work, files.outputs, files.data, files.spool, files.hostfile, self._node.sdk, checkpoint, found
+        )
 
     async def _secrets(self, names: tuple[str, ...]) -> dict[str, str]:
         answer = await self._life.link.ask(ReadSecrets(names=names))
@@ -173,20 +182,31 @@ class Preparation:
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LAST_RETRY_S)
 
-    def _make_folder(self) -> None:
-        """The job's folder, with each data folder as a link below INCL_DATA_DIR."""
-        self._files.create(self._life.wanted)
-        for mount in self._spec.data:
-            source, target = Path(mount.source), self._files.data / mount.target
-            if not source.is_absolute() or not source.exists():
+    async def _data(self) -> None:
+        """Mount what is to be mounted; a link to each entry below INCL_DATA_DIR."""
+        state = self._life.state
+        mounts = any(place.data.source is None for place in self._places)
+        if mounts:
+            state.mounting = state.mounting or time.time()
+        await Mounter(self._node.settings.disks, self._node.settings.data_dir, self._node.settings.node).mount(
+            self._places
+        )
+        if mounts:
+            state.mounted = max(state.mounting or 0.0, time.time())
+        await asyncio.to_thread(self._link)
+
+    def _link(self) -> None:
+        for place in self._places:
+            if place.data.source is not None and not (place.host.is_absolute() and place.host.exists()):
                 raise RuntimeFailure(
                     EndReason.UNSUPPORTED,
-                    f"the data {mount.source} is not on the machine {self._node.settings.node}",
+                    f"the data {place.host} is not on the machine {self._node.settings.node}",
                     "data.source is an absolute path on the machine that runs the job",
                 )
+            target = self._files.data / place.data.target
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
-            target.symlink_to(source)
+            target.symlink_to(place.seen)
 
 
 def free_port(address: str) -> int:

@@ -37,6 +37,9 @@ class AgentSettings(BaseSettings):
     retry_limit_s: float = Field(600.0, description="How long a fetch or an upload is tried again before infra.")
     container_tool: str | None = Field(None, description="podman or docker; none takes the first that works.")
     pass_env: tuple[str, ...] = Field((), description="More names of the agent's environment that jobs inherit.")
+    disks: Path | None = Field(
+        None, description="Where a machine of a cloud finds its disks by name; none: it is none, and mounts nothing."
+    )
     ops_host: str = "127.0.0.1"
     ops_port: int | None = Field(None, ge=0, le=65_535, description="Health and metrics over HTTP; none: not served.")
     guarded: bool = Field(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from incl_agent.app import Agent, create_app
 from incl_agent.enrolling import Refused, enroll
+from incl_agent.mounting import DISKS
 from incl_agent.settings import AgentSettings
 from incl_agent.vm_metadata import Metadata
 from incl_shared.errors import DeniedError, InclError
@@ -33,12 +34,16 @@ _TAKEN = "the provider takes this machine back (preemption)"
 
 @dataclass(frozen=True)
 class Vm:
-    """What the startup script says. alone_s: so long without a word that the bus took, and without a job, it ends."""
+    """What the startup script says. alone_s: so long without a word that the bus took, and without a job, it ends.
+
+    disks: where the machine's disks are found by name.
+    """
 
     token: Path
     enroll_url: str
     creds: Path
     alone_s: float = ALONE_S
+    disks: Path = DISKS
 
     @staticmethod
     def here() -> Vm:
@@ -49,7 +54,8 @@ class Vm:
         """
         token = Path(os.environ["INCL_VM_TOKEN_FILE"])
         alone = float(os.environ.get("INCL_VM_ALONE_S", ALONE_S))
-        return Vm(token, os.environ["INCL_VM_ENROLL_URL"], token.with_name("node.creds"), alone)
+        disks = Path(os.environ.get("INCL_VM_DISKS") or DISKS)
+        return Vm(token, os.environ["INCL_VM_ENROLL_URL"], token.with_name("node.creds"), alone, disks)
 
 
 async def run(vm: Vm, metadata: Metadata) -> int:
@@ -62,7 +68,8 @@ async def run(vm: Vm, metadata: Metadata) -> int:
         return REFUSED
     address = await metadata.address()
     bus = settings.bus.model_copy(update={"creds": vm.creds, "name": settings.node})
-    agent = create_app(settings.model_copy(update={"bus": bus, "address": address or settings.address}))
+    given = {"bus": bus, "address": address or settings.address, "disks": vm.disks}
+    agent = create_app(settings.model_copy(update=given))
     try:
         await agent.start()
     except DeniedError as error:

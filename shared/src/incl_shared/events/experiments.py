@@ -141,6 +141,8 @@ class RankTimes(Part):
     pulling: float | None = None
     pulled: float | None = None
     image: str | None = Field(None, max_length=128, description="The digest of the image that it runs.")
+    mounting: float | None = None
+    mounted: float | None = None
 
 
 class AttemptStarted(Event):

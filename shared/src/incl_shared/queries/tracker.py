@@ -53,7 +53,7 @@ class ExperimentRow(Answer):
 class Stage(Answer):
     """One bar of the waterfall."""
 
-    name: Literal["packing", "upload", "queued", "machine", "unpacking", "pulling", "running", "uploading"]
+    name: Literal["packing", "upload", "queued", "machine", "data", "unpacking", "pulling", "running", "uploading"]
     attempt: int
     start: float
     end: float | None = None

@@ -23,8 +23,17 @@ class RuntimeFailure(Exception):  # noqa: N818
 
 
 @dataclass(frozen=True)
+class Mount:
+    """Something of the machine (source) that the job finds at another path (target)."""
+
+    source: Path
+    target: Path
+    writable: bool = False
+
+
+@dataclass(frozen=True)
 class Plan:
-    """A job as a runtime sees it; all paths are absolute and the same inside and outside."""
+    """A job as a runtime sees it; all paths are absolute and, but for mounts, the same inside and outside."""
 
     name: str
     argv: tuple[str, ...]
@@ -34,6 +43,8 @@ class Plan:
     readable: tuple[Path, ...] = ()
     hidden: tuple[Path, ...] = ()
     """Folders that the job must not see into (where the runtime can hide anything)."""
+    mounts: tuple[Mount, ...] = ()
+    """Data; its paths may differ inside and outside."""
     private: frozenset[str] = frozenset()
     """Names of env whose values are secret: never in a command line."""
     image: str | None = None

@@ -61,6 +61,8 @@ class BubblewrapRuntime:
             argv += ["--ro-bind-try", str(path), str(path)]
         for path in plan.writable:
             argv += ["--bind", str(path), str(path)]
+        for mount in plan.mounts:
+            argv += ["--bind" if mount.writable else "--ro-bind", str(mount.source), str(mount.target)]
         for device in (*_DEVICES, *(f"/dev/nvidia{gpu}" for gpu in plan.gpus)) if plan.gpus else ():
             argv += ["--dev-bind-try", device, device]
         argv += ["--chdir", str(plan.cwd), "--", *plan.argv]

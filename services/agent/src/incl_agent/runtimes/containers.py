@@ -121,6 +121,8 @@ class ContainerRuntime:
             argv += ["--volume", f"{path}:{path}:ro"]
         for path in plan.writable:
             argv += ["--volume", f"{path}:{path}"]
+        for mount in plan.mounts:
+            argv += ["--volume", f"{mount.source}:{mount.target}" + ("" if mount.writable else ":ro")]
         for name in sorted(plan.env):
             argv += ["--env", name if name not in self._env else f"{name}={plan.env[name]}"]
         entry, *rest = plan.argv

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from incl_provisioner.domain.feasibility import Refusal, RefusalKind, demand_of
 from incl_provisioner.domain.placement import WIRE_LIMIT, Demand, Room, Runtime, could_ever, offers
+from incl_shared.mounts import CLOUD_KINDS
 from incl_shared.spec import ExperimentSpec
 
 _GIB = 1 << 30
@@ -59,10 +60,16 @@ def _no_cloud(spec: ExperimentSpec, _: Demand) -> Refusal | None:
 
 def _data(spec: ExperimentSpec, _: Demand) -> Refusal | None:
     for mount in spec.data:
-        if not mount.source.startswith("/"):
+        if mount.kind in CLOUD_KINDS:
             return Refusal(
                 RefusalKind.DATA,
-                f"data source {mount.source[:120]!r} is not a folder of the machine",
+                f"the {mount.kind} {mount.text[:120]!r} is mounted on machines of a cloud only; no instance is named",
+                "name an `instance`, or mount it on your machine yourself and name the folder: source: /path",
+            )
+        if not mount.text.startswith("/"):
+            return Refusal(
+                RefusalKind.DATA,
+                f"data source {mount.text[:120]!r} is not a folder of the machine",
                 "give an absolute path: the machines here mount folders of their own only",
             )
     return None

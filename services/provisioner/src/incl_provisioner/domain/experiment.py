@@ -67,6 +67,7 @@ _BY_REASON: dict[EndReason, ExperimentFact] = {
     EndReason.ERROR: _F.FAILED,
     EndReason.MAX_DURATION: _F.FAILED,
     EndReason.IMAGE: _F.FAILED,
+    EndReason.DATA: _F.FAILED,
     EndReason.COMMAND: _F.FAILED,
     EndReason.UNSUPPORTED: _F.FAILED,
     EndReason.PREEMPTED: _F.INTERRUPTED,

@@ -14,6 +14,7 @@ RETRY_REASONS: dict[EndReason, RetryReason | None] = {
     EndReason.LOST: RetryReason.LOST,
     EndReason.INFRA: RetryReason.INFRA,
     EndReason.IMAGE: None,
+    EndReason.DATA: None,
     EndReason.COMMAND: None,
     EndReason.UNSUPPORTED: None,
 }

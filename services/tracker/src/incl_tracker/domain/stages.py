@@ -14,7 +14,7 @@ from incl_shared.events import ClientTimes, RankTimes
 from incl_shared.events.experiments import MachinesMade
 from incl_shared.queries.tracker import Stage
 
-Name = Literal["packing", "upload", "queued", "machine", "unpacking", "pulling", "running", "uploading"]
+Name = Literal["packing", "upload", "queued", "machine", "data", "unpacking", "pulling", "running", "uploading"]
 MAX_REASONS = 3
 
 
@@ -64,7 +64,8 @@ def attempt_stages(times: AttemptTimes) -> list[Stage]:
     ranks = times.ranks
     marks: list[tuple[Name, float | None, str]] = [
         ("machine", room, "" if machines is None else made(machines, times.assigned)),
-        ("unpacking", _first(r.preparing for r in ranks), _slowest(ranks, "prepared")),
+        ("data", _first(r.mounting for r in ranks), _mounted(ranks)),
+        ("unpacking", _first(r.mounted or r.preparing for r in ranks), _slowest(ranks, "prepared")),
         ("pulling", _first(r.pulling for r in ranks), _pulled(ranks)),
         ("running", _first([*(r.started for r in ranks), times.started]), _slowest(ranks, "started")),
         ("uploading", _last(r.ended for r in ranks), _slowest(ranks, "ended")),
@@ -122,6 +123,15 @@ def _pulled(ranks: Sequence[RankTimes]) -> str:
     longest, rank = max(took)
     images = ", ".join(sorted({r.image for r in ranks if r.image}))
     return f"{images} in {longest:.1f} s" + (f" (rank {rank}, the slowest)" if len(ranks) > 1 else "")
+
+
+def _mounted(ranks: Sequence[RankTimes]) -> str:
+    """How long the slowest rank had to mount its data."""
+    took = [(r.mounted - r.mounting, r.rank) for r in ranks if r.mounting is not None and r.mounted is not None]
+    if not took:
+        return ""
+    longest, rank = max(took)
+    return f"mounted in {longest:.1f} s" + (f" (rank {rank}, the slowest)" if len(ranks) > 1 else "")
 
 
 def _slowest(ranks: Sequence[RankTimes], what: Literal["prepared", "started", "ended"]) -> str:
