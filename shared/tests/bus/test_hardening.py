@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from faststream.nats.broker.broker import UNRECOVERABLE_CONNECT_ERRORS
@@ -101,6 +102,35 @@ async def test_fault_1_a_server_that_is_away_for_long(make_probe: MakeProbe, nat
     await say(nats_server.settings(), "after")
     await until(lambda: probe.got == ["after"])
     await until(lambda: probe.bus.health().ready)
+
+
+async def test_a_durable_that_is_looked_at_while_the_server_is_away(
+    make_probe: MakeProbe, nats_server: NatsServer
+) -> None:
+    """The look is answered by the server that came back, before anybody knows that it is another connection.
+
+    What was asked of the old connection will never come: only the next silence would tell.
+    """
+    probe = await make_probe(nats_server.settings(), BusOptions(check_every=60.0, silence=60.0))
+    connection, looked = probe.bus.client.connection, 0
+    [pull] = probe.bus._broker.pulls
+    asked = connection.request
+
+    async def request(*words: Any, **more: Any) -> Any:
+        nonlocal looked
+        looked += not connection.is_connected
+        return await asked(*words, **more)
+
+    connection.request = request  # type: ignore[method-assign]
+    nats_server.kill()
+    await until(lambda: not connection.is_connected)
+    assert pull._loop is not None
+    pull._loop._checked -= 100.0  # a minute is over
+    pull.wake()
+    await until(lambda: looked > 0)
+    await asyncio.to_thread(nats_server.start)
+    await say(nats_server.settings(), "after")
+    await until(lambda: probe.got == ["after"], 10)
 
 
 @pytest.mark.parametrize("options", [BusOptions(check_every=60, silence=60), BusOptions(check_every=0.3, silence=60)])

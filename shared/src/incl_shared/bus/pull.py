@@ -258,7 +258,7 @@ class PullLoop:
 
     async def _wait(self) -> None:
         self._wake.clear()
-        if self._waiting or self._lost or self._stopped:
+        if self._waiting or self._lost or self._stopped or self._connection.stats["reconnects"] != self._reconnects:
             return
         try:
             await within(min(self._silence, self._check_every), self._wake.wait())
