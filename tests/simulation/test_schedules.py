@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import random
+import weakref
+from pathlib import Path
 
 import pytest
 
 from simulation.campaign import run_campaign
+from simulation.schedule import simulate
+from simulation.world import World
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -29,3 +35,13 @@ def test_a_seed_means_the_same_in_every_process() -> None:
     first, again = (run_campaign(range(40, 60), workers=workers) for workers in (1, 2))
     assert first.digests == again.digests
     assert len(set(first.digests.values())) == 20
+
+
+@pytest.mark.parametrize("kind", ["here", "cloud"])
+def test_nothing_is_left_of_a_world(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not in a table of the product, nor in one of the simulation: ten thousand would be too many."""
+    caplog.set_level(logging.CRITICAL, "incl")  # what pytest captures it keeps
+    seen: list[weakref.ref[World]] = []
+    simulate(1, tmp_path, change=lambda world: seen.append(weakref.ref(world)), kind=kind)
+    gc.collect()
+    assert [ref() for ref in seen] == [None]

@@ -8,6 +8,7 @@ from incl_provisioner import store
 from incl_provisioner.app import PACKAGE
 from incl_provisioner.domain.liveness import Watch
 from incl_provisioner.tables import metadata
+from incl_provisioner.usage import USAGE
 from incl_shared.db import make_engine
 from incl_shared.migrations import assert_migrations_match, migrate
 
@@ -24,7 +25,7 @@ def test_the_loops_read_live_rows_by_index(sqlite_url: str) -> None:
             for query, bound in (
                 (store._LOAD_LIVE, ()),
                 (store._STATES, ()),
-                (store._USAGE, ()),
+                (USAGE, ()),
                 (store._ON_NODE, ("x",)),
                 (store._DUE, (1.0, 500)),
             ):

@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from weakref import WeakKeyDictionary
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
@@ -25,14 +24,18 @@ BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, of no use here
 MetricT = TypeVar("MetricT", Counter, Gauge, Histogram)
-_families: WeakKeyDictionary[CollectorRegistry, dict[str, Any]] = WeakKeyDictionary()
+_FAMILIES = "_incl_families"
 
 
 def family(
     registry: CollectorRegistry, kind: type[MetricT], name: str, text: str, labels: tuple[str, ...], **more: Any
 ) -> MetricT:
-    """A metric with the label `service` first; the one that is there already where services share a registry."""
-    known = _families.setdefault(registry, {})
+    """A metric with the label `service` first; the one that is there already where services share a registry.
+
+    They are kept with their registry: one that is asked for its value holds the service that it asks, so a table
+    of them beside the registries, weak or not, would keep every service for good.
+    """
+    known: dict[str, Any] = vars(registry).setdefault(_FAMILIES, {})
     if name not in known:
         known[name] = kind(name, text, ["service", *labels], registry=registry, **more)
     found: MetricT = known[name]

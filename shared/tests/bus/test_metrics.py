@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from incl_shared.bus.client import BusClient
 from incl_shared.bus.delivery import Delivery
 from incl_shared.bus.errors import Early, Poison
 from incl_shared.bus.findings import of_bus
+from incl_shared.bus.metrics import BusMetrics
 from incl_shared.bus.retry import RetryPolicy
 from incl_shared.bus.runtime import Bus, BusOptions
 from incl_shared.bus.topology import TRACKER_EVENTS
@@ -32,6 +35,38 @@ from incl_shared.testing.wait import until
 
 OPTIONS = BusOptions(retry=RetryPolicy(attempts=2, early_attempts=2, base=0.01, cap=0.02, early_base=0.01))
 WHERE = {"stream": "EVENTS", "durable": "tracker"}
+
+
+class _Asked:
+    """What a gauge asks for its value: it has metrics, as every service does."""
+
+    def __init__(self, metrics: BusMetrics) -> None:
+        self.metrics = metrics
+
+    def age(self) -> float:
+        """Of what waits."""
+        return 0.0
+
+
+def test_a_service_that_is_gone_leaves_no_metrics_behind() -> None:
+    metrics = BusMetrics("provisioner")
+    asked = _Asked(metrics)
+    metrics.outbox_age.set_function(asked.age)
+    left = weakref.ref(asked)
+    del metrics, asked
+    gc.collect()
+    assert left() is None
+
+
+def test_services_of_one_process_share_a_registry() -> None:
+    registry = CollectorRegistry()
+    for service in ("provisioner", "tracker", "tracker"):
+        BusMetrics(service, registry).published.inc()
+    found = {
+        name: registry.get_sample_value("incl_bus_published_total", {"service": name})
+        for name in ("provisioner", "tracker")
+    }
+    assert found == {"provisioner": 1.0, "tracker": 2.0}
 
 
 def value(bus: Bus, name: str, **labels: str) -> float:

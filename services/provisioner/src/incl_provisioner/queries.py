@@ -11,6 +11,7 @@ from incl_provisioner.backends import Backend
 from incl_provisioner.domain.feasibility import demand_of
 from incl_provisioner.plan_view import machines_view, view
 from incl_provisioner.planner import Planner
+from incl_provisioner.usage import Usage, usage
 from incl_shared.clock import Clock
 from incl_shared.db import Database
 from incl_shared.errors import InvalidInput, UnsupportedError
@@ -111,11 +112,11 @@ def _spec(asker: Asker, values: dict[str, object]) -> ExperimentSpec:
 
 
 def _cluster(connection: sa.Connection, project: str, now: float) -> Cluster:
-    usage = store.usage(connection)
+    taken = usage(connection)
     counts = store.state_counts(connection)
     views = []
     for node in store.load_nodes(connection):
-        used = usage.get(node.node, store.Usage())
+        used = taken.get(node.node, Usage())
         views.append(
             NodeView(
                 node=node.node, alive=node.alive, address=node.address, cpu=node.cpu / 1000, cpu_used=used.cpu / 1000,

@@ -158,7 +158,6 @@ _RANKS_NOW = sa.select(ranks).join(
 _RANKS_MANY = _RANKS_NOW.where(ranks.c.experiment.in_(bindparam("keys", expanding=True)))
 _RANKS_LIVE = _RANKS_NOW.where(_LIVE_EXPERIMENT)
 _ON_NODE = sa.select(ranks).where(_LIVE_RANK, ranks.c.node == bindparam("key"))
-_USAGE = sa.select(ranks.c.node, ranks.c.cpu, ranks.c.memory, ranks.c.gpus).where(_LIVE_RANK)
 _COUNTS = (
     sa.select(ranks.c.state, sa.func.count())
     .where(ranks.c.experiment == bindparam("key"), ranks.c.attempt == bindparam("of_attempt"))
@@ -177,6 +176,12 @@ _RANK_FIELDS = ("experiment", "attempt", "rank", "live", "node", "address", "gpu
 _INSERT_RANKS = sa.insert(ranks)
 _NODE = sa.select(nodes).where(nodes.c.node == bindparam("key")).with_for_update()
 _NODES = sa.select(nodes).order_by(nodes.c.node)
+_INSERT_NODE = sa.insert(nodes)
+_PUT_NODE = (
+    sa.update(nodes)
+    .where(nodes.c.node == bindparam("key"))
+    .values({column.name: bindparam(f"new_{column.name}") for column in nodes.c if column.name != "node"})
+)
 _SEEN = sa.update(nodes).where(nodes.c.node == bindparam("key")).values(seen=bindparam("new_seen"))
 _GENERATION = sa.update(nodes).where(nodes.c.node == bindparam("key")).values(generation=bindparam("new_generation"))
 _CHANGED = sa.insert(changes)
@@ -184,7 +189,13 @@ _CHANGES = sa.select(changes).order_by(changes.c.id)
 _FORGET = sa.delete(changes).where(changes.c.id.in_(bindparam("keys", expanding=True)))
 _DUE = sa.select(timers).where(timers.c.due <= bindparam("now")).order_by(timers.c.due).limit(500)
 _NEXT_DUE = sa.select(sa.func.min(timers.c.due))
+_ARM = sa.insert(timers)
 _DISARM = sa.delete(timers).where(timers.c.kind == bindparam("of_kind"), timers.c.key == bindparam("of_key"))
+_CUT_WAITS = (
+    sa.update(experiments)
+    .where(experiments.c.live == 1, experiments.c.not_before > bindparam("latest"))
+    .values(not_before=bindparam("latest"))
+)
 _HASTEN = sa.update(timers).where(timers.c.kind == bindparam("of_kind")).values(due=0.0)
 
 
@@ -291,28 +302,6 @@ def state_counts(connection: sa.Connection) -> dict[ExperimentState, int]:
 # ranks
 
 
-@dataclass(slots=True)
-class Usage:
-    """What is taken on a machine."""
-
-    cpu: int = 0
-    memory: int = 0
-    gpus: int = 0
-    jobs: int = 0
-
-
-def usage(connection: sa.Connection) -> dict[str, Usage]:
-    """What is taken on each machine."""
-    found: dict[str, Usage] = {}
-    for node, cpu, memory, gpus in connection.execute(_USAGE):
-        taken = found.setdefault(node, Usage())
-        taken.cpu += cpu
-        taken.memory += memory
-        taken.gpus += len(gpus.split(",")) if gpus else 0
-        taken.jobs += 1
-    return found
-
-
 def forget(connection: sa.Connection, experiment: str) -> None:
     """Keep nothing of an experiment that has ended but its row, so that its id is not taken for a new one's."""
     values = {"name": "", "request": "", "checkpoint": None, "attempt_checkpoint": None}
@@ -416,9 +405,10 @@ def put_node(connection: sa.Connection, row: NodeRow, *, new: bool) -> None:
         "life": row.life, "journal": row.journal, "said": row.said,
     }  # fmt: skip
     if new:
-        connection.execute(sa.insert(nodes), {"node": row.node, **values})
+        connection.execute(_INSERT_NODE, {"node": row.node, **values})
     else:
-        connection.execute(sa.update(nodes).where(nodes.c.node == row.node).values(values))
+        new_values = {f"new_{name}": value for name, value in values.items()}
+        connection.execute(_PUT_NODE, {"key": row.node, **new_values})
 
 
 def seen(connection: sa.Connection, node: str, now: float) -> None:
@@ -458,7 +448,7 @@ def take_changes(connection: sa.Connection) -> list[tuple[str, str]]:
 def arm(connection: sa.Connection, kind: str, key: str, due: float) -> None:
     """Set a timer, or set it anew."""
     disarm(connection, kind, key)
-    connection.execute(sa.insert(timers), {"kind": kind, "key": key, "due": due})
+    connection.execute(_ARM, {"kind": kind, "key": key, "due": due})
 
 
 def disarm(connection: sa.Connection, kind: str, key: str) -> None:
@@ -484,8 +474,7 @@ def next_due(connection: sa.Connection) -> float | None:
 
 def cut_waits(connection: sa.Connection, latest: float) -> None:
     """No pause ends later than that: one that would was written when the clock was wrong, by a process that is gone."""
-    late = sa.and_(experiments.c.live == 1, experiments.c.not_before > latest)
-    connection.execute(sa.update(experiments).where(late).values(not_before=latest))
+    connection.execute(_CUT_WAITS, {"latest": latest})
 
 
 def shift_times(connection: sa.Connection, seconds: float) -> None:

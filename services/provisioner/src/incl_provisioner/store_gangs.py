@@ -24,6 +24,8 @@ _LIVE = sa.text("gangs.live = 1")
 _ONE = (_g.experiment == sa.bindparam("key"), _g.attempt == sa.bindparam("of_attempt"))
 _LOAD = sa.select(gangs).where(*_ONE)
 _LOAD_LIVE = sa.select(gangs).where(_LIVE)
+_LOAD_ALL = sa.select(gangs).where(_g.experiment.in_(sa.bindparam("keys", expanding=True)))
+_ANY_LIVE = sa.select(_g.attempt).where(_LIVE).limit(1)
 _FIELDS = ("phase", "state", "machine", "zone", "spot")
 _TIMES = ("live", "asked", "made", "ended")
 _SAVE = (
@@ -44,6 +46,20 @@ _PREEMPTIONS = sa.select(_g.experiment, _g.preempted).where(
 _ENROLLED = sa.select(_e.rank, _e.turn, _e.key, _e.at).where(
     _e.experiment == sa.bindparam("key"), _e.attempt == sa.bindparam("of_attempt")
 )
+_ENROLLED_ALL = sa.select(_e.experiment, _e.attempt, _e.rank, _e.turn, _e.key, _e.at).where(
+    _e.experiment.in_(sa.bindparam("keys", expanding=True))
+)
+_UNENROL = sa.delete(enrolments).where(
+    _e.experiment == sa.bindparam("key"), _e.attempt == sa.bindparam("of_attempt"), _e.rank == sa.bindparam("of_rank")
+)
+_ENROL = sa.insert(enrolments)
+_PREEMPTED = sa.update(gangs).where(*_ONE, _g.preempted.is_(None)).values(preempted=sa.bindparam("at"))
+_SPOT_LIVES = sa.select(_g.zone, _g.machine, _g.made, _g.ended, _g.preempted).where(
+    _g.spot == 1, _g.made.is_not(None), _g.made >= sa.bindparam("since"), _g.zone != ""
+)
+_NAMED = nodes.c.node.in_(sa.bindparam("names", expanding=True))
+_VERSIONS = sa.select(nodes.c.node, nodes.c.version).where(_NAMED)
+_DROP = sa.delete(nodes).where(_NAMED)
 _STRANGER = sa.update(nodes).where(nodes.c.node == sa.bindparam("key")).values(alive=0, life="", journal="")
 _KNOWN_BY = sa.select(installation.c.name, installation.c.value)
 
@@ -84,8 +100,8 @@ def load(connection: sa.Connection, experiment: str, attempt: int) -> GangRow | 
 
 def load_all(connection: sa.Connection, ids: Iterable[str]) -> dict[Key, GangRow]:
     """Every gang of these experiments."""
-    found = sa.select(gangs).where(_g.experiment.in_(sorted(ids)))
-    return {row.gang.key: row for row in map(_row, connection.execute(found))}
+    found = connection.execute(_LOAD_ALL, {"keys": sorted(ids)})
+    return {row.gang.key: row for row in map(_row, found)}
 
 
 def live(connection: sa.Connection) -> dict[Key, GangRow]:
@@ -95,7 +111,7 @@ def live(connection: sa.Connection) -> dict[Key, GangRow]:
 
 def any_live(connection: sa.Connection) -> bool:
     """Whether something may be left of any gang."""
-    return connection.execute(sa.select(_g.attempt).where(_LIVE).limit(1)).first() is not None
+    return connection.execute(_ANY_LIVE).first() is not None
 
 
 def of_project(connection: sa.Connection, project: str, experiment: str | None, most: int) -> list[GangRow]:
@@ -141,8 +157,7 @@ def unwant_one(connection: sa.Connection, experiment: str, attempt: int) -> bool
 
 def note_preempted(connection: sa.Connection, experiment: str, attempt: int, at: float) -> bool:
     """The provider took a machine of it. Whether that is news."""
-    which = (_g.experiment == experiment, _g.attempt == attempt, _g.preempted.is_(None))
-    return bool(connection.execute(sa.update(gangs).where(*which).values(preempted=at)).rowcount)
+    return bool(connection.execute(_PREEMPTED, {"key": experiment, "of_attempt": attempt, "at": at}).rowcount)
 
 
 def preemptions(connection: sa.Connection, ids: Iterable[str]) -> dict[str, list[float]]:
@@ -155,12 +170,9 @@ def preemptions(connection: sa.Connection, ids: Iterable[str]) -> dict[str, list
 
 def spot_lives(connection: sa.Connection, since: float) -> list[tuple[str, str, float, float | None, bool]]:
     """(zone, machine, made, ended, preempted) of spot gangs that were made since then: what zones are judged by."""
-    query = sa.select(_g.zone, _g.machine, _g.made, _g.ended, _g.preempted).where(
-        _g.spot == 1, _g.made.is_not(None), _g.made >= since, _g.zone != ""
-    )
     return [
         (zone, machine, made, preempted or ended, preempted is not None)
-        for zone, machine, made, ended, preempted in connection.execute(query)
+        for zone, machine, made, ended, preempted in connection.execute(_SPOT_LIVES, {"since": since})
     ]
 
 
@@ -181,22 +193,16 @@ def enrolled(connection: sa.Connection, experiment: str, attempt: int) -> dict[i
 
 def enrolled_all(connection: sa.Connection, ids: Iterable[str]) -> dict[Key, dict[int, Enrolled]]:
     """The machines that traded their tokens, of all gangs of these experiments."""
-    e = enrolments.c
-    query = sa.select(e.experiment, e.attempt, e.rank, e.turn, e.key, e.at).where(e.experiment.in_(sorted(ids)))
     found: dict[Key, dict[int, Enrolled]] = {}
-    for experiment, attempt, rank, turn, key, at in connection.execute(query):
+    for experiment, attempt, rank, turn, key, at in connection.execute(_ENROLLED_ALL, {"keys": sorted(ids)}):
         found.setdefault((experiment, attempt), {})[rank] = Enrolled(turn, key, at)
     return found
 
 
 def put_enrolled(connection: sa.Connection, experiment: str, attempt: int, rank: int, one: Enrolled) -> None:
     """A machine traded the token; what an earlier try's had is forgotten."""
-    e = enrolments.c
-    connection.execute(sa.delete(enrolments).where(e.experiment == experiment, e.attempt == attempt, e.rank == rank))
-    connection.execute(
-        sa.insert(enrolments),
-        {"experiment": experiment, "attempt": attempt, "rank": rank, **asdict(one)},
-    )
+    connection.execute(_UNENROL, {"key": experiment, "of_attempt": attempt, "of_rank": rank})
+    connection.execute(_ENROL, {"experiment": experiment, "attempt": attempt, "rank": rank, **asdict(one)})
 
 
 def stranger(connection: sa.Connection, node: str) -> None:
@@ -206,9 +212,9 @@ def stranger(connection: sa.Connection, node: str) -> None:
 
 def drop_nodes(connection: sa.Connection, names: Sequence[str]) -> dict[str, int]:
     """These machines are gone for good. Name -> version, of those that had said hello."""
-    known = connection.execute(sa.select(nodes.c.node, nodes.c.version).where(nodes.c.node.in_(names))).all()
+    known = connection.execute(_VERSIONS, {"names": list(names)}).all()
     found: dict[str, int] = {row.node: row.version for row in known}
-    connection.execute(sa.delete(nodes).where(nodes.c.node.in_(names)))
+    connection.execute(_DROP, {"names": list(names)})
     return found
 
 

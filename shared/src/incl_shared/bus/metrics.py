@@ -20,14 +20,19 @@ class _Of(Generic[MetricT]):
     def __init__(self, metric: MetricT, service: str) -> None:
         self._metric: MetricT = metric
         self._service = service
+        self._series: dict[tuple[str, ...], MetricT] = {}
+        """To look for one in the metric takes longer than to count with it."""
 
     def labels(self, *values: str) -> MetricT:
         """The series with these further labels."""
-        series: MetricT = self._metric.labels(self._service, *values)
+        series = self._series.get(values)
+        if series is None:
+            series = self._series[values] = self._metric.labels(self._service, *values)
         return series
 
     def remove(self, *values: str) -> None:
         """Show it no more."""
+        self._series.pop(values, None)
         self._metric.remove(self._service, *values)
 
 

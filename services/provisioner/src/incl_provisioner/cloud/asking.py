@@ -46,6 +46,8 @@ class _Seen:
 def run(work: Work, model: Model, cloud: Cloud | None) -> list[Assignment]:
     """Look at those whose time has come. What all machines are there for is to be assigned."""
     due, model.cloud_due = model.cloud_due, set()
+    if not due:
+        return []
     made: list[Assignment] = []
     ids = sorted(due & model.cloud.keys())
     executions = store.load_many(work.connection, ids)
