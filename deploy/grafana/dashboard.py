@@ -96,6 +96,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 ("max by (service) (incl_bus_outbox_age_seconds)", "{{service}} age in s"),
             ),
         ),
+        Panel(
+            "Streams, full",
+            (("max by (stream) (incl_bus_stream_used_ratio)", "{{stream}}"),),
+            "percentunit",
+            "A full one takes nothing more; agents and outboxes keep what is refused.",
+            red_above=0.8,
+        ),
         Panel("Answers, p95", ((_p95("incl_bus_query_seconds", "service"), "{{service}}"),), "s"),
     ),
     "Experiments and machines": (

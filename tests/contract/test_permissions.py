@@ -58,7 +58,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
         "_INBOX.admin.admin.x",
         f"incl.event.default.experiment.{E1}", "incl.event._system.node.n1", "incl.control.n1", "incl.control.n2",
         "$JS.API.DIRECT.GET.CONTROL.incl.control.n1", "$JS.API.DIRECT.GET.CONTROL.incl.control.n2", "_R_.a.b",
-        "_INBOX.gateway.gateway.x",
+        "_INBOX.gateway.gateway.x", "$JS.API.STREAM.INFO.EVENTS",
     },
     "tracker": {
         "$JS.API.STREAM.INFO.EVENTS",
@@ -67,7 +67,10 @@ MAY_PUBLISH: dict[str, set[str]] = {
         f"incl.live.other.{E1}", f"incl.stored.default.{E1}.2.1", f"incl.stored.default.{E1}.2.0", "_R_.a.b",
         f"incl.stored.default.{E1}.1.0", "_INBOX.gateway.gateway.x",
     },
-    "registry": {"_INBOX.admin.admin.x", f"incl.event.default.artifact.{E1}", "_R_.a.b", "_INBOX.gateway.gateway.x"},
+    "registry": {
+        "_INBOX.admin.admin.x", f"incl.event.default.artifact.{E1}", "_R_.a.b", "_INBOX.gateway.gateway.x",
+        "$JS.API.STREAM.INFO.EVENTS",
+    },
     "gateway": {
         "_INBOX.admin.admin.x",
         "incl.query.default.gateway.tracker.experiment", "_R_.a.b",

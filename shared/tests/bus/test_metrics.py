@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 
 from incl_shared import leases
+from incl_shared.bus import fullness
 from incl_shared.bus.client import BusClient
 from incl_shared.bus.delivery import Delivery
 from incl_shared.bus.errors import Early, Poison
@@ -22,11 +23,12 @@ from incl_shared.bus.findings import of_bus
 from incl_shared.bus.metrics import BusMetrics
 from incl_shared.bus.retry import RetryPolicy
 from incl_shared.bus.runtime import Bus, BusOptions
-from incl_shared.bus.topology import TRACKER_EVENTS
+from incl_shared.bus.topology import TRACKER_EVENTS, Durable
 from incl_shared.db import Database, Transaction
 from incl_shared.events import ExperimentWaiting
 from incl_shared.ids import new_id
 from incl_shared.recovery import Outage, Recovery
+from incl_shared.tasks import end_all
 from incl_shared.testing.bus import BusFactory
 from incl_shared.testing.clock import FakeClock
 from incl_shared.testing.db import create_tables
@@ -340,3 +342,37 @@ async def test_findings_of_a_bus_that_is_away_and_of_a_handler_that_hangs(
     await until(lambda: {one.kind for one in of_bus(bus, lambda _: 0.0)} == kinds, what="no consequence beside them")
     nats_server.start()
     await until(lambda: not list(of_bus(bus, lambda _: 0.0)), 20)
+
+
+async def test_how_full_a_stream_is(bus_factory: BusFactory, bus_client: BusClient) -> None:
+    """Only of those that refuse when they are full, and as it is now."""
+    js = bus_client.jetstream()
+    await js.update_stream((await js.stream_info("REQUESTS")).config.evolve(max_bytes=10_000))
+    for number in range(8):
+        subject = f"incl.request.default.ann.experiment.{new_id()}"
+        await bus_client.publish_confirmed(subject, b"x" * 1000, message_id=str(number))
+    await publish(bus_client, "kept")
+
+    async def handler(_: Delivery) -> None:
+        raise AssertionError("nothing is for it")
+
+    def reads(bus: Bus) -> None:
+        for stream, subject in (("REQUESTS", "incl.request.*.*.nothing.*"), ("EVENTS", "incl.event.*.nothing.*")):
+            bus.consume(Durable(stream, "probe", (subject,)), handler, transactional=False)
+
+    bus = await bus_factory("probe", reads)
+    await until(lambda: value(bus, "bus_stream_used_ratio", stream="REQUESTS") > 0.8)
+    assert (
+        bus.metrics.registry.get_sample_value("incl_bus_stream_used_ratio", {"service": "probe", "stream": "EVENTS"})
+        is None
+    )
+    told: list[float] = []
+    watching = asyncio.create_task(
+        fullness.watch(bus_client, ["REQUESTS", "NONE"], lambda _, used: told.append(used), 0.02)
+    )
+    try:
+        await until(lambda: told and told[-1] > 0.8)
+        await js.purge_stream("REQUESTS")
+        await until(lambda: told[-1] == 0.0)
+    finally:
+        await end_all([watching])

@@ -70,11 +70,12 @@ def _durables(role: Role) -> tuple[str, ...]:
             f"$JS.API.CONSUMER.INFO.{place}",
             f"$JS.API.CONSUMER.CREATE.{place}",
             f"$JS.API.CONSUMER.DURABLE.CREATE.{place}",
+            f"$JS.API.STREAM.INFO.{durable.stream}",
             f"$JS.ACK.{place}.>",
             f"$JS.ACK.*.*.{place}.>",
             f"incl.dead.{place}",
         ]
-    return tuple(subjects)
+    return tuple(dict.fromkeys(subjects))
 
 
 def _own_events() -> tuple[str, ...]:
@@ -86,12 +87,10 @@ def _own_events() -> tuple[str, ...]:
 
 def _compared() -> tuple[str, ...]:
     """What the tracker needs to find out that its database is older than the bus, and to have events again."""
-    streams = (topology.EVENTS, topology.METRICS, topology.LOGS)
     events = topology.TRACKER_EVENTS
     return (
         f"$JS.API.CONSUMER.DELETE.{events.stream}.{events.name}",
-        *(f"$JS.API.DIRECT.GET.{stream}" for stream in streams[1:]),
-        *(f"$JS.API.STREAM.INFO.{stream}" for stream in streams),
+        *(f"$JS.API.DIRECT.GET.{stream}" for stream in (topology.METRICS, topology.LOGS)),
     )
 
 

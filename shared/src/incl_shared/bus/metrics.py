@@ -60,6 +60,7 @@ class BusMetrics:
         self.fetch_age = of(Gauge, "fetch_age_seconds", "Since the server spoke.", *_WHERE)
         self.pending = of(Gauge, "pending", "Messages that the durable has not fetched, when last told.", *_WHERE)
         self.lag = of(Gauge, "lag_seconds", "Age of the oldest message fetched and not settled.", *_WHERE)
+        self.stream_used = of(Gauge, "stream_used_ratio", "Of the most bytes that it takes; it refuses more.", "stream")
         outage = (*_WHERE, "outage")
         self.paused = of(Gauge, "paused", "1: waits for this, and handles nothing.", *outage)
         self.pauses = of(Counter, "pauses_total", "Times that it had to wait for this.", *outage)

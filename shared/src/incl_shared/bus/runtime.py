@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import sqlalchemy as sa
 
-from incl_shared.bus import kept
+from incl_shared.bus import fullness, kept
 from incl_shared.bus.client import Ack, BusClient, MessageCallback
 from incl_shared.bus.consumer import AsyncHandler, BatchHandler, Consumer, Handler
 from incl_shared.bus.hardening import HardenedBroker, HardenedPull
@@ -254,6 +254,8 @@ class Bus:
         if self._relay is not None:
             self._tasks.append(asyncio.create_task(self._relay.run(), name=f"{self.service}-outbox"))
             self._tasks.append(asyncio.create_task(self._sweep(), name=f"{self.service}-inbox-sweep"))
+        if self._consumers:
+            self._tasks.append(asyncio.create_task(self._look_at_streams(), name=f"{self.service}-streams"))
         self._started = True
 
     async def stop(self) -> None:
@@ -366,6 +368,11 @@ class Bus:
 
     async def _answer(self, message: Msg) -> None:
         await self._server.answer(self.client.connection, message)
+
+    async def _look_at_streams(self) -> None:
+        used = self.metrics.stream_used
+        streams = [consumer.durable.stream for consumer, _ in self._consumers]
+        await fullness.watch(self.client, streams, lambda stream, share: used.labels(stream).set(share))
 
     async def _sweep(self) -> None:
         """Forget ids in the inbox that no stream keeps any more, and sent events that nobody needs any more."""
