@@ -181,7 +181,7 @@ class Clouds:
 
     def said_gone(self, gang: gangs.Gang) -> None:
         """Somebody says that nothing is left of a gang."""
-        state, names = self.cloud.state, set(gang.names)
+        state, names = self.cloud.state, set(gang.owned)
         left = [f"VM {name} in {zone}" for zone, name in state.instances if name in names]
         left += [f"disk {name} in {zone}" for zone, name in state.disks if name in names]
         self.world.note(f"gang {gang.experiment}-{gang.attempt} is {gang.phase}")

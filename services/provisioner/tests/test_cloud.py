@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -12,102 +10,21 @@ from incl_provisioner.app import create_app
 from incl_provisioner.backends.gce.port import Compute, Order
 from incl_provisioner.domain.cloud.plan import Image
 from incl_provisioner.domain.cloud.prices import Disk
-from incl_provisioner.fakes.gce import CloudSettings, FakeCloud
-from incl_provisioner.settings import ProvisionerSettings
 from incl_provisioner.testing.agent import Script
-from incl_provisioner.testing.cloud import QUICK_CLOUD, Vms, enroll
-from incl_provisioner.testing.platform import QUICK, Platform
+from incl_provisioner.testing.cloud import Vms, enroll
+from incl_provisioner.testing.site import MACHINE, Begin
 from incl_shared.auth import jwt
-from incl_shared.bus.client import BusClient
 from incl_shared.errors import DeniedError
 from incl_shared.events.experiments import (
     AttemptAssigned,
     AttemptEnded,
-    AttemptSettled,
     AttemptStarted,
-    ExperimentWaiting,
     NodeDeleted,
 )
-from incl_shared.queries.provisioner import CheckFeasible, EnrollNode, GangView, GetCluster, GetMachines
-from incl_shared.settings import BusSettings
+from incl_shared.queries.provisioner import CheckFeasible, EnrollNode, GetCluster
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import EndReason, ExperimentState
 from incl_shared.testing.wait import until
-
-MACHINE = "n2-standard-4"
-Begin = Callable[..., Awaitable["Site"]]
-
-
-class Site:
-    """A provisioner with a cloud."""
-
-    def __init__(self, platform: Platform, vms: Vms) -> None:
-        self.platform, self.vms = platform, vms
-        self.cloud = vms.cloud
-
-    async def submit(self, **spec: Any) -> str:
-        return await self.platform.submit(**{"instance": MACHINE, **spec})
-
-    async def gangs(self, experiment: str | None = None) -> tuple[GangView, ...]:
-        answer = await self.platform.client.ask(GetMachines(experiment=experiment), project="default", user="ann")
-        return answer.gangs
-
-    def mutters(self, end: str, words: str) -> Callable[[str], bool]:
-        """Guests whose names end so say nothing but on their consoles."""
-
-        def mute(name: str) -> bool:
-            if not name.endswith(end):
-                return False
-            vm = next(vm for vm in self.cloud.state.instances.values() if vm.name == name)
-            (self.cloud.machines.folder(vm) / "console").write_text(words)
-            return True
-
-        return mute
-
-    def waits(self, experiment: str) -> list[str]:
-        return [event.reason for event in self.platform.of(experiment) if isinstance(event, ExperimentWaiting)]
-
-    async def settle(self, experiment: str, attempt: int = 1) -> None:
-        """What the tracker says once all is stored."""
-        event = AttemptSettled(experiment=experiment, attempt=attempt, points=0, lines=0, gaps=0)
-        await self.platform.client.publish_event(event, project="default", version=1)
-
-    async def until_empty(self) -> None:
-        """The cloud has nothing of ours any more, and the rows say so."""
-        await until(lambda: not self.vms.names and not self.vms.disks, 15, what="an empty cloud")
-
-        async def over() -> bool:
-            return not await self.gangs()
-
-        for _ in range(300):
-            if await over():
-                return
-            await asyncio.sleep(0.02)
-        raise AssertionError(await self.gangs())
-
-
-@pytest.fixture
-async def begin(bus_settings: BusSettings, bus_client: BusClient, sqlite_url: str) -> AsyncIterator[Begin]:
-    """Starts a provisioner with a cloud; options are those of the cloud."""
-    made: list[Site] = []
-
-    async def start(url: str = sqlite_url, **options: Any) -> Site:
-        cloud = FakeCloud(CloudSettings(vms="none"))
-        settings = ProvisionerSettings(
-            database_url=url, bus=bus_settings, cloud=QUICK_CLOUD.model_copy(update=options), **QUICK
-        )
-        vms = Vms(bus_client, cloud)
-        platform = Platform(bus_client, settings, create_app(settings, compute=vms.compute))
-        await platform.listen()
-        await platform.app.start()
-        vms.start()
-        made.append(Site(platform, vms))
-        return made[-1]
-
-    yield start
-    for site in made:
-        await site.platform.app.stop()
-        await site.vms.stop()
 
 
 @pytest.mark.parametrize("nodes", [1, 3])

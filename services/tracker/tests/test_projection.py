@@ -44,6 +44,7 @@ from incl_shared.spec import ExperimentSpec
 from incl_shared.states import AttemptState, EndReason, ExperimentState
 from incl_shared.subjects import Origin
 from incl_tracker import counters, store_experiments
+from incl_tracker.domain import stages
 from incl_tracker.domain.references import Reference, parse
 from incl_tracker.domain.stages import AttemptTimes, attempt_stages
 from incl_tracker.tables import metadata
@@ -146,6 +147,8 @@ async def test_machines_that_were_made_have_their_stage_from_when_they_were_want
     assert (queued.start, queued.end, queued.note) == (1000, 1002, "no machine has 2 free cores")
     assert (machine.start, machine.end) == (1002, 1011)
     assert machine.note == "n2-standard-4 spot in us-central1-a: found after 2 s, made in 3.5 s, booted in 2.5 s"
+    kept = made.model_copy(update={"kept": 3})
+    assert "spot (3 kept) in us-central1-a" in stages.made(kept, 1010.0)
 
 
 async def test_the_waterfall(bench: Any) -> None:

@@ -113,6 +113,10 @@ class CloudSwitches:
         """Of every VM."""
         return sorted(vm["name"] for vm in self.state()["instances"])
 
+    def ids(self) -> dict[str, str]:
+        """VM -> the id that the provider gave it: one that is made again has another."""
+        return {vm["name"]: vm["id"] for vm in self.state()["instances"]}
+
     def turn(self, switch: str, **given: Any) -> Any:
         """Use a switch: see docs/mechanisms/fake-cloud.md."""
         return self._ask(switch, json.dumps(given).encode())

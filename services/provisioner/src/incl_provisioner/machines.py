@@ -87,10 +87,10 @@ def lost(work: Work, node: str, silent_s: float) -> None:
 
 def preempting(work: Work, node: str) -> None:
     """The provider takes a machine back: its agent ends what runs there, and says so itself."""
-    place = rank_of(node)
     _log.warning("node %s is about to be preempted", node)
-    if place is not None and store_gangs.note_preempted(work.connection, place.experiment, place.attempt, work.said):
-        work.touch(Change.GANG, place.experiment)
+    holder = store_gangs.holder(work.connection, node)
+    if holder is not None and store_gangs.note_preempted(work.connection, *holder, work.said):
+        work.touch(Change.GANG, holder[0])
 
 
 def _deleted(work: Work, node: str) -> bool:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from incl_provisioner.domain.cloud.errors import Meaning, Scope, Verdict
 from incl_provisioner.domain.cloud.gangs import LAST, Gang, Phase
+from incl_provisioner.domain.cloud.names import rank_of
 from incl_provisioner.tables import enrolments, experiments, gangs, installation, nodes, timers
 from incl_shared.db import Transaction, insert_ignore
 from incl_shared.ids import new_id
@@ -102,6 +103,22 @@ def load_all(connection: sa.Connection, ids: Iterable[str]) -> dict[Key, GangRow
     """Every gang of these experiments."""
     found = connection.execute(_LOAD_ALL, {"keys": sorted(ids)})
     return {row.gang.key: row for row in map(_row, found)}
+
+
+def holder(connection: sa.Connection, node: str) -> Key | None:
+    """The attempt that a machine is for now: the last one that has it."""
+    place = rank_of(node)
+    if place is None:
+        return None
+    found = load_all(connection, [place.experiment])
+    having = [key for key, row in found.items() if place.rank < row.gang.nodes and row.gang.names[place.rank] == node]
+    return max(having, default=None)
+
+
+def silent(connection: sa.Connection, names: Sequence[str]) -> set[str]:
+    """Those of these machines that are not known to live."""
+    alive = sa.select(nodes.c.node).where(nodes.c.node.in_(names), nodes.c.alive == 1)
+    return set(names) - set(connection.execute(alive).scalars())
 
 
 def live(connection: sa.Connection) -> dict[Key, GangRow]:
@@ -236,6 +253,7 @@ def dump(gang: Gang) -> str:
     values = asdict(gang)
     del values["wanted"]
     values["zones"], values["tried"] = list(gang.zones), sorted(gang.tried)
+    values["origins"], values["given"] = list(gang.origins), sorted(gang.given)
     return json.dumps(values, sort_keys=True)
 
 
@@ -246,8 +264,9 @@ def parse(text: str, *, wanted: bool) -> Gang:
     said = values.pop("verdict")
     gang = Gang(**{**values, "verdict": None, "wanted": wanted})
     return replace(
-        gang, phase=Phase(gang.phase), zones=tuple(gang.zones), tried=frozenset(gang.tried), verdict=_verdict(said)
-    )
+        gang, phase=Phase(gang.phase), zones=tuple(gang.zones), tried=frozenset(gang.tried), verdict=_verdict(said),
+        origins=tuple(gang.origins), given=frozenset(gang.given),
+    )  # fmt: skip
 
 
 def _verdict(said: Mapping[str, Any] | None) -> Verdict | None:

@@ -10,7 +10,7 @@ from incl_provisioner.catalog import Catalog, load_catalog
 from incl_provisioner.domain.cloud.classify import classify
 from incl_provisioner.domain.cloud.cooldowns import CooldownBook, Target
 from incl_provisioner.domain.cloud.errors import CloudError
-from incl_provisioner.domain.cloud.plan import CloudSettings, Plan, Wish, first_calls, make_plan, summary
+from incl_provisioner.domain.cloud.plan import CloudSettings, Plan, Wish, first_calls, lasts, make_plan, summary
 from incl_provisioner.domain.cloud.policy import AfterPreemptions
 from incl_provisioner.domain.cloud.prices import Disk
 from incl_provisioner.domain.cloud.zones import State
@@ -43,13 +43,25 @@ def test_a_gang_of_spot_gpus() -> None:
     assert {each.region for each in made.zones} == {"us-central1", "europe-west4"}
     assert made.image == SETTINGS.gpu_image
     assert made.disks == (Disk("pd-balanced", 50),)
-    assert made.max_run_duration_s == 7200 + 30 + 1800
+    assert made.max_run_duration_s == 2 * (7200 + 30) + 1800, "it may serve the next attempt too"
     assert made.price() == pytest.approx(2 * (1.293355 + 50 * 0.1 / 730))
     assert made.price(spot=False) == pytest.approx(2 * (3.673385 + 50 * 0.1 / 730))
     assert summary(made) == "2 x a2-highgpu-1g spot in us-central1-a: $2.60 an hour, 65% less than on demand"
     assert first_calls(made)[0] == ("us-central1", ("us-central1-a", "us-central1-b", "us-central1-c", "us-central1-f"))
     assert made.service_account == "runner@lab"
     assert not made.external_ip
+
+
+def test_a_machine_serves_another_attempt_if_it_lives_long_enough_for_a_whole_one() -> None:
+    gang = ExperimentSpec.model_validate({"command": ["true"], "nodes": 2, "max_duration": "2h"})
+    endless = ExperimentSpec.model_validate({"command": ["true"], "nodes": 2})
+    assert (
+        plan({"nodes": 2, "instance": "t4", "max_duration": "2h", "retry": {"attempts": 1}}).max_run_duration_s == 9030
+    )
+    assert lasts(gang, SETTINGS, 7230 + 1800)
+    assert not lasts(gang, SETTINGS, 7230 + 1801)
+    assert lasts(endless, SETTINGS, 3.5 * 86_400)
+    assert not lasts(endless, SETTINGS, 3.5 * 86_400 + 1)
 
 
 def test_cores_alone_and_what_spot_would_save() -> None:

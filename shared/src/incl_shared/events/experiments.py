@@ -108,7 +108,8 @@ class Placement(Part):
 class MachinesMade(Part):
     """The machines that a cloud made for an attempt, one for each rank. Times in seconds since the epoch.
 
-    wanted: when the attempt's machines were first wanted; asked, made: of the try that came to something.
+    wanted: when the attempt's machines were first wanted; asked, made: of the try that came to something. kept: how
+    many of them the attempt before had had, and handed on.
     """
 
     cloud: str
@@ -118,6 +119,7 @@ class MachinesMade(Part):
     wanted: float
     asked: float
     made: float
+    kept: int = Field(0, ge=0)
 
 
 class AttemptAssigned(Event):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from incl_provisioner import admission, store, store_gangs
+from incl_provisioner.cloud import keeping
 from incl_provisioner.domain.cloud.errors import Meaning, Verdict
 from incl_provisioner.domain.cloud.gangs import Gang, Phase
 from incl_provisioner.domain.feasibility import Refusal, RefusalKind
@@ -74,7 +75,7 @@ def _one(work: Work, model: Model, execution: Execution, cloud: Cloud | None, se
         return None
     row = seen.rows.get((execution.id, execution.attempt + 1))
     if row is None:
-        _want(work, model, execution)
+        _want(work, model, execution, seen.rows.get((execution.id, execution.attempt)))
         return None
     hopeless = row.gang.verdict is not None and _hopeless(row.gang, row.gang.verdict)
     if row.gang.phase is Phase.FAILED or hopeless:
@@ -88,13 +89,15 @@ def _one(work: Work, model: Model, execution: Execution, cloud: Cloud | None, se
     return None
 
 
-def _want(work: Work, model: Model, execution: Execution) -> None:
+def _want(work: Work, model: Model, execution: Execution, before: GangRow | None) -> None:
     refusal = model.scheduler.quotas.refusal(execution.user, execution.project, execution.demand)
     if refusal:
         _say(work, execution, refusal)
         store.arm(work.connection, Timer.CLOUD, execution.id, work.now + _SOON_S)
         return
-    gang = Gang(execution.id, execution.attempt + 1, execution.demand.nodes, since=work.now)
+    gang = keeping.take_over(work, execution, before, model.made) if before is not None else None
+    if gang is None:
+        gang = Gang(execution.id, execution.attempt + 1, execution.demand.nodes, since=work.now)
     store_gangs.want(work.connection, gang, work.now)
 
 
@@ -118,7 +121,8 @@ def _ready(model: Model, gang: Gang, enrolled: Mapping[int, Enrolled]) -> list[S
     slots = []
     for rank, name in enumerate(gang.names):
         node, one = model.made.get(name), enrolled.get(rank)
-        if node is not None and node.alive and node.life and one is not None and one.turn == gang.turn:
+        in_time = rank in gang.kept or (one is not None and one.turn == gang.turn)
+        if node is not None and node.alive and node.life and in_time:
             slots.append(Slot(rank, name, node.address, tuple(range(node.gpus))))
     return slots
 
@@ -126,15 +130,19 @@ def _ready(model: Model, gang: Gang, enrolled: Mapping[int, Enrolled]) -> list[S
 def reason(row: GangRow, ready: int, why: str) -> str:
     """What an experiment waits for, in a few words."""
     gang = row.gang
-    what = f"{gang.nodes} x {gang.machine}" if gang.nodes > 1 else gang.machine
+    count = len(gang.asks) if gang.phase is Phase.ASKED else gang.nodes
+    what = f"{count} x {gang.machine}" if gang.nodes > 1 else gang.machine
     kind = f"{what} (spot)" if gang.spot else what
     verdict = gang.verdict
     if gang.phase is Phase.PLANNED:
+        if gang.origins:
+            return f"{len(gang.kept)} of {gang.nodes} machines are kept; the others are asked for"
         if why:
             return why
         return f"{verdict.message}; the next place is asked" if verdict is not None else "its machines are asked for"
     if gang.phase is Phase.ASKED:
-        asked = f"creating {kind} in {', '.join(gang.zones)}"
+        rest = f", {len(gang.kept)} are kept" if gang.origins else ""
+        asked = f"creating {kind} in {', '.join(gang.zones)}{rest}"
         return f"{asked}: {verdict.message}" if verdict is not None and verdict.meaning in _TRIES else asked
     if gang.phase is Phase.MADE:
         booting = "booting" if gang.nodes == 1 else f"booting, {ready} of {gang.nodes} are ready"
@@ -159,12 +167,16 @@ def machines_of(work: Work, execution: Execution) -> MachinesMade | None:
     gang = row.gang
     return MachinesMade(
         cloud=options.provider, machine=gang.machine, zone=gang.zone, spot=gang.spot, wanted=row.created,
-        asked=row.asked or row.created, made=row.made or work.now,
+        asked=row.asked or row.created, made=row.made or work.now, kept=len(gang.kept),
     )  # fmt: skip
 
 
 def let_go(work: Work, experiment: str, attempt: int) -> None:
     """The machines of an attempt have done all that they were for."""
-    store.disarm(work.connection, Timer.DRAIN, f"{experiment}:{attempt}")
+    key = f"{experiment}:{attempt}"
+    if keeping.awaited(work, experiment, attempt):
+        store.arm(work.connection, Timer.DRAIN, key, work.now + _SOON_S)
+        return
+    store.disarm(work.connection, Timer.DRAIN, key)
     if store_gangs.unwant_one(work.connection, experiment, attempt):
         work.touch(Change.GANG, experiment)

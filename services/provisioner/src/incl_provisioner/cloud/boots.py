@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from incl_provisioner import store, store_gangs
 from incl_provisioner.attempts import give_up
@@ -58,7 +59,7 @@ class Boots:
             missing = gangs.lost(gang, view, going=not begun)
             if not begun:
                 late = self._clock.now() - gang.since > self._options.boot_s
-                if missing or late:
+                if missing or late or await self._mute(gang):
                     await self._broken(gang, missing)
                 continue
             if key not in self._came and key not in self._taken_back:
@@ -71,9 +72,11 @@ class Boots:
     async def _broken(self, gang: Gang, missing: list[int]) -> None:
         """Its machines do not come to work: say why, and try the next place."""
         now = self._clock.now()
+        counts = 0
         if missing and await self._taken(gang, missing):
             verdict = _verdict("preempted", "the provider took a machine back while it booted", "")
-            counts = 0
+        elif not missing and (mute := await self._mute(gang)):
+            verdict = _verdict("silent", f"machine {mute[0]}, which was kept, is not heard any more", "")
         else:
             rank = missing[0] if missing else await self._silent(gang)
             said = await self._said(gang, rank)
@@ -83,6 +86,11 @@ class Boots:
         _log.warning("%s: %s", verdict.message, verdict.said or "it said nothing")
         self._plans.failed(gang, verdict, now)
         await self._rows.save(gang, gangs.broken(gang, verdict, now, counts=counts, most=self._options.boots))
+
+    async def _mute(self, gang: Gang) -> list[str]:
+        """Machines that were taken over and are silent since."""
+        names = [gang.names[rank] for rank in sorted(gang.kept)]
+        return sorted(await self._database.read(partial(store_gangs.silent, names=names))) if names else []
 
     async def _lost(self, gang: Gang, missing: list[int]) -> None:
         """Machines on which an attempt runs are gone: their ranks have ended."""
@@ -104,7 +112,7 @@ class Boots:
         enrolled = await self._database.read(
             lambda connection: store_gangs.enrolled(connection, gang.experiment, gang.attempt)
         )
-        came = {rank for rank, one in enrolled.items() if one.turn == gang.turn}
+        came = gang.kept | {rank for rank, one in enrolled.items() if one.turn == gang.turn}
         return next((rank for rank in range(gang.nodes) if rank not in came), 0)
 
     async def _said(self, gang: Gang, rank: int) -> str:

@@ -18,7 +18,7 @@ from incl_provisioner.domain.cloud.history import PreemptionHistory
 from incl_provisioner.domain.cloud.instances import Need, resolve
 from incl_provisioner.domain.cloud.machines import Shape
 from incl_provisioner.domain.cloud.names import Owner, Place, labels
-from incl_provisioner.domain.cloud.plan import Plan, Wish, node_of
+from incl_provisioner.domain.cloud.plan import Plan, Wish, lasts, node_of
 from incl_provisioner.domain.cloud.zones import Ranked, State, waiting
 from incl_provisioner.metrics import ProvisionerMetrics
 from incl_provisioner.planner import CatalogPlanner
@@ -83,6 +83,28 @@ class CloudPlans:
         best = free[0]
         zones = tuple(each.zone for each in free if _as_good(each, best))
         return Where(best.region, zones, best.shape.name, best.spot)
+
+    def again(self, gang: Gang, now: float) -> Where | None:
+        """The place of machines that a gang took over; None: they are not what the next attempt is to run on.
+
+        The zone may be a dearer one by now: what counts is that nothing keeps it from being asked, that machine and
+        price are the same kind still, and that the machines live long enough.
+        """
+        with self._metrics.own_time("cloud"):
+            return self._again(gang)
+
+    def _again(self, gang: Gang) -> Where | None:
+        about = self._rows.about.get(gang.key)
+        if about is None:
+            return None
+        try:
+            plan = self._plan(gang, about)
+        except InvalidInput:
+            return None
+        same = [each for each in plan.zones if each.target == Target(gang.zone, gang.machine, gang.spot)]
+        if not same or same[0].cooling is not None or not lasts(about.spec, self._planner.settings, gang.spent):
+            return None
+        return Where(same[0].region, (gang.zone,), gang.machine, gang.spot)
 
     def order(self, gang: Gang) -> Order:
         """What the machines of a gang's try are made like: the same as often as it is asked."""

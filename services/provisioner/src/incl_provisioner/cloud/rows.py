@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from incl_provisioner import store, store_gangs
+from incl_provisioner.domain.cloud import gangs
 from incl_provisioner.domain.cloud.gangs import LAST, Gang, Phase
 from incl_provisioner.metrics import ProvisionerMetrics
 from incl_provisioner.store_gangs import GangRow, Key
-from incl_provisioner.tables import experiments
 from incl_provisioner.work import Change
 from incl_shared import leases
 from incl_shared.clock import Clock
@@ -21,7 +21,7 @@ from incl_shared.leases import Lease
 from incl_shared.spec import ExperimentSpec
 from incl_shared.subjects import SYSTEM_PROJECT
 
-_e = experiments.c
+_REMOVED = (Phase.CLEANING, Phase.ENDING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,8 @@ class GangRows:
         """Whether there is one that is not over."""
         return await self._database.read(store_gangs.any_live)
 
-    async def save(self, before: Gang, after: Gang) -> bool:
-        """Replace a gang; False when it is not `before` any more, and nothing is changed."""
+    async def save(self, before: Gang, after: Gang) -> Gang | None:
+        """Replace a gang; what it is then. None when it is not `before` any more, and nothing is changed."""
         return await self._database.write(lambda tx: self._save(tx, before, after))
 
     async def tell(self, experiments: Iterable[str]) -> None:
@@ -97,21 +97,33 @@ class GangRows:
                 )  # fmt: skip
         return rows, about
 
-    def _save(self, tx: Transaction, before: Gang, after: Gang) -> bool:
+    def _save(self, tx: Transaction, before: Gang, after: Gang) -> Gang | None:
         with self._metrics.own_time("cloud"):
             return self._replace(tx, before, after)
 
-    def _replace(self, tx: Transaction, before: Gang, after: Gang) -> bool:
+    def _replace(self, tx: Transaction, before: Gang, after: Gang) -> Gang | None:
         leases.check(tx, self._lease())
         if before.phase is Phase.MADE and after.phase is Phase.CLEANING and self._begun(tx, before):
-            return False
+            return None
+        if after.origins and before.phase not in _REMOVED and after.phase in _REMOVED:
+            after = self._given_back(tx, after)
         if not store_gangs.save(tx.connection, before, after, self._clock.now()):
-            return False
+            return None
         if after.phase in LAST:
-            self._gone(tx, after)
+            self._gone(tx, after, after.owned)
+        elif before.phase is Phase.CLEANING and before.origins and not after.origins:
+            self._gone(tx, before, [before.names[rank] for rank in sorted(before.kept)])
         if _shown(before) != _shown(after):
             self._touch(tx, after.experiment)
-        return True
+        return after
+
+    def _given_back(self, tx: Transaction, gang: Gang) -> Gang:
+        """A gang whose attempt does not begin: what it took over is the last attempt's again, if that has any left."""
+        row = store_gangs.load(tx.connection, gang.experiment, gang.attempt - 1)
+        if row is None or not row.live or self._begun(tx, gang):
+            return gang
+        without, last = gangs.given_back(gang, row.gang)
+        return without if store_gangs.save(tx.connection, row.gang, last, self._clock.now()) else gang
 
     @staticmethod
     def _begun(tx: Transaction, gang: Gang) -> bool:
@@ -124,9 +136,9 @@ class GangRows:
         tx.after_commit(self._told)
 
     @staticmethod
-    def _gone(tx: Transaction, gang: Gang) -> None:
-        """The provider has said that nothing is left of it."""
-        for node, version in store_gangs.drop_nodes(tx.connection, gang.names).items():
+    def _gone(tx: Transaction, gang: Gang, names: list[str]) -> None:
+        """The provider has said that nothing is left of these."""
+        for node, version in store_gangs.drop_nodes(tx.connection, names).items():
             event = NodeDeleted(node=node, experiment=gang.experiment, attempt=gang.attempt, zone=gang.zone)
             tx.emit(event, project=SYSTEM_PROJECT, version=version + 1)
             store.changed(tx.connection, Change.NODE, node)

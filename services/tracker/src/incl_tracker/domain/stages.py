@@ -91,6 +91,7 @@ def reasons(waits: Sequence[tuple[float, str]]) -> str:
 def made(machines: MachinesMade, ready: float) -> str:
     """What was made, where, and how long its parts took."""
     kind = f"{machines.machine} spot" if machines.spot else machines.machine
+    kind += f" ({machines.kept} kept)" if machines.kept else ""
     earlier = machines.asked - machines.wanted
     before = f"found after {earlier:.0f} s, " if earlier >= 1 else ""
     making, booting = max(0.0, machines.made - machines.asked), max(0.0, ready - machines.made)

@@ -30,8 +30,8 @@ class Rows(Protocol):
     async def gangs(self) -> Mapping[tuple[str, int], Gang]:
         """All gangs that are not over, and any that are."""
 
-    async def save(self, before: Gang, after: Gang) -> bool:
-        """Replace a row; False when it is not `before` any more, and nothing is changed."""
+    async def save(self, before: Gang, after: Gang) -> Gang | None:
+        """Replace a row; what it is then. None when it is not `before` any more, and nothing is changed."""
 
 
 class Planner(Protocol):
@@ -39,6 +39,9 @@ class Planner(Protocol):
 
     def where(self, gang: Gang, now: float) -> Where | None:
         """The next place for a gang; None: wait."""
+
+    def again(self, gang: Gang, now: float) -> Where | None:
+        """The place of machines that a gang took over, where the missing ones are asked for; None: keep none."""
 
     def order(self, gang: Gang) -> Order:
         """What its VMs are made like."""
@@ -149,21 +152,23 @@ class Keeper:
         now = self._clock.now()
         if gang.key not in self.adopted:
             own = gangs.adopted(gang, now)
-            if own != gang and not await self._rows.save(gang, own):
+            saved = await self._rows.save(gang, own) if own != gang else own
+            if saved is None:
                 return None
             self.adopted.add(gang.key)
-            gang = own
-        where = self._planner.where(gang, now) if gang.phase is gangs.Phase.PLANNED and gang.wanted else None
+            gang = saved
+        where = None
+        if gang.phase is gangs.Phase.PLANNED and gang.wanted:
+            where = self._planner.again(gang, now) if gang.origins else self._planner.where(gang, now)
         after, actions = gangs.decide(gang, view, where, now, self._limits)
-        if after != gang and not await self._rows.save(gang, after):
-            return None
+        row = await self._rows.save(gang, after) if after != gang else after
         for action in actions:
-            found = await self._do(after, action)
-            if found != after:
-                if not await self._rows.save(after, found):
-                    return None
-                after = found
-        return after
+            if row is None:
+                return None
+            found = await self._do(row, action)
+            if found != row:
+                row = await self._rows.save(row, found)
+        return row
 
     async def _do(self, gang: Gang, action: Action) -> Gang:
         if action.do is Do.ASK:
@@ -180,7 +185,7 @@ class Keeper:
     async def _ask(self, gang: Gang) -> Gang:
         order = self._planner.order(gang)
         try:
-            operation = await self._compute.insert_gang(gang.names, gang.region, gang.zones, order, self._request(gang))
+            operation = await self._compute.insert_gang(gang.asks, gang.region, gang.zones, order, self._request(gang))
         except CloudFailure as error:
             self._trouble("ask", error)
             now = self._clock.now()

@@ -5,6 +5,9 @@
     any -> ending -> gone               it is wanted no more: removed, and the provider has said so
     cleaning -> failed                  no place will ever do
 
+The attempt after one that lost a machine takes the others over: they keep their names, and only the missing ones are
+asked for, in the same zone. Where that fails, all are removed, and made anew as for any attempt.
+
 A row is saved before what it says is done, so that whoever takes up after a crash repeats the same call with the same
 request id. Nothing here does anything: `decide` and the functions beside it are pure.
 """
@@ -74,6 +77,9 @@ class Gang:
         verdict: why the last try failed.
         machine, spot: what the last try asked for. zone: where it was made, as far as that was seen.
         breaks: how often it was made and did not come to work.
+        origins: by rank, the attempt that its machine is named after; empty: this one.
+        given: ranks whose machines the next attempt has taken over: they are this one's no more.
+        spent: seconds of its life that a machine had behind it at most when it was taken over.
     """
 
     experiment: str
@@ -95,11 +101,30 @@ class Gang:
     spot: bool = False
     zone: str = ""
     breaks: int = 0
+    origins: tuple[int, ...] = ()
+    given: frozenset[int] = frozenset()
+    spent: float = 0.0
 
     @property
     def names(self) -> list[str]:
         """Of its VMs, by rank."""
-        return [machine_name(Place(self.experiment, self.attempt, rank)) for rank in range(self.nodes)]
+        origins = self.origins or (self.attempt,) * self.nodes
+        return [machine_name(Place(self.experiment, origin, rank)) for rank, origin in enumerate(origins)]
+
+    @property
+    def kept(self) -> frozenset[int]:
+        """Ranks whose machines it took over."""
+        return frozenset(rank for rank, origin in enumerate(self.origins) if origin != self.attempt)
+
+    @property
+    def asks(self) -> list[str]:
+        """Names of the VMs that are made for it."""
+        return [name for rank, name in enumerate(self.names) if rank not in self.kept]
+
+    @property
+    def owned(self) -> list[str]:
+        """Names of the VMs that it answers for."""
+        return [name for rank, name in enumerate(self.names) if rank not in self.given]
 
     @property
     def key(self) -> tuple[str, int]:
@@ -159,6 +184,45 @@ class Action:
     name: str = ""
 
 
+def taken_over(gang: Gang, healthy: Iterable[int], now: float, spent: float) -> tuple[Gang, Gang]:
+    """(the gang, the one of the next attempt that has its healthy ranks); both are to be saved at once, or none."""
+    ranks = frozenset(healthy)
+    attempt = gang.attempt + 1
+    origins = gang.origins or (gang.attempt,) * gang.nodes
+    after = Gang(
+        gang.experiment, attempt, gang.nodes, since=now, region=gang.region, zones=(gang.zone,),
+        tried=frozenset({gang.zone}), machine=gang.machine, spot=gang.spot, zone=gang.zone,
+        origins=tuple(origin if rank in ranks else attempt for rank, origin in enumerate(origins)), spent=spent,
+    )  # fmt: skip
+    return replace(gang, given=gang.given | ranks), after
+
+
+def given_back(gang: Gang, before: Gang) -> tuple[Gang, Gang]:
+    """(the gang without what it took over, the one of the attempt before that has it again): saved at once.
+
+    What that attempt said is not all stored yet perhaps, so its machines stay as long as they would have.
+    """
+    return replace(gang, origins=(), spent=0.0), replace(before, given=before.given - gang.kept)
+
+
+def things_of(gang: Gang, view: View) -> Sequence[Thing]:
+    """What the provider shows of a gang: what bears its name but was not given away, and what it took over."""
+    own = view.things.get(gang.key, ())
+    if not gang.given and not gang.origins:
+        return own
+    kept = gang.kept - gang.given
+    found = [one for one in own if _rank(one) not in gang.given]
+    for origin in sorted({gang.origins[rank] for rank in kept}):
+        things = view.things.get((gang.experiment, origin), ())
+        found += [one for one in things if (rank := _rank(one)) in kept and gang.origins[rank] == origin]
+    return found
+
+
+def _rank(thing: Thing) -> int:
+    parsed = parse_name(thing.name)
+    return parsed[0].rank if parsed is not None else -1
+
+
 def view_of(at: float, things: Iterable[Thing], unreachable: Iterable[str]) -> View:
     """A view from lists; what has no name of ours is left out."""
     by_gang: dict[tuple[str, int], list[Thing]] = {}
@@ -170,7 +234,10 @@ def view_of(at: float, things: Iterable[Thing], unreachable: Iterable[str]) -> V
 
 
 def decide(gang: Gang, view: View, where: Where | None, now: float, limits: Limits) -> tuple[Gang, list[Action]]:
-    """(the row to save, what to do then). where: the next place, for a gang that is planned; None: wait."""
+    """(the row to save, what to do then).
+
+    where: the next place, for a gang that is planned; None: wait, and what was taken over is not kept for that.
+    """
     if gang.phase in LAST:
         return gang, []
     if not gang.wanted and gang.phase in (Phase.PLANNED, Phase.MADE, Phase.CLEANING):
@@ -193,13 +260,13 @@ def adopted(gang: Gang, now: float) -> Gang:
 
 def _seen(gang: Gang, view: View) -> Gang:
     """The zone in which it was made."""
-    zones = {one.zone for one in view.things.get(gang.key, ()) if not one.disk}
+    zones = {one.zone for one in things_of(gang, view) if not one.disk}
     return replace(gang, zone=zones.pop()) if not gang.zone and len(zones) == 1 else gang
 
 
 def _planned(gang: Gang, where: Where | None, now: float) -> tuple[Gang, list[Action]]:
     if where is None:
-        return gang, []
+        return (replace(gang, phase=Phase.CLEANING, since=now), []) if gang.origins else (gang, [])
     asked = replace(
         gang, phase=Phase.ASKED, since=now, asked=now, turn=gang.turn + 1, region=where.region, zones=where.zones,
         tried=gang.tried | set(where.zones), operation="", open=True, unsure=False, verdict=None,
@@ -240,7 +307,7 @@ def _removing(gang: Gang, view: View, now: float, limits: Limits) -> tuple[Gang,
         actions.append(Action(Do.FIND))
     if view.at < gang.since:
         return gang, actions
-    things = view.things.get(gang.key, ())
+    things = things_of(gang, view)
     actions += [Action(Do.DELETE, one.zone, one.name) for one in things if not one.disk and one.status not in GOING]
     actions += [Action(Do.DELETE_DISK, one.zone, one.name) for one in things if one.disk and not one.used]
     late = gang.open and now - max(gang.asked, gang.since) <= (limits.make_s if gang.operation else limits.settle_s)
@@ -254,7 +321,9 @@ def _removed(gang: Gang, now: float) -> Gang:
     if gang.phase is Phase.ENDING or not gang.wanted:
         return replace(clean, phase=Phase.GONE)
     hopeless = gang.verdict is not None and not gang.verdict.waits and gang.verdict.meaning is not Meaning.CREDENTIALS
-    return replace(clean, phase=Phase.FAILED if hopeless else Phase.PLANNED)
+    if hopeless:
+        return replace(clean, phase=Phase.FAILED)
+    return replace(clean, phase=Phase.PLANNED, origins=(), spent=0.0)
 
 
 # -- what came of it --
@@ -312,17 +381,24 @@ def lost(gang: Gang, view: View, *, going: bool = True) -> list[int]:
     if gang.phase is not Phase.MADE or view.at < gang.since or view.unreachable & gang.tried:
         return []
     over = ENDED | GOING if going else ENDED
-    alive = {one.name for one in view.things.get(gang.key, ()) if not one.disk and one.status not in over}
-    return [rank for rank, name in enumerate(gang.names) if name not in alive]
+    alive = {one.name for one in things_of(gang, view) if not one.disk and one.status not in over}
+    return [rank for rank, name in enumerate(gang.names) if name not in alive and rank not in gang.given]
 
 
 def orphans(view: View, gangs: Mapping[tuple[str, int], Gang]) -> list[Action]:
     """What belongs to no gang that is alive: to be deleted. gangs: read after the view was taken."""
+    alive = [gang for gang in gangs.values() if gang.phase not in LAST]
+    kept = {(*gang.key, rank): gang.origins[rank] for gang in alive for rank in gang.kept - gang.given}
+    held = {(experiment, origin, rank) for (experiment, _, rank), origin in kept.items()}
     actions = []
-    for key, things in view.things.items():
-        gang = gangs.get(key)
+    for key, all_things in view.things.items():
+        things, gang = all_things, gangs.get(key)
         if gang is not None and gang.phase not in LAST:
-            continue
+            if not gang.given:
+                continue
+            things = [one for one in things if _rank(one) in gang.given]
+        if held:
+            things = [one for one in things if (*key, _rank(one)) not in held]
         actions += [Action(Do.DELETE, one.zone, one.name) for one in things if not one.disk and one.status not in GOING]
         actions += [Action(Do.DELETE_DISK, one.zone, one.name) for one in things if one.disk and not one.used]
     return actions

@@ -198,11 +198,22 @@ def longest(spec: ExperimentSpec, settings: CloudSettings) -> int:
 
 
 def _longest(spec: ExperimentSpec, settings: CloudSettings) -> int:
-    """The third end of a machine: its attempt's longest time and what surrounds it, within the operator's limit."""
+    """The third end of a machine: its attempt's longest time and what surrounds it, within the operator's limit.
+
+    A machine of a gang may serve the next attempt too, when another one of the gang is lost.
+    """
     wanted = settings.longest_s
     if spec.max_duration is not None:
-        wanted = min(wanted, spec.max_duration + spec.checkpoint.grace + settings.margin_s)
+        attempts = 2 if spec.nodes > 1 and spec.retry.attempts > 1 else 1
+        wanted = min(wanted, attempts * (spec.max_duration + spec.checkpoint.grace) + settings.margin_s)
     return int(max(_SHORTEST_S, wanted))
+
+
+def lasts(spec: ExperimentSpec, settings: CloudSettings, spent: float) -> bool:
+    """Whether a machine of an experiment lives long enough for another attempt. spent: seconds of its life so far."""
+    longest = _longest(spec, settings)
+    needed = longest / 2 if spec.max_duration is None else spec.max_duration + spec.checkpoint.grace
+    return longest - spent >= needed
 
 
 def _notes(ranked: Sequence[Ranked], state: State, prices: PriceTable, today: str) -> list[str]:

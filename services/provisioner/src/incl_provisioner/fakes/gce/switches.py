@@ -139,7 +139,8 @@ class Switches:
             "project": self._state.project,
             "instances": [
                 {
-                    "name": vm.name, "zone": vm.zone, "status": vm.status, "machineType": vm.machine.name,
+                    "name": vm.name, "id": str(vm.id), "zone": vm.zone, "status": vm.status,
+                    "machineType": vm.machine.name,
                     "model": vm.model,
                     "address": vm.address, "labels": vm.body["labels"], "folder": str(self._machines.folder(vm)),
                 }
