@@ -123,7 +123,6 @@ def test_a_local_run_goes_on_as_before(site: Home, cloud: CloudSwitches, folder:
     assert cloud.empty()
 
 
-@pytest.mark.timeout(300)
 def test_four_machines_reduce_through_a_preemption(site: Home, cloud: CloudSwitches, tmp_path: Path) -> None:
     words = ("--nodes", "4", "--instance", "e2-standard-2", "--spot", "--env", "STEPS=6000")
     identifier = site.submit(str(EXAMPLES / "allreduce" / "train.yaml"), *words)

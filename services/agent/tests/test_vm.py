@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from incl_agent import vm as vm_module
+from incl_agent import vm_metadata
 from incl_agent.app import Agent
 from incl_agent.fakes import FakePlatform
 from incl_agent.jobfiles import JobFiles
@@ -33,6 +34,8 @@ class Server:
         self.preempted = "FALSE"
         self.changed = threading.Event()
         self.asked: list[str] = []
+        self.refusals = 0
+        """So many questions for the address are cut off before one is answered."""
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -45,8 +48,14 @@ class Server:
                     if "wait_for_change" in path:
                         server.changed.wait(5)
                     self.answer(200, server.preempted)
+                elif server.refusals > 0:
+                    server.refusals -= 1
+                    self.answer(503, "") if server.refusals % 2 else self.close_connection_now()
                 else:
                     self.answer(200, "10.128.0.7") if path == "network-interfaces/0/ip" else self.answer(404, "")
+
+            def close_connection_now(self) -> None:
+                self.close_connection = True
 
             def answer(self, status: int, text: str) -> None:
                 self.send_response(status)
@@ -85,6 +94,13 @@ async def test_it_knows_its_own_address(server: Server) -> None:
     assert await server.metadata.address() == "10.128.0.7"
     assert await Metadata("127.0.0.1:9").address(patience_s=1.2) == ""
     assert not await server.metadata.is_preempted()
+
+
+async def test_it_asks_again_for_its_address(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vm_metadata, "_ASK_AGAIN_S", 0.01)
+    server.refusals = 4
+    assert await server.metadata.address() == "10.128.0.7"
+    assert server.asked == ["network-interfaces/0/ip"] * 5
 
 
 async def test_the_notice_ends_the_jobs_and_what_they_made_is_stored(

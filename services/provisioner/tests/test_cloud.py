@@ -21,7 +21,9 @@ from incl_shared.events.experiments import (
     AttemptStarted,
     NodeDeleted,
 )
+from incl_shared.ids import job_id
 from incl_shared.queries.provisioner import CheckFeasible, EnrollNode, GetCluster
+from incl_shared.reports import PreemptionNotice
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import EndReason, ExperimentState
 from incl_shared.testing.wait import until
@@ -258,6 +260,41 @@ async def test_a_preempted_attempt_is_followed_by_one_on_new_machines(begin: Beg
     for attempt in (1, 2):
         await site.settle(experiment, attempt)
     await site.until_empty()
+
+
+async def test_a_peer_that_fails_before_the_preempted_rank_has_ended_is_no_error(begin: Begin) -> None:
+    """The notice is there, the job on that machine still saves in its grace, and the others find it gone."""
+    site = await begin(spot_count=1)
+    site.vms.script = lambda job: Script(seconds=None if job.attempt == 1 else 0.0)
+    experiment = await site.submit(nodes=2, spot=True)
+    await site.platform.event(experiment, AttemptStarted)
+    taken, peer = (site.vms.agents[f"incl-{experiment}-a1-n{rank}"] for rank in (1, 0))
+    await taken.say(PreemptionNotice(seconds_left=28))
+    await peer.end(job_id(experiment, 1, 0), EndReason.ERROR, 1, "ConnectionResetError: the peer is gone")
+    ended: AttemptEnded = await site.platform.event(experiment, AttemptEnded)
+    assert (ended.reason, ended.retry) == (EndReason.PREEMPTED, True)
+    assert "then: ConnectionResetError" in ended.message
+    assert (await site.platform.finished(experiment)).attempts == 2
+
+
+async def test_a_machine_that_was_taken_while_it_booted_excuses_no_later_error(begin: Begin) -> None:
+    site = await begin()
+    site.vms.mute = lambda _: True
+    site.vms.script = lambda _: Script(reason=EndReason.ERROR, exit_code=1, message="ValueError: mine")
+    experiment = await site.submit(spot=True)
+
+    async def made() -> bool:
+        return [gang.phase for gang in await site.gangs(experiment)] == ["made"]
+
+    await until(made, 15)
+    (vm,) = site.cloud.state.instances.values()
+    site.cloud.switches.preempt(vm.zone, vm.name)
+    await until(lambda: vm not in site.cloud.state.instances.values(), 15)
+    site.vms.mute = lambda _: False
+    done = await site.platform.finished(experiment)
+    assert (done.state, done.reason, done.attempts) == (ExperimentState.FAILED, EndReason.ERROR, 1)
+    (gang,) = await site.gangs(experiment)
+    assert gang.preempted is not None
 
 
 async def test_a_provisioner_that_starts_anew_makes_nothing_twice(begin: Begin) -> None:

@@ -124,6 +124,33 @@ def test_the_first_failure_of_its_own_speaks_for_all(ends: list[End], rank: int)
     assert verdict(reversed(ends)).rank == rank
 
 
+@pytest.mark.parametrize(
+    ("ends", "reason", "rank"),
+    [
+        ([_end(0, EndReason.ERROR, 101), _end(1, EndReason.PREEMPTED, 120)], EndReason.PREEMPTED, 1),
+        ([_end(0, EndReason.ERROR, 101), _end(1, EndReason.STOPPED, 102, induced=True)], EndReason.PREEMPTED, 0),
+        ([_end(0, EndReason.ERROR, 98)], EndReason.PREEMPTED, 0),
+        ([_end(0, EndReason.LOST, 101), _end(1, EndReason.STOPPED, 102, induced=True)], EndReason.PREEMPTED, 0),
+        ([_end(0, EndReason.ERROR, 90), _end(1, EndReason.PREEMPTED, 120)], EndReason.ERROR, 0),
+        ([_end(0, EndReason.COMPLETED, 101), _end(1, EndReason.COMPLETED, 102)], EndReason.COMPLETED, 0),
+        ([_end(0, EndReason.STOPPED, 101, induced=True)], EndReason.STOPPED, 0),
+        ([_end(0, EndReason.MAX_DURATION, 101)], EndReason.MAX_DURATION, 0),
+        ([_end(0, EndReason.COMMAND, 101)], EndReason.COMMAND, 0),
+    ],
+)
+def test_what_fails_once_a_machine_is_taken_back_is_preempted(ends: list[End], reason: EndReason, rank: int) -> None:
+    """The provider's notice came at 100."""
+    for order in (ends, ends[::-1]):
+        said = verdict(order, 100.0)
+        assert (said.reason, said.rank) == (reason, rank)
+
+
+def test_what_a_rank_said_is_kept_beside_the_preemption() -> None:
+    said = verdict([End(0, EndReason.ERROR, "ConnectionResetError: peer", "a hint", 101, induced=False)], 100.0)
+    assert said.message == "the provider takes a machine back (preemption); then: ConnectionResetError: peer"
+    assert said.hint == ""
+
+
 def test_an_attempt_without_ends_has_no_verdict() -> None:
     with pytest.raises(ValueError, match="without ranks"):
         verdict([])

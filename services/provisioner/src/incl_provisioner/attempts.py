@@ -163,7 +163,7 @@ def _conclude(work: Work, execution: Execution, row: RankRow) -> None:
     rows = _all(work, execution, row)
     finishes = [(row, Finish.model_validate_json(row.finish or "")) for row in rows]
     ends = [End(row.rank, end.reason, end.message, end.hint, end.at, end.induced) for row, end in finishes]
-    last = verdict(ends)
+    last = verdict(ends, _taken(work, execution))
     reason, message = last.reason, _message(last, len(rows))
     stopping = execution.state is ExperimentState.STOPPING
     again = retries(reason, execution.attempt, Retry.model_validate_json(execution.retry), stopping=stopping)
@@ -189,6 +189,14 @@ def _conclude(work: Work, execution: Execution, row: RankRow) -> None:
         work.touch(Change.EXPERIMENT, execution.id)
     else:
         finish(work, execution, state, reason, message, last.hint)
+
+
+def _taken(work: Work, execution: Execution) -> float | None:
+    """When the provider first said that it takes a machine of this attempt back; not one of an earlier try to boot."""
+    gang = store_gangs.load(work.connection, execution.id, execution.attempt) if execution.cloud else None
+    if gang is None or gang.preempted is None or gang.preempted < (gang.made or 0.0):
+        return None
+    return gang.preempted
 
 
 def _drain(work: Work, execution: Execution) -> None:

@@ -6,7 +6,7 @@ The facts of a rank are what its node reports; the state of the attempt follows 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from incl_shared.states import AttemptState, EndReason
@@ -135,11 +135,23 @@ def is_failure(reason: EndReason) -> bool:
     return reason is not EndReason.COMPLETED
 
 
-def verdict(ends: Iterable[End]) -> End:
+CONSEQUENCES = frozenset({EndReason.ERROR, EndReason.INFRA, EndReason.LOST})
+"""Ends that a machine which is taken back may cause, on it and on its peers."""
+MOMENTS_S = 5.0
+"""So much earlier than the notice may its consequences be dated: clocks differ, and a notice is read a moment late."""
+
+
+def verdict(ends: Iterable[End], taken: float | None = None) -> End:
     """The end that speaks for the whole attempt: the first failure that was not itself caused by being told to stop.
 
     A peer of a dead machine fails moments after it; the dead machine's own end is dated by its last word, so it
     comes first. When all were told to stop, that is the reason; when none failed, the attempt is complete.
+
+    When the provider takes a machine back, its job may go on in its grace while its peers fail already, and its own end
+    may come before the notice is read: what fails from then on is preempted.
+
+    Args:
+        taken: when the provider first said that it takes a machine of this attempt back (epoch s).
 
     Raises:
         ValueError: without any end.
@@ -149,4 +161,13 @@ def verdict(ends: Iterable[End]) -> End:
         raise ValueError("an attempt without ranks has no end")
     own = [end for end in ordered if is_failure(end.reason) and not end.induced]
     told = [end for end in ordered if is_failure(end.reason)]
-    return (own or told or ordered)[0]
+    first = (own or told or ordered)[0]
+    if taken is None or first.reason not in CONSEQUENCES or first.at < taken - MOMENTS_S:
+        return first
+    said = next((end for end in ordered if end.reason is EndReason.PREEMPTED), None)
+    return said or replace(first, reason=EndReason.PREEMPTED, message=_taken(first.message), hint="")
+
+
+def _taken(message: str) -> str:
+    text = "the provider takes a machine back (preemption)"
+    return f"{text}; then: {message}" if message else text

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 from starlette.types import Receive, Scope, Send
 
 from incl_provisioner.fakes.gce.catalog import ZONES
+from incl_provisioner.fakes.gce.hosts.netns import hardware
 from incl_provisioner.fakes.gce.identity import Identity
 from incl_provisioner.fakes.gce.model import Instance, fingerprint
 from incl_provisioner.fakes.gce.problems import JSON
@@ -130,7 +131,7 @@ class MetadataServer:
                     for one in vm.body["disks"]
                 ],
                 "network-interfaces": [
-                    {"ip": vm.address, "network": network, "access-configs": [], "mac": "42:01:0a:80:00:02"}
+                    {"ip": vm.address, "network": network, "access-configs": [], "mac": hardware(vm.address)}
                 ],
                 "service-accounts": self._accounts(vm),
             },

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import ipaddress
 import os
 import socket
 import subprocess
@@ -40,6 +41,15 @@ def _ip(*commands: str) -> None:
         raise OSError(done.returncode, f"ip: {done.stderr.strip()[:300]}")
 
 
+def hardware(address: str) -> str:
+    """The MAC of an interface, made of its address as the provider makes it.
+
+    The switch must be given one: else it takes the lowest of its ports, and with each VM that comes or goes all others
+    may keep an address that nobody has any more, for a minute.
+    """
+    return ":".join(f"{number:02x}" for number in (0x42, 0x01, *ipaddress.IPv4Address(address).packed))
+
+
 class Network:
     """10.128.0.0/16 with a switch, a gateway and a metadata server."""
 
@@ -64,9 +74,14 @@ class Network:
         _unshare()
         self._switch_id = threading.get_native_id()
         _ip(
-            "link set lo up", f"addr add {METADATA}/32 dev lo", "link add name br0 type bridge",
+            "link set lo up", f"addr add {METADATA}/32 dev lo",
+            f"link add name br0 address {hardware(GATEWAY)} type bridge",
             f"addr add {GATEWAY}/16 dev br0", "link set br0 up",
         )  # fmt: skip
+
+    async def on_switch(self, work: Callable[[], T]) -> T:
+        """Look at something where the switch is."""
+        return await self._in(self._switch, work)
 
     async def listen(self, address: str, port: int) -> socket.socket:
         """A socket on an address of the switch."""
@@ -90,7 +105,8 @@ class Network:
     def _cable(self, name: str, address: str, ports: Sequence[int]) -> tuple[int, list[socket.socket]]:
         _unshare()
         _ip(
-            "link set lo up", f"link add eth0 type veth peer name {name} netns {self._switch_id}",
+            "link set lo up",
+            f"link add eth0 address {hardware(address)} type veth peer name {name} netns {self._switch_id}",
             f"addr add {address}/16 dev eth0", "link set eth0 up", f"route add default via {GATEWAY}",
         )  # fmt: skip
         sockets: list[socket.socket] = []
