@@ -10,22 +10,23 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+import requests
 from google.auth.credentials import AnonymousCredentials
 
-from incl_registry.blobs import BlobStore
+from incl_registry.blobs import BlobStore, Place
 from incl_registry.errors import StorageFullError, WrongOffsetError
 from incl_registry.fakes.gcs import FakeStorage
 from incl_registry.folder import FolderBlobs
 from incl_registry.gcs.bucket import Bucket
 from incl_registry.gcs.connect import connect
 from incl_registry.gcs.store import GcsBlobs
-from incl_registry.testing.gcs import BUCKET, PART, PREFIX, fake_blobs
+from incl_registry.testing.gcs import BUCKET, PART, PREFIX, fake_blobs, signing_blobs
 from incl_registry.testing.memory import MemoryBlobs
 from incl_registry.testing.running import sha, upload_id
 from incl_shared.errors import IntegrityError, NotFoundError, UnavailableError
 
 
-@pytest.fixture(params=["folder", "memory", "bucket", "emulator"])
+@pytest.fixture(params=["folder", "memory", "bucket", "signing", "emulator"])
 def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlobStore]:
     if request.param == "folder":
         yield FolderBlobs(tmp_path / "b")
@@ -33,6 +34,9 @@ def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlobStore]
         yield MemoryBlobs()
     elif request.param == "bucket":
         with FakeStorage(BUCKET, guarded=True) as storage, fake_blobs(storage) as stored:
+            yield stored
+    elif request.param == "signing":
+        with FakeStorage(BUCKET, guarded=True) as storage, closing(signing_blobs(storage)) as stored:
             yield stored
     else:
         with emulator() as bucket, closing(GcsBlobs(bucket, part_size=PART, fresh_s=0.0)) as stored:
@@ -87,6 +91,31 @@ def test_what_is_missing(blobs: BlobStore) -> None:
     there = {put(blobs, bytes([number])) for number in range(3)}
     assert blobs.missing([*there, sha(b"no"), sha(b"none")]) == {sha(b"no"), sha(b"none")}
     assert blobs.missing(set()) == set()
+
+
+def send(places: list[Place], data: bytes) -> list[int]:
+    """What a client does with the places of an upload; the answers."""
+    answers = []
+    for place in places:
+        piece = data[place.offset : place.offset + place.size]
+        answers.append(requests.put(place.url, piece, headers=dict(place.headers), timeout=5).status_code)
+    return answers
+
+
+@pytest.mark.parametrize("size", [1, PART, 40 * PART + 7], ids=["one", "small", "large"])
+def test_bytes_that_do_not_come_through_us(blobs: BlobStore, size: int) -> None:
+    """A store takes them at places of its own, or says that it has none."""
+    data, key = os.urandom(size), upload_id()
+    if not blobs.direct():
+        with pytest.raises(UnavailableError):
+            blobs.places(sha(data), key, size, 60)
+        return
+    while places := blobs.places(sha(data), key, size, 60):
+        assert blobs.size(sha(data)) is None
+        assert set(send(places, data)) == {200}
+    with blobs.open(sha(data)) as source:
+        assert source.read() == data
+    assert [blob.sha256 for blob in blobs.blobs()] == [sha(data)]
 
 
 def test_nothing_is_seen_before_the_end(blobs: BlobStore) -> None:

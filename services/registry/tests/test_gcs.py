@@ -172,7 +172,7 @@ def test_reading_again_takes_several_requests(storage: FakeStorage, blobs: GcsBl
     cut(blobs, DATA, key, 4 * PART)
     with fake_blobs(storage, catch_up_s=0.0) as later:
         for expected in (PART, 2 * PART, 3 * PART):
-            with pytest.raises(UnavailableError, match="reads again") as caught:
+            with pytest.raises(UnavailableError, match="reads what it has") as caught:
                 later.resume(sha(DATA), key, 4 * PART)
             assert f"{expected} of {4 * PART} bytes" in caught.value.cause
             tries += 1

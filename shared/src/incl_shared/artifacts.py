@@ -19,11 +19,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Protocol, TypeVar
 
+from incl_shared.artifacts_direct import parts_of, reader, send
 from incl_shared.artifacts_http import TRANSIENT, Door, Places, StoreFullError, error_of, limited, unreachable
 from incl_shared.errors import DeniedError, InclError, IntegrityError, InvalidInput, UnavailableError
 from incl_shared.queries.registry import Grant
 
 UPLOAD_OFFSET: Final = "Upload-Offset"
+CHECKED: Final = "Upload-Checked"
+DIRECT: Final = "Incl-Direct"
 FOLLOWS: Final = {"Incl-Follows": "yes"}
 """We go where the store sends us: to a signed address of the blob in its bucket."""
 _BLOCK: Final = 1 << 20
@@ -56,6 +59,14 @@ class Wanted:
     sha256: str
     destination: Path
     mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class _There:
+    """What the store has of an upload. direct: it gives addresses of its bucket for the rest."""
+
+    offset: int
+    direct: bool
 
 
 class _Again(Exception):  # noqa: N818
@@ -188,16 +199,22 @@ class ArtifactClient:
         return sum(_in_threads(lambda one: self.get(one.sha256, one.destination, mode=one.mode), list(wanted), workers))
 
     def _put(self, source: IO[bytes], blob: Blob) -> Blob:
-        sent = 0
+        sent = refusals = 0
 
         def once() -> Blob:
-            nonlocal sent
-            offset = self._offset(blob)
-            if offset is None:
+            nonlocal sent, refusals
+            there = self._offset(blob)
+            if there is None:
                 return blob
-            progress, sent = offset > sent, max(offset, sent)
+            if there.direct and refusals < _REFUSALS:
+                try:
+                    return self._direct(source, blob)
+                except _Again as again:
+                    refusals = 0 if again.progress else refusals + 1
+                    raise
+            progress, sent = there.offset > sent, max(there.offset, sent)
             try:
-                return self._send(source, blob, offset)
+                return self._send(source, blob, there.offset)
             except StoreFullError:
                 raise
             except (*TRANSIENT, UnavailableError) as error:
@@ -205,8 +222,8 @@ class ArtifactClient:
 
         return self._retry(once)
 
-    def _offset(self, blob: Blob) -> int | None:
-        """How many bytes of this upload the store has; None when it has the blob."""
+    def _offset(self, blob: Blob) -> _There | None:
+        """What the store has of this upload; None when it has the blob."""
         what = f"storing {blob.sha256[:12]}"
         path = f"/blobs/{blob.sha256}?upload={self._upload}&size={blob.size}"
         with self._door.exchange("HEAD", path, self._headers()) as response:
@@ -214,8 +231,39 @@ class ArtifactClient:
             if response.status == 200:
                 return None
             if response.status == 404 and response.getheader(UPLOAD_OFFSET) is not None:
-                return int(response.getheader(UPLOAD_OFFSET, "0"))
+                offset = int(response.getheader(UPLOAD_OFFSET, "0"))
+                return _There(offset, direct=response.getheader(DIRECT) == "yes" and not offset)
             raise error_of(response, what)
+
+    def _direct(self, source: IO[bytes], blob: Blob) -> Blob:
+        """Send it to the bucket, part by part, until the store has looked at all of it.
+
+        Raises:
+            _Again: the bucket or the store does not answer as it should.
+        """
+        read, moved, checked = reader(source), False, 0
+        path = f"/blobs/{blob.sha256}?upload={self._upload}&size={blob.size}"
+        while True:
+            try:
+                with self._door.exchange("POST", path, self._headers() | {"Content-Length": "0"}) as response:
+                    if response.status == 201:
+                        response.read()
+                        return blob
+                    if response.status != 200:
+                        error, before = error_of(response, f"storing {blob.sha256[:12]}"), checked
+                        checked = int(response.getheader(CHECKED, "0"))
+                        if checked > before:
+                            continue
+                        raise error
+                    parts = parts_of(response, blob.size)
+                sent, failure = send(self._places, parts, read)
+            except StoreFullError:
+                raise
+            except (*TRANSIENT, UnavailableError) as error:
+                raise _Again(self._as_error(error), moved or checked > 0) from error
+            moved = moved or sent > 0
+            if failure is not None:
+                raise _Again(self._as_error(failure), moved) from failure
 
     def _send(self, source: IO[bytes], blob: Blob, offset: int) -> Blob:
         source.seek(offset)

@@ -134,16 +134,31 @@ class Places:
             UnavailableError: it is no address that we go to, or it is not accepted there (any more).
             one of TRANSIENT: no connection, or it was cut.
         """
+        with self._exchange("GET", address, headers) as response:
+            if response.status not in (200, 206):
+                raise _no_use(address, response, "does not give the bytes")
+            yield response
+
+    def put(self, address: str, headers: dict[str, str], body: Iterator[bytes]) -> None:
+        """Store there. That something is there already (412) is well: it came with a try whose answer was lost.
+
+        Raises:
+            as get; what the body raises.
+        """
+        with self._exchange("PUT", address, headers, body) as response:
+            if response.status not in (200, 201, 412):
+                raise _no_use(address, response, "does not take the bytes")
+            response.read(_MAX_ERROR)
+
+    @contextmanager
+    def _exchange(
+        self, method: str, address: str, headers: dict[str, str], body: Iterator[bytes] | None = None
+    ) -> Iterator[http.client.HTTPResponse]:
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname or (self._secure and parts.scheme != "https"):
             raise UnavailableError("the artifact store sent us to a place where we do not go", cause=parts.scheme)
         path = f"{parts.path}?{parts.query}" if parts.query else parts.path
-        with self._door(f"{parts.scheme}://{parts.netloc}").exchange("GET", path, headers) as response:
-            if response.status not in (200, 206):
-                response.read(_MAX_ERROR)
-                raise UnavailableError(
-                    f"the bucket at {parts.hostname} does not give the bytes", cause=f"HTTP {response.status}"
-                )
+        with self._door(f"{parts.scheme}://{parts.netloc}").exchange(method, path, headers, body) as response:
             yield response
 
     def close(self) -> None:
@@ -161,6 +176,11 @@ class Places:
             if url not in self._doors:
                 self._doors[url] = Door(url, self._timeout)
             return self._doors[url]
+
+
+def _no_use(address: str, response: http.client.HTTPResponse, what: str) -> UnavailableError:
+    response.read(_MAX_ERROR)
+    return UnavailableError(f"the bucket at {urlsplit(address).hostname} {what}", cause=f"HTTP {response.status}")
 
 
 def _send(

@@ -84,8 +84,9 @@ class RegistryApp:
             threads=self._threads,
         )
         limits = DoorLimits(
-            self.settings.min_free, self.settings.max_blob, self.settings.idle_s, self.settings.signed_ttl_s
-        )
+            self.settings.min_free, self.settings.max_blob, self.settings.idle_s, self.settings.signed_ttl_s,
+            self.settings.direct_from,
+        )  # fmt: skip
         door = BlobDoor(
             self.database, blobs, self.clock, key=key, limits=limits, metrics=self.metrics, threads=self._threads
         )

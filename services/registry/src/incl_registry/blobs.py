@@ -7,9 +7,11 @@ durable. Everything here blocks: callers use threads.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
+
+from incl_shared.errors import UnavailableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,16 @@ class BlobInfo:
     sha256: str
     size: int
     touched: float
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a client sends [offset, offset + size) of a blob by PUT, with these headers, without showing a grant."""
+
+    offset: int
+    size: int
+    url: str
+    headers: Mapping[str, str]
 
 
 class Upload(Protocol):
@@ -95,6 +107,21 @@ class BlobStore(Protocol):
         """
         ...
 
+    def direct(self) -> bool:
+        """Whether clients can be sent to `places`."""
+        ...
+
+    def places(self, sha256: str, upload: str, size: int, seconds: float) -> list[Place]:
+        """Where bytes of an upload that are missing go without us, some of them, for so long; none: all came, their
+        checksum is right, and they are the blob.
+
+        Raises:
+            IntegrityError: the bytes are not those of the name; the upload is given up.
+            CheckingError: their checksum is being looked at; ask again.
+            UnavailableError: the store gives no places (any more), or somebody asks the same at this moment.
+        """
+        ...
+
     def delete(self, sha256: str, touched_before: float) -> bool:
         """Delete a blob, unless it was touched since; whether it is gone by this."""
         ...
@@ -118,3 +145,8 @@ class BlobStore(Protocol):
     def close(self) -> None:
         """Let go of what it holds."""
         ...
+
+
+def no_places() -> UnavailableError:
+    """Of a store that takes bytes here alone."""
+    return UnavailableError("this store gives no addresses of its own", hint="send the bytes to the artifact store")

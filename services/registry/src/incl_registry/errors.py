@@ -21,6 +21,18 @@ class WrongOffsetError(UnavailableError):
         self.offset = offset
 
 
+class CheckingError(UnavailableError):
+    """The checksum of what came is being looked at, over several requests. `checked`: bytes so far."""
+
+    def __init__(self, checked: int, size: int) -> None:
+        super().__init__(
+            "the store reads what it has of this upload",
+            cause=f"{checked} of {size} bytes are read",
+            hint="try again in a moment; it goes on from there",
+        )
+        self.checked = checked
+
+
 class UnauthorizedError(DeniedError):
     """No grant, or one that is broken or expired."""
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from incl_registry.blobs import BlobInfo, Upload
+from incl_registry.blobs import BlobInfo, Place, Upload, no_places
 from incl_registry.errors import StorageFullError, WrongOffsetError
 from incl_shared.errors import IntegrityError, NotFoundError, UnavailableError
 
@@ -74,6 +74,14 @@ class FolderBlobs:
     def resume(self, sha256: str, upload: str, offset: int) -> Upload:
         """See BlobStore."""
         return _FolderUpload(self._partial_path(sha256, upload), self._path(sha256), sha256, offset)
+
+    def direct(self) -> bool:
+        """See BlobStore."""
+        return False
+
+    def places(self, sha256: str, upload: str, size: int, seconds: float) -> list[Place]:
+        """See BlobStore."""
+        raise no_places()
 
     def delete(self, sha256: str, touched_before: float) -> bool:
         """See BlobStore."""

@@ -4,17 +4,19 @@ HEAD /blobs/<sha256>                                   get: its size
 GET  /blobs/<sha256>                                   get: its bytes, also a range
 HEAD /blobs/<sha256>?upload=<id>&size=<n>              put: 200 it is there, or 404 and Upload-Offset
 PUT  /blobs/<sha256>?upload=<id>&size=<n>&offset=<m>   put: bytes from m on
+POST /blobs/<sha256>?upload=<id>&size=<n>              put: 200 and where missing parts go, or 201
 GET, HEAD /shared/<token>/<file>                       the one blob that the token names; a link for people
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import BinaryIO, Final
 from urllib.parse import quote
 
@@ -25,7 +27,7 @@ from starlette.routing import Route
 
 from incl_registry import store
 from incl_registry.blobs import BlobStore, Upload
-from incl_registry.errors import StorageFullError, TooLargeError, UnauthorizedError, WrongOffsetError
+from incl_registry.errors import CheckingError, StorageFullError, TooLargeError, UnauthorizedError, WrongOffsetError
 from incl_registry.grants import GrantScope, Verb, verify
 from incl_registry.metrics import RegistryMetrics
 from incl_registry.threads import Threads
@@ -36,6 +38,10 @@ from incl_shared.errors import DeniedError, InclError, IntegrityError, InternalE
 UPLOAD_OFFSET: Final = "Upload-Offset"
 PROBLEM: Final = "Incl-Problem"
 """The error as a header too: the answer to a HEAD has no body."""
+DIRECT: Final = "Incl-Direct"
+"""`yes`: the client may ask (POST) for addresses of the bucket instead of sending the bytes here."""
+CHECKED: Final = "Upload-Checked"
+"""Bytes of an upload whose checksum was looked at so far; the client asks again."""
 FOLLOWS: Final = "Incl-Follows"
 """A client that says `Incl-Follows: yes` is sent to the bucket, where the store can sign for it."""
 _BLOCK: Final = 1 << 20
@@ -61,6 +67,8 @@ class DoorLimits:
     max_blob: int
     idle_s: float
     signed_ttl_s: float = 600.0
+    direct_from: int = 1 << 20
+    """Smaller blobs come through here: they cost less so."""
 
 
 class BlobDoor:
@@ -89,7 +97,7 @@ class BlobDoor:
         """The ASGI application."""
         return Starlette(
             routes=[
-                Route("/blobs/{sha256}", self.blob, methods=["GET", "HEAD", "PUT"]),
+                Route("/blobs/{sha256}", self.blob, methods=["GET", "HEAD", "PUT", "POST"]),
                 Route("/shared/{token}/{file}", self.shared, methods=["GET", "HEAD"]),
             ],
             exception_handlers={InclError: self._problem, ClientDisconnect: self._gone, Exception: self._fault},
@@ -104,6 +112,9 @@ class BlobDoor:
         if request.method == "PUT":
             _need(scope, Verb.PUT)
             return await self._put(request, scope, sha256)
+        if request.method == "POST":
+            _need(scope, Verb.PUT)
+            return await self._places(request, scope, sha256)
         if request.method == "HEAD" and scope.verb is Verb.PUT:
             return await self._offset(request, scope, sha256)
         _need(scope, Verb.GET)
@@ -122,12 +133,24 @@ class BlobDoor:
         return await self._bytes(request, scope.blob, size, named | _SHARED)
 
     async def _offset(self, request: Request, scope: GrantScope, sha256: str) -> Response:
-        upload, size = _upload(request), _number(request, "size")
+        upload, size = _upload(request, scope), _number(request, "size")
         if await self._known(scope, sha256):
             return Response(status_code=200)
         have = await self._threads.run(self._blobs.partial, sha256, upload)
         await self._check_room(size, size - have)
-        return Response(status_code=404, headers={UPLOAD_OFFSET: str(have)})
+        direct = size >= self._limits.direct_from and await self._threads.run(self._blobs.direct)
+        return Response(status_code=404, headers={UPLOAD_OFFSET: str(have)} | ({DIRECT: "yes"} if direct else {}))
+
+    async def _places(self, request: Request, scope: GrantScope, sha256: str) -> Response:
+        """Where the client sends what is missing; 201 once nothing is, and the checksum is right."""
+        upload, size = _upload(request, scope), _number(request, "size")
+        await self._check_room(size, size)
+        places = await self._threads.run(self._blobs.places, sha256, upload, size, self._limits.signed_ttl_s)
+        if places:
+            return JSONResponse({"parts": [asdict(place) for place in places]}, headers={"Cache-Control": "no-store"})
+        await self._record(scope, sha256, size)
+        self._metrics.direct_bytes.inc(size)
+        return JSONResponse({"sha256": sha256, "size": size}, status_code=201)
 
     async def _known(self, scope: GrantScope, sha256: str) -> bool:
         """Whether the project has the blob; it then counts as this experiment's, and as young."""
@@ -145,7 +168,7 @@ class BlobDoor:
         return True
 
     async def _put(self, request: Request, scope: GrantScope, sha256: str) -> Response:
-        upload_id, size, offset = _upload(request), _number(request, "size"), _number(request, "offset")
+        upload_id, size, offset = _upload(request, scope), _number(request, "size"), _number(request, "offset")
         length = request.headers.get("content-length", "")
         if offset > size or not _NUMBER.fullmatch(length) or int(length) != size - offset:
             raise InvalidInput("the length of the body is not what is left of the blob")
@@ -267,11 +290,12 @@ def _need(scope: GrantScope, verb: Verb) -> None:
         raise DeniedError(f"the grant is to {scope.verb.value}, not to {verb.value}")
 
 
-def _upload(request: Request) -> str:
+def _upload(request: Request, scope: GrantScope) -> str:
+    """What the store calls an upload: the same id in another experiment's grant is another upload."""
     upload = request.query_params.get("upload", "")
     if not _UPLOAD.fullmatch(upload):
         raise InvalidInput("an upload is named by 32 lower-case hexadecimal characters")
-    return upload
+    return hashlib.sha256(f"{scope.project} {scope.experiment} {upload}".encode()).hexdigest()[:32]
 
 
 def _number(request: Request, name: str) -> int:
@@ -301,6 +325,8 @@ def problem(error: Exception) -> Response:
     }
     if isinstance(failure, WrongOffsetError):
         headers[UPLOAD_OFFSET] = str(failure.offset)
+    if isinstance(failure, CheckingError):
+        headers[CHECKED] = str(failure.checked)
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(body, status_code=status, headers=headers)

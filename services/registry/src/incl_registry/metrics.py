@@ -13,6 +13,7 @@ class RegistryMetrics:
             return Counter(f"incl_registry_{name}", text, registry=registry)
 
         self.uploaded_bytes = counter("uploaded_bytes_total", "Bytes of finished uploads, as they were sent.")
+        self.direct_bytes = counter("direct_bytes_total", "Bytes of finished uploads that went to the bucket directly.")
         self.downloaded_bytes = counter("downloaded_bytes_total", "Bytes that were sent out.")
         self.sent_on = counter("sent_on_total", "Downloads that were sent to the bucket by a signed address.")
         self.uploads_cut = counter("uploads_cut_total", "Uploads whose connection was lost or silent.")

@@ -29,11 +29,14 @@ class RegistrySettings(ServiceSettings):
         description="Whose bucket it is; several registries of one database share it.",
     )
     take_store: bool = Field(False, description="For one start: the bucket is ours, whoever had it.")
-    signed: bool = Field(True, description="Downloads go to the bucket by signed addresses, where they can be signed.")
+    signed: bool = Field(
+        True, description="Bytes go to and come from the bucket itself, by signed addresses where they can be signed."
+    )
     signer: str | None = Field(
         None, pattern=r"^[^@/\s]+@[^@/\s]+$", description="The account for which IAM signs, where there is no key file."
     )
     signed_ttl_s: float = Field(600.0, ge=10, le=3600, description="How long such an address is good.")
+    direct_from: int = Field(1 << 20, ge=0, description="Smaller files are uploaded through the registry all the same.")
     host: str = "127.0.0.1"
     port: int = Field(0, ge=0, le=65_535, description="Of the HTTP door; 0 takes a free one.")
     public_url: str | None = Field(None, description="How others reach the HTTP door; its own address by default.")

@@ -1,13 +1,14 @@
 """The checksum of an upload that comes in pieces, over several requests.
 
-A sha256 cannot be put together from those of parts, and its state cannot be stored. So the states at the ends of parts
-are kept in memory: a client that comes back after a cut goes on at once. After a restart the parts are read again.
+A sha256 cannot be put together from those of parts, and its state cannot be stored. So its last states are kept in
+memory: a client that comes back after a cut goes on at once. After a restart the parts are read again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
+from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -57,12 +58,12 @@ class Sum:
         return self._sha256.hexdigest()
 
     def marks(self, parts: Sequence[Stat]) -> list[Mark]:
-        """The marks that lie at the end of one of these parts, which follow each other from the first byte on."""
-        chains = dict(_chains(parts))
+        """The marks that lie within these parts, which follow each other from the first byte on."""
+        chains = _Chains(parts)
         return [
-            Mark(mark.offset, mark.sha256, mark.crc32c, chains[mark.offset])
+            Mark(mark.offset, mark.sha256, mark.crc32c, chain)
             for mark in self._marks
-            if mark.offset in chains
+            if (chain := chains.at(mark.offset)) is not None
         ]
 
 
@@ -88,17 +89,23 @@ class Memory:
 
     def best(self, key: Key, parts: Sequence[Stat]) -> Mark:
         """The furthest mark that still fits the parts that are there."""
-        chains = dict(_chains(parts))
+        chains = _Chains(parts)
         with self._lock:
             kept = self._kept.get(key, [])
-        fitting = [mark for mark in kept if chains.get(mark.offset) == mark.chain]
+        fitting = [mark for mark in kept if chains.at(mark.offset) == mark.chain]
         return max(fitting, key=lambda mark: mark.offset, default=Mark())
 
 
-def _chains(parts: Iterable[Stat]) -> Iterable[tuple[int, int]]:
-    """(offset at its end, what identifies it and all before it) of each part."""
-    end = chain = 0
-    yield end, chain
-    for part in parts:
-        end, chain = end + part.size, hash((chain, part.name, part.size, part.generation))
-        yield end, chain
+class _Chains:
+    """What identifies the bytes up to an offset: the generations of the objects that they lie in."""
+
+    def __init__(self, parts: Iterable[Stat]) -> None:
+        self._ends, self._chains = [0], [0]
+        for part in parts:
+            self._ends.append(self._ends[-1] + part.size)
+            self._chains.append(hash((self._chains[-1], part.name, part.size, part.generation)))
+
+    def at(self, offset: int) -> int | None:
+        """None: not so many are there."""
+        index = bisect_left(self._ends, offset)
+        return self._chains[index] if index < len(self._chains) else None

@@ -1,4 +1,4 @@
-"""V4 signed URLs: an address at which anybody can read exactly one object, for minutes."""
+"""V4 signed URLs: an address at which anybody can read, or make, exactly one object, for minutes."""
 
 from __future__ import annotations
 
@@ -44,25 +44,39 @@ class Links:
         """Whether there is a key, or somebody to ask."""
         return self._signing is not None
 
+    @property
+    def ready(self) -> bool:
+        """Whether somebody signs now: after a refusal nobody is asked for some minutes."""
+        return self._signing is not None and time.monotonic() >= self._rests_until
+
     def of(self, blob: Blob, seconds: float, file: str | None) -> str | None:
         """The address; None when nobody signs. After a refusal nobody is asked for some minutes.
 
         Args:
             file: the name under which a browser keeps it.
         """
-        if self._signing is None or time.monotonic() < self._rests_until:
-            return None
         disposition = f"attachment; filename*=UTF-8''{quote(file, safe='')}" if file else None
+        return self._signed(blob, "GET", seconds, response_disposition=disposition)
+
+    def to_put(self, blob: Blob, seconds: float, size: int) -> tuple[str, dict[str, str]] | None:
+        """The address at which exactly so many bytes can be stored, where there is nothing; and the headers to send."""
+        headers = {"x-goog-if-generation-match": "0", "x-goog-content-length-range": f"{size},{size}"}
+        address = self._signed(blob, "PUT", seconds, headers=headers)
+        return None if address is None else (address, headers)
+
+    def _signed(self, blob: Blob, method: str, seconds: float, **more: Any) -> str | None:
+        if not self.ready:
+            return None
         try:
             return str(
                 blob.generate_signed_url(
-                    version="v4", method="GET", expiration=timedelta(seconds=seconds), credentials=self._signing,
-                    api_access_endpoint=self._endpoint, response_disposition=disposition,
+                    version="v4", method=method, expiration=timedelta(seconds=seconds), credentials=self._signing,
+                    api_access_endpoint=self._endpoint, **more,
                 )
             )  # fmt: skip
         except (GoogleAuthError, OSError, ValueError) as error:
             self._rests_until = time.monotonic() + _REST_S
-            _log.warning("no address can be signed; the store hands out the bytes itself: %s", _short(error))
+            _log.warning("no address can be signed; all bytes go through the store itself: %s", _short(error))
             return None
 
 

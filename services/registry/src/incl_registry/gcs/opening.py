@@ -46,8 +46,8 @@ def open_store(settings: RegistrySettings) -> GcsBlobs:
     except UnavailableError as error:
         _log.warning("%s: %s; the registry starts all the same", error.message, error.cause)
     _log.info(
-        "artifacts lie in %s; downloads are %s", bucket.url,
-        "sent there" if links is not None and links.can else "handed out here",
+        "artifacts lie in %s; their bytes go %s", bucket.url,
+        "there by signed addresses" if links is not None and links.can else "through this registry",
     )  # fmt: skip
     fresh_s = min(_FRESH_S, settings.purge_grace_s / 4, settings.sweep_grace_s / 4)
     return GcsBlobs(bucket, fresh_s=fresh_s, links=links, owner=owner)

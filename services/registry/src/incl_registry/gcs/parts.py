@@ -1,4 +1,7 @@
-"""The parts of an upload under way: objects below partial/<sha256>.<upload>/, each named by its offset."""
+"""The parts of an upload under way: objects below partial/<sha256>.<upload>/, each named by its offset.
+
+What clients send to the bucket themselves lies below direct/, so that nobody but us writes what is below partial/.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,21 @@ from incl_registry.gcs.hashing import Key
 from incl_shared.errors import UnavailableError
 
 PARTIAL: Final = "partial/"
-_FOLDER = re.compile(r"partial/([0-9a-f]{64})\.([0-9a-f]{32})/")
+DIRECT: Final = "direct/"
+_FOLDER = re.compile(r"(?:partial|direct)/([0-9a-f]{64})\.([0-9a-f]{32})/")
 _PART = re.compile(r"[0-9]{15}\Z")
 
 
 class Parts:
     """Everything of one upload in the bucket."""
 
-    def __init__(self, bucket: Bucket, pool: Executor, key: Key) -> None:
+    def __init__(self, bucket: Bucket, pool: Executor, key: Key, root: str = PARTIAL) -> None:
         self._bucket, self._pool = bucket, pool
-        self._folder = f"{PARTIAL}{key[0]}.{key[1]}/"
+        self._folder = f"{root}{key[0]}.{key[1]}/"
+
+    def name(self, offset: int) -> str:
+        """Of the object that begins there."""
+        return f"{self._folder}{offset:015d}"
 
     def found(self) -> tuple[list[Stat], list[Stat]]:
         """(those that follow each other from the first byte on, all others)."""
@@ -48,7 +56,7 @@ class Parts:
         Raises:
             UnavailableError: another request has put other bytes there.
         """
-        name = f"{self._folder}{offset:015d}"
+        name = self.name(offset)
         try:
             return self._bucket.put(name, data)
         except Unmet:
@@ -94,14 +102,14 @@ class Parts:
             self._bucket.delete(stat)
 
 
-def uploads(bucket: Bucket) -> Iterator[tuple[Key, list[Stat]]]:
+def uploads(bucket: Bucket, root: str = PARTIAL) -> Iterator[tuple[Key, list[Stat]]]:
     """Every upload under way, with its objects."""
 
     def key_of(stat: Stat) -> Key:
         found = _FOLDER.match(stat.name)
         return (found[1], found[2]) if found else ("", "")
 
-    for key, stats in groupby(bucket.list(PARTIAL), key_of):
+    for key, stats in groupby(bucket.list(root), key_of):
         if key[0]:
             yield key, list(stats)
 
@@ -111,18 +119,20 @@ def busy() -> UnavailableError:
     return UnavailableError("another request writes this upload", hint="try again in a moment")
 
 
-def read_in_order(bucket: Bucket, pool: Executor, parts: Sequence[Stat], ahead: int = 3) -> Iterator[bytes]:
-    """The bytes of each part, with a few under way beyond the one that is asked for.
+def read_in_order(
+    bucket: Bucket, pool: Executor, parts: Sequence[Stat], start: int, window: int, ahead: int = 3
+) -> Iterator[bytes]:
+    """The bytes of these parts from an offset on, at most `window` at a time, with a few windows under way.
 
     Raises:
         UnavailableError: one is gone meanwhile, or cannot be read.
     """
     waiting: deque[Future[bytes]] = deque()
-    left = iter(parts)
+    left = _windows(parts, start, window)
     try:
         while True:
-            for part in islice(left, ahead + 1 - len(waiting)):
-                waiting.append(pool.submit(bucket.read, part, 0, part.size))
+            for part, begin, end in islice(left, ahead + 1 - len(waiting)):
+                waiting.append(pool.submit(bucket.read, part, begin, end))
             if not waiting:
                 return
             try:
@@ -132,3 +142,15 @@ def read_in_order(bucket: Bucket, pool: Executor, parts: Sequence[Stat], ahead: 
     finally:
         for future in waiting:
             future.cancel()
+
+
+def _windows(parts: Iterable[Stat], start: int, most: int) -> Iterator[tuple[Stat, int, int]]:
+    """(a part, from, to): what lies behind `start`."""
+    first = 0
+    for part in parts:
+        at = max(0, start - first)
+        while at < part.size:
+            end = min(at + most, part.size)
+            yield part, at, end
+            at = end
+        first += part.size

@@ -10,14 +10,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import BinaryIO, Final
 
-from incl_registry.blobs import BlobInfo, Upload
+from incl_registry.blobs import BlobInfo, Place, Upload, no_places
 from incl_registry.gcs.bucket import Bucket, Missing, Stat, Unmet
+from incl_registry.gcs.direct import DIRECT_PART, DirectUpload
 from incl_registry.gcs.hashing import Key, Memory
 from incl_registry.gcs.links import Links
 from incl_registry.gcs.owner import NAME, Ownership
-from incl_registry.gcs.parts import Parts, busy, uploads
+from incl_registry.gcs.parts import DIRECT, PARTIAL, Parts, busy, uploads
 from incl_registry.gcs.reading import opened
-from incl_registry.gcs.upload import GcsUpload, Workshop
+from incl_registry.gcs.upload import GcsUpload
+from incl_registry.gcs.workshop import Workshop
 from incl_shared.errors import NotFoundError, UnavailableError
 
 PART_SIZE: Final = 8 << 20
@@ -40,6 +42,7 @@ class GcsBlobs:
         fresh_s: a blob touched within so many seconds is not touched again (the provider allows about one change a
             second of an object). It must be less than any age at which blobs are deleted.
         catch_up_s: how long one request may read again what an earlier process got of an upload.
+        direct_part: of uploads that clients send to the bucket themselves.
         clock: seconds since the epoch.
         links: sign addresses for clients.
         owner: asked before anything is deleted.
@@ -54,12 +57,13 @@ class GcsBlobs:
         parts_at_once: int = PARTS_AT_ONCE,
         fresh_s: float = 60.0,
         catch_up_s: float = 12.0,
+        direct_part: int = DIRECT_PART,
         clock: Callable[[], float] = time.time,
         links: Links | None = None,
         owner: Ownership | None = None,
     ) -> None:
         self._bucket, self._links, self._owner = bucket, links, owner
-        self._fresh_s, self._clock = fresh_s, clock
+        self._fresh_s, self._clock, self._direct_part = fresh_s, clock, direct_part
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="incl-gcs")
         self._shop = Workshop(
             bucket, self._pool, threading.BoundedSemaphore(parts_at_once), Memory(), part_size, catch_up_s, clock
@@ -117,15 +121,27 @@ class GcsBlobs:
     def resume(self, sha256: str, upload: str, offset: int) -> Upload:
         """See BlobStore. In this process one request writes an upload; in several, parts decide who was first."""
         name, key = _path(sha256), _key(sha256, upload)
-        with self._lock:
-            if key in self._open:
-                raise busy()
-            self._open.add(key)
+        self._take(key)
         try:
             return GcsUpload(self._shop, key, name, offset, lambda: self._closed(key))
         except BaseException:
             self._closed(key)
             raise
+
+    def direct(self) -> bool:
+        """See BlobStore."""
+        return self._links is not None and self._links.ready
+
+    def places(self, sha256: str, upload: str, size: int, seconds: float) -> list[Place]:
+        """See BlobStore."""
+        if self._links is None:
+            raise no_places()
+        name, key = _path(sha256), _key(sha256, upload)
+        self._take(key)
+        try:
+            return DirectUpload(self._shop, self._links, key, name, size, self._direct_part).places(seconds)
+        finally:
+            self._closed(key)
 
     def delete(self, sha256: str, touched_before: float) -> bool:
         """See BlobStore. A touch between the look and the deletion changes the metageneration, and spares it."""
@@ -151,10 +167,11 @@ class GcsBlobs:
         """See BlobStore."""
         self._check_owner()
         count = 0
-        for key, stats in uploads(self._bucket):
-            if _newest(stats) < touched_before and not self._is_open(key):
-                Parts(self._bucket, self._pool, key).drop(stats)
-                count += 1
+        for root in (PARTIAL, DIRECT):
+            for key, stats in uploads(self._bucket, root):
+                if _newest(stats) < touched_before and not self._is_open(key):
+                    Parts(self._bucket, self._pool, key, root).drop(stats)
+                    count += 1
         return count
 
     def free(self) -> int | None:
@@ -171,6 +188,17 @@ class GcsBlobs:
     def _check_owner(self) -> None:
         if self._owner is not None:
             self._owner.check()
+
+    def _take(self, key: Key) -> None:
+        """One request at a time works at an upload.
+
+        Raises:
+            UnavailableError: another one does.
+        """
+        with self._lock:
+            if key in self._open:
+                raise busy()
+            self._open.add(key)
 
     def _is_open(self, key: Key) -> bool:
         with self._lock:

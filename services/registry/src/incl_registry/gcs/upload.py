@@ -3,44 +3,20 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Executor, Future, wait
-from contextlib import suppress
-from dataclasses import dataclass
-from threading import BoundedSemaphore
+from concurrent.futures import CancelledError, Future, wait
 
 import google_crc32c
 
 from incl_registry.errors import WrongOffsetError
-from incl_registry.gcs.bucket import Bucket, Missing, Stat, Unmet
-from incl_registry.gcs.hashing import Key, Memory, Sum
-from incl_registry.gcs.parts import Parts, busy, read_in_order
-from incl_shared.errors import IntegrityError, UnavailableError
+from incl_registry.gcs.bucket import Missing, Stat, Unmet
+from incl_registry.gcs.hashing import Key
+from incl_registry.gcs.parts import Parts, busy
+from incl_registry.gcs.workshop import Workshop, other_bytes
+from incl_shared.errors import UnavailableError
 
 _log = logging.getLogger("incl.registry.gcs")
-_TRIES = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Workshop:
-    """What all uploads of a store share.
-
-    Attributes:
-        slots: one for each part that is held in memory while it goes up.
-        part_size: bytes.
-        catch_up_s: how long one request may read again what an earlier process got.
-        clock: seconds since the epoch.
-    """
-
-    bucket: Bucket
-    pool: Executor
-    slots: BoundedSemaphore
-    memory: Memory
-    part_size: int
-    catch_up_s: float
-    clock: Callable[[], float]
 
 
 class GcsUpload:
@@ -62,7 +38,7 @@ class GcsUpload:
         if end != offset:
             raise WrongOffsetError(end)
         self._parts.drop(others)
-        self._sum = self._catch_up(end)
+        self._sum = shop.caught_up(key, self._stored)
 
     @property
     def offset(self) -> int:
@@ -88,21 +64,17 @@ class GcsUpload:
         """See Upload."""
         if self._sum.hexdigest() != self._key[0]:
             self._give_up()
-            raise IntegrityError(
-                "the bytes that came are not those of the name",
-                cause=f"their sha256 is {self._sum.hexdigest()}",
-                hint="see that nothing writes the file, and upload it again",
-            )
+            raise other_bytes(self._sum)
         if not self._stored and not self._going:
             data = bytes(self._buffer)
-            self._become(lambda generation, now: self._shop.bucket.put(
+            self._shop.become(self._name, self._sum, lambda generation, now: self._shop.bucket.put(
                 self._name, data, generation=generation, touched=now
             ))  # fmt: skip
         else:
             self._ship()
             self._settle(every=True)
             sources = self._parts.merged(self._stored)
-            self._become(lambda generation, now: self._shop.bucket.compose(
+            self._shop.become(self._name, self._sum, lambda generation, now: self._shop.bucket.compose(
                 self._name, sources, generation=generation, touched=now
             ))  # fmt: skip
             self._forget_parts()
@@ -122,24 +94,6 @@ class GcsUpload:
                 self._wait()
                 self._shop.memory.keep(self._key, self._sum.marks(self._stored))
             self._release()
-
-    def _catch_up(self, end: int) -> Sum:
-        """The checksums of what is there: from memory, else by reading it, some of it in each request."""
-        mark = self._shop.memory.best(self._key, self._stored)
-        done, at = Sum(mark), 0
-        deadline = time.monotonic() + self._shop.catch_up_s
-        left = [part for part in self._stored if (at := at + part.size) > mark.offset]
-        for data in read_in_order(self._shop.bucket, self._shop.pool, left):
-            done.add(data)
-            done.mark()
-            if done.offset < end and time.monotonic() > deadline:
-                self._shop.memory.keep(self._key, done.marks(self._stored))
-                raise UnavailableError(
-                    "the store reads again what it had of this upload",
-                    cause=f"{done.offset} of {end} bytes are read",
-                    hint="try again in a moment; it goes on from there",
-                )
-        return done
 
     def _ship(self) -> None:
         """Send what is in the buffer, when there is room in memory for one part more."""
@@ -176,45 +130,6 @@ class GcsUpload:
 
     def _wait(self) -> None:
         wait(self._going)
-
-    def _become(self, make: Callable[[int, float], Stat]) -> None:
-        """Make the blob; when it is there already with the same bytes, it is made young.
-
-        Raises:
-            UnavailableError: parts are gone, or others are always quicker.
-        """
-        wanted, generation = (self._sum.offset, self._sum.crc32c), 0
-        for _ in range(_TRIES):
-            try:
-                made = make(generation, self._shop.clock())
-            except Missing as error:
-                raise busy() from error
-            except Unmet:
-                found = self._shop.bucket.stat(self._name)
-                generation = 0
-                if found is None:
-                    continue
-                if (found.size, found.crc32c) != wanted:
-                    _log.warning("%s has other bytes than its name says; it is replaced", self._name)
-                    generation = found.generation
-                elif self._touched(found):
-                    return
-            else:
-                if (made.size, made.crc32c) == wanted:
-                    return
-                with suppress(Unmet, Missing):
-                    self._shop.bucket.delete(made)
-                raise UnavailableError("the bucket has other bytes than it was sent", hint="try again")
-        raise busy()
-
-    def _touched(self, found: Stat) -> bool:
-        now = self._shop.clock()
-        try:
-            if found.touched < now:
-                self._shop.bucket.touch(found, now)
-        except (Unmet, Missing):
-            return False
-        return True
 
     def _give_up(self) -> None:
         self._over = True

@@ -50,11 +50,12 @@ def fake_blobs(storage: FakeStorage, patience: Patience = SHORT, **more: Any) ->
         yield blobs
 
 
-def signing_blobs(storage: FakeStorage) -> GcsBlobs:
+def signing_blobs(storage: FakeStorage, **more: Any) -> GcsBlobs:
     """A store on the fake whose key signs addresses."""
     key = account(storage)
     bucket = connect(f"gs://{BUCKET}/{PREFIX}", storage.url, found=key, patience=SHORT)
-    return GcsBlobs(bucket, part_size=PART, fresh_s=0.0, links=Links(key, storage.url, None))
+    given = {"part_size": PART, "direct_part": 2 * PART, "fresh_s": 0.0, "links": Links(key, storage.url, None)}
+    return GcsBlobs(bucket, **{**given, **more})
 
 
 def put(blobs: GcsBlobs, data: bytes, key: str | None = None, offset: int = 0) -> str:

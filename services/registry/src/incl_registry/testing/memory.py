@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection, Iterator
 from typing import BinaryIO
 
-from incl_registry.blobs import BlobInfo, Upload
+from incl_registry.blobs import BlobInfo, Place, Upload, no_places
 from incl_registry.errors import StorageFullError, WrongOffsetError
 from incl_shared.errors import IntegrityError, NotFoundError, UnavailableError
 
@@ -62,6 +62,14 @@ class MemoryBlobs:
         self.partials.setdefault(key, bytearray())
         self.open_uploads.add(key)
         return _MemoryUpload(self, key)
+
+    def direct(self) -> bool:
+        """See BlobStore."""
+        return False
+
+    def places(self, sha256: str, upload: str, size: int, seconds: float) -> list[Place]:
+        """See BlobStore."""
+        raise no_places()
 
     def delete(self, sha256: str, touched_before: float) -> bool:
         """See BlobStore."""

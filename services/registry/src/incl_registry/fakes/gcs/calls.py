@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, unquote
 
 from incl_registry.fakes.gcs.identity import Identity
 from incl_registry.fakes.gcs.model import Model, Query, Thing, resource
-from incl_registry.fakes.gcs.problems import JSON, invalid, no_object
+from incl_registry.fakes.gcs.problems import JSON, ApiError, invalid, no_object
 
 _QUANTUM: Final = 262_144
 _OBJECT = re.compile(r"/(?:download/)?storage/v1/b/([^/]+)/o(?:/(.+))?")
@@ -71,8 +71,8 @@ class Calls:
             "buckets.get": self._bucket, "objects.list": self._list, "objects.get": self._get,
             "objects.media": self._media, "objects.patch": self._patch, "objects.delete": self._delete,
             "objects.compose": self._compose, "objects.insert": self._insert, "objects.resumable": self._resumable,
-            "objects.resume": self._resume, "signed.get": self._signed, "oauth.token": self._token,
-            "iam.signBlob": self._sign,
+            "objects.resume": self._resume, "signed.get": self._signed, "signed.put": self._stored,
+            "oauth.token": self._token, "iam.signBlob": self._sign,
         }  # fmt: skip
 
     def run(self, call: Call, *, guarded: bool) -> Reply:
@@ -81,8 +81,8 @@ class Calls:
         Raises:
             ApiError: what the API refuses.
         """
-        if call.method == "signed.get":
-            self._identity.verify("GET", call.path, call.text, call.header)
+        if call.method.startswith("signed."):
+            self._identity.verify(call.verb, call.path, call.text, call.header)
         elif guarded and call.method != "oauth.token":
             self._identity.admit(call.header("authorization") or "")
         return self._handlers[call.method](call)
@@ -176,6 +176,25 @@ class Calls:
                 reply.headers[header] = value
         return reply
 
+    def _stored(self, call: Call) -> Reply:
+        """PUT of the XML API. What x-goog- headers ask for counts only where they are signed."""
+        signed = call.query.get("X-Goog-SignedHeaders", "").split(";")
+        generation, lengths = call.header("x-goog-if-generation-match"), call.header("x-goog-content-length-range")
+        if (generation is not None and "x-goog-if-generation-match" not in signed) or (
+            lengths is not None and "x-goog-content-length-range" not in signed
+        ):
+            raise ApiError(403, "forbidden", "An x-goog- header is not signed.", "SignatureDoesNotMatch")
+        least, _, most = (lengths or "0,").partition(",")
+        if len(call.body) < int(least) or (most and len(call.body) > int(most)):
+            code = "EntityTooSmall" if len(call.body) < int(least) else "EntityTooLarge"
+            raise ApiError(400, "invalid", "The body's length is not in the range that was signed.", code)
+        fields = {"md5Hash": md5} if (md5 := call.header("content-md5")) else {}
+        query = {"ifGenerationMatch": generation} if generation is not None else {}
+        thing = self._model.insert(call.bucket, call.name, call.body, fields, query)
+        headers = {"ETag": f'"{thing.generation}"', "X-Goog-Generation": str(thing.generation),
+                   "X-Goog-Hash": f"crc32c={thing.crc32c}"}  # fmt: skip
+        return Reply(200, b"", headers)
+
     def _token(self, call: Call) -> Reply:
         fields = dict(parse_qsl(call.body.decode()))
         return json_reply(self._identity.exchange(fields.get("assertion", "")))
@@ -202,8 +221,8 @@ def route(call: Call) -> bool:
         call.bucket, rest = found[1], found[2]
         call.method = _method(verb, path, rest, call.query)
         call.name = unquote((rest or "").removesuffix("/compose") if verb == "POST" else rest or "")
-    elif verb == "GET" and (found := re.fullmatch(r"/([^/]+)/(.+)", path)):
-        call.method, call.bucket, call.name = "signed.get", found[1], unquote(found[2])
+    elif verb in ("GET", "PUT") and (found := re.fullmatch(r"/([^/]+)/(.+)", path)):
+        call.method, call.bucket, call.name = f"signed.{verb.lower()}", found[1], unquote(found[2])
     return bool(call.method)
 
 

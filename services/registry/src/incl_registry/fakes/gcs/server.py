@@ -1,7 +1,8 @@
 """The HTTP server: from bytes to a call, from an answer to bytes, with what goes wrong on purpose between.
 
 Methods, as faults and counts name them: buckets.get, objects.list, .get, .media, .patch, .delete, .compose,
-.insert (media or multipart), .resumable (begins one), .resume (a chunk), signed.get, oauth.token, iam.signBlob.
+.insert (media or multipart), .resumable (begins one), .resume (a chunk), signed.get, signed.put,
+oauth.token, iam.signBlob.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class FakeStorage:
         try:
             return self._calls.run(call, guarded=self.guarded)
         except ApiError as error:
-            if call.method == "signed.get":
+            if call.method.startswith("signed."):
                 return Reply(error.status, error.xml(), {"Content-Type": "application/xml; charset=UTF-8"})
             if call.method == "oauth.token":
                 return json_reply({"error": error.reason, "error_description": error.message}, error.status)
