@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,14 @@ path = pathlib.Path("step-7.txt"); path.write_text("step 7")
 incl.checkpoint(path, step=7)
 print("waiting", flush=True)
 time.sleep(300)
+"""
+REDUCE = """
+command: [sh, -c, 'test "$INCL_ATTEMPT" = 1 && export STEPS=1000000000; exec python train.py']
+env: {STEPS: "3000"}
+nodes: 4
+instance: e2-standard-2
+spot: true
+resources: {cpu: 0.5}
 """
 
 
@@ -123,9 +132,14 @@ def test_a_local_run_goes_on_as_before(site: Home, cloud: CloudSwitches, folder:
     assert cloud.empty()
 
 
+@pytest.mark.timeout(500)
 def test_four_machines_reduce_through_a_preemption(site: Home, cloud: CloudSwitches, tmp_path: Path) -> None:
-    words = ("--nodes", "4", "--instance", "e2-standard-2", "--spot", "--env", "STEPS=6000")
-    identifier = site.submit(str(EXAMPLES / "allreduce" / "train.yaml"), *words)
+    """The first attempt would train for ever, the second is short: how fast this machine is does not matter."""
+    project = tmp_path / "project"
+    project.mkdir()
+    shutil.copy(EXAMPLES / "allreduce" / "train.py", project)
+    (project / "exp.yaml").write_text(REDUCE)
+    identifier = site.submit("exp.yaml", cwd=project)
     site.until(identifier, ["running"], 120)
     wait(lambda: site.show(identifier)["points"], 60, "they train")
     zone = machines(site, identifier)[0]["zone"]
@@ -143,8 +157,8 @@ def test_four_machines_reduce_through_a_preemption(site: Home, cloud: CloudSwitc
     assert {name: now[name] for name in kept} == {name: made[name] for name in kept}, "the very same machines"
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
     assert after[f"incl-{identifier}-a2-n2"] not in before.values(), "a new machine, a new address"
-    kept = site.incl("download", identifier, "-o", str(tmp_path))
-    assert kept.code == 0, kept.err
+    fetched = site.incl("download", identifier, "-o", str(tmp_path / "kept"))
+    assert fetched.code == 0, fetched.err
     sums = {p.read_text() for p in tmp_path.rglob("checksum-*.txt")}
     assert len(sums) == 1
     wait(cloud.empty, 90, "all five are deleted")
