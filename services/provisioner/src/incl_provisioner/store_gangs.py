@@ -54,7 +54,11 @@ _UNENROL = sa.delete(enrolments).where(
     _e.experiment == sa.bindparam("key"), _e.attempt == sa.bindparam("of_attempt"), _e.rank == sa.bindparam("of_rank")
 )
 _ENROL = sa.insert(enrolments)
-_PREEMPTED = sa.update(gangs).where(*_ONE, sa.or_(_g.preempted.is_(None), _g.preempted < _g.made)).values(preempted=sa.bindparam("at"))
+_PREEMPTED = (
+    sa.update(gangs)
+    .where(*_ONE, sa.or_(_g.preempted.is_(None), _g.preempted < _g.made))
+    .values(preempted=sa.bindparam("at"))
+)
 _SPOT_LIVES = sa.select(_g.zone, _g.machine, _g.made, _g.ended, _g.preempted).where(
     _g.spot == 1, _g.made.is_not(None), _g.made >= sa.bindparam("since"), _g.zone != ""
 )
