@@ -7,6 +7,6 @@ import pytest
 from incl_shared.migrations import head_revision, migrations_folder
 
 
-@pytest.mark.parametrize("service", ["provisioner", "tracker", "registry", "gateway"])
+@pytest.mark.parametrize("service", ["provisioner", "tracker", "registry", "gateway", "hpo"])
 def test_there_is_one_newest_migration(service: str) -> None:
     assert head_revision(migrations_folder(f"incl_{service}"))

@@ -20,6 +20,8 @@ from incl_agent.app import create_app as create_agent
 from incl_agent.settings import AgentSettings
 from incl_gateway.app import create_app as create_gateway
 from incl_gateway.settings import GatewaySettings
+from incl_hpo.app import create_app as create_hpo
+from incl_hpo.settings import HpoSettings
 from incl_provisioner.app import create_app as create_provisioner
 from incl_provisioner.settings import ProvisionerSettings
 from incl_registry.app import create_app as create_registry
@@ -37,6 +39,7 @@ FINDERS = (
     "services/tracker/src/incl_tracker/behind.py",
     "services/tracker/src/incl_tracker/stuck.py",
     "services/registry/src/incl_registry/app.py",
+    "services/hpo/src/incl_hpo/stuck.py",
     "shared/src/incl_shared/bus/findings.py",
     "shared/src/incl_shared/disk.py",
 )
@@ -55,6 +58,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         create_provisioner(ProvisionerSettings(database_url=url)),
         create_tracker(TrackerSettings(database_url=url)),
         create_registry(RegistrySettings(database_url=url, data=folder)),
+        create_hpo(HpoSettings(database_url=url)),
         create_gateway(GatewaySettings(database_url=url, projects=("default",), **keys)),
     ]
     registries: list[CollectorRegistry] = [app.bus.metrics.registry for app in apps]

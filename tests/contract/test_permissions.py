@@ -31,6 +31,7 @@ CREDENTIALS: dict[str, Callable[[Minter], Credential]] = {
     "tracker": lambda minter: minter.service(Role.TRACKER),
     "registry": lambda minter: minter.service(Role.REGISTRY),
     "gateway": lambda minter: minter.service(Role.GATEWAY),
+    "hpo": lambda minter: minter.service(Role.HPO),
     "admin": lambda minter: minter.service(Role.ADMIN),
     "person": lambda minter: minter.person("Ann-B", ("default", "Vision_2"), 600),
     "node": lambda minter: minter.node("n1"),
@@ -53,6 +54,8 @@ def _durable_api(stream: str, service: str) -> set[str]:
     }
 
 
+SERVICES = ("provisioner", "tracker", "registry", "gateway", "hpo")
+
 MAY_PUBLISH: dict[str, set[str]] = {
     "provisioner": {
         "_INBOX.admin.admin.x",
@@ -65,7 +68,13 @@ MAY_PUBLISH: dict[str, set[str]] = {
         "_INBOX.admin.admin.x",
         f"incl.event.default.settlement.{E1}", f"incl.event.default.alert.{E1}", f"incl.live.default.{E1}",
         f"incl.live.other.{E1}", f"incl.stored.default.{E1}.2.1", f"incl.stored.default.{E1}.2.0", "_R_.a.b",
-        f"incl.stored.default.{E1}.1.0", "_INBOX.gateway.gateway.x",
+        f"incl.stored.default.{E1}.1.0", "_INBOX.gateway.gateway.x", "_INBOX.hpo.hpo.x",
+    },
+    "hpo": {
+        "_INBOX.admin.admin.x", "_INBOX.gateway.gateway.x", "_R_.a.b", f"incl.event.default.sweep.{E1}",
+        f"incl.request.default.Ann-B.experiment.{E1}", f"incl.request.Vision_2.Ann-B.stop.{E1}",
+        f"incl.request.other.Ann-B.experiment.{E1}", f"incl.request.default.bob.experiment.{E1}",
+        "incl.query.default.hpo.tracker.metrics",
     },
     "registry": {
         "_INBOX.admin.admin.x", f"incl.event.default.artifact.{E1}", "_R_.a.b", "_INBOX.gateway.gateway.x",
@@ -78,7 +87,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
         "$JS.API.DIRECT.GET.CONTROL.incl.control.n1", "$JS.API.DIRECT.GET.CONTROL.incl.control.n2",
     },
     "admin": {
-        *(f"incl.query._system.admin.{name}.stuck" for name in ("provisioner", "tracker", "registry", "gateway")),
+        *(f"incl.query._system.admin.{name}.stuck" for name in SERVICES),
         "$JS.API.STREAM.INFO.EVENTS", "$JS.API.STREAM.DELETE.NOPE", "$JS.API.STREAM.MSG.GET.EVENTS",
         "$JS.API.DIRECT.GET.EVENTS.incl.event.default.experiment.x",
         "$JS.API.DIRECT.GET.CONTROL.incl.control.n1", "$JS.API.DIRECT.GET.CONTROL.incl.control.n2",
@@ -86,7 +95,8 @@ MAY_PUBLISH: dict[str, set[str]] = {
         "$JS.API.CONSUMER.CREATE.EVENTS.spy", "$JS.API.CONSUMER.CREATE.CONTROL.spy",
         "$JS.API.CONSUMER.MSG.NEXT.REQUESTS.gateway",
         f"incl.event.default.experiment.{E1}", f"incl.event.default.artifact.{E1}", "incl.event._system.node.n1",
-        f"incl.event.default.settlement.{E1}", f"incl.event.default.alert.{E1}",
+        f"incl.event.default.settlement.{E1}", f"incl.event.default.alert.{E1}", f"incl.event.default.sweep.{E1}",
+        f"incl.request.default.Ann-B.sweep.{E1}", f"incl.request.default.Ann-B.sweepstop.{E1}",
         f"incl.request.default.Ann-B.experiment.{E1}", f"incl.request.Vision_2.Ann-B.stop.{E1}",
         f"incl.request.other.Ann-B.experiment.{E1}", f"incl.request.default.bob.experiment.{E1}",
         f"incl.request.default.Ann-B.runend.{E1}", f"incl.request.default.Ann-B.runend.{E2}",
@@ -98,6 +108,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
     "person": {
         f"incl.request.default.Ann-B.experiment.{E1}", f"incl.request.Vision_2.Ann-B.stop.{E1}",
         f"incl.request.default.Ann-B.runend.{E1}", f"incl.request.default.Ann-B.runend.{E2}",
+        f"incl.request.default.Ann-B.sweep.{E1}", f"incl.request.default.Ann-B.sweepstop.{E1}",
         "incl.query.default.Ann-B.tracker.experiment", "incl.query.Vision_2.Ann-B.signer.run",
     },
     "node": {
@@ -115,11 +126,11 @@ MAY_PUBLISH: dict[str, set[str]] = {
     },
 }  # fmt: skip
 
-for service in ("provisioner", "tracker", "registry", "admin"):
+for service in ("provisioner", "tracker", "registry", "hpo", "admin"):
     MAY_PUBLISH[service].add("$JS.API.DIRECT.GET.EVENTS")
 for durable in topology.DURABLES:
     if durable.stream == topology.EVENTS:
-        for service in ("provisioner", "tracker", "registry"):
+        for service in ("provisioner", "tracker", "registry", "hpo"):
             MAY_PUBLISH[service].add(f"$JS.API.CONSUMER.INFO.EVENTS.{durable.name}")
     MAY_PUBLISH[durable.service] |= _own_durable(durable.stream, durable.name)
     MAY_PUBLISH["admin"] |= _durable_api(durable.stream, durable.name)
@@ -131,6 +142,7 @@ MAY_HEAR: dict[str, set[str]] = {
     "provisioner": {"incl.query.*.*.provisioner.>", "_INBOX.provisioner.provisioner.>"},
     "tracker": {"incl.query.*.*.tracker.>", "_INBOX.tracker.tracker.>"},
     "registry": {"incl.query.*.*.registry.>", "_INBOX.registry.registry.>"},
+    "hpo": {"incl.query.*.*.hpo.>", "_INBOX.hpo.hpo.>"},
     "gateway": {"incl.query.*.*.gateway.>", "incl.query.*.*.signer.>", "_INBOX.gateway.gateway.>"},
     "admin": {"_INBOX.admin.admin.>"},
     "person": {

@@ -25,6 +25,7 @@ _HERE = "incl_cli.commands."
 COMMANDS: tuple[Command, ...] = (
     Command("run", "Run", "Submit an experiment and follow it", _HERE + "run"),
     Command("rerun", "Run", "Run an experiment again, from the same code", _HERE + "rerun"),
+    Command("sweep", "Run", "Search for the best parameters, in parallel", _HERE + "sweep"),
     Command("stop", "Run", "Stop experiments", _HERE + "stop"),
     Command("queue", "Run", "The machines and what waits for them", _HERE + "queue"),
     Command("machines", "Run", "The machines of a cloud that are there for you", _HERE + "machines"),
@@ -61,5 +62,6 @@ ALIASES = {
     "metric": "metrics",
     "secrets": "secret",
     "tokens": "token",
+    "sweeps": "sweep",
 }
 """Words that people type for a command."""

@@ -68,6 +68,7 @@ def run_command(command: Command, words: list[str], out: Output, connect: Callab
     """Parse and run one command."""
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     parser, module = parser_of(command)
+    words = getattr(module, "shorthand", list)(words)
     after: list[str] | None = None
     if "--" in words and getattr(module, "TAKES_COMMAND", False):
         split = words.index("--")

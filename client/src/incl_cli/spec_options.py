@@ -77,7 +77,7 @@ def overrides(args: argparse.Namespace, document: SpecDocument, base: Path) -> l
     from incl_shared.specfile import Override
 
     found: list[Override] = [
-        Override(path, _plain(value), f"--{option.replace('_', '-')}")
+        Override(path, plain(value), f"--{option.replace('_', '-')}")
         for option, path in _PLAIN
         if (value := getattr(args, option)) is not None
     ]
@@ -101,7 +101,7 @@ def overrides(args: argparse.Namespace, document: SpecDocument, base: Path) -> l
     found += _longer(document, "outputs", args.output, "--output")
     found += _longer(document, "data", [_data(item, base) for item in args.data or ()], "--data")
     found += [_metric(item) for item in args.metric or ()]
-    found += [_set(item) for item in args.set or ()]
+    found += [set_override(item, ("env",)) for item in args.set or ()]
     return found
 
 
@@ -159,13 +159,19 @@ def _data_keys(item: str) -> dict[str, str]:
     return found
 
 
-def _plain(value: str) -> object:
+def plain(value: str) -> object:
+    """What was typed, as YAML reads it."""
     from incl_shared.yamltext import plain_value
 
     return plain_value(value)
 
 
-def _set(item: str) -> Override:
+def set_override(item: str, verbatim: tuple[str, ...]) -> Override:
+    """What `--set KEY=VALUE` changes. verbatim: the mapping whose values are texts as they are typed.
+
+    Raises:
+        UsageProblem: it cannot be read.
+    """
     from incl_shared.specfile import Override
     from incl_shared.yamltext import YamlProblem, plain_value
 
@@ -173,7 +179,7 @@ def _set(item: str) -> Override:
     path = tuple(key.split("."))
     if not equals or not all(path):
         raise UsageProblem(f"--set {item[:60]!r} is not KEY=VALUE", hint="--set resources.cpu=0.5")
-    if path[0] == "env" and len(path) == 2:
+    if path[:-1] == verbatim:
         return Override(path, text, f"--set {key}")
     try:
         value = plain_value(text)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ASK_S = 4.0
 UNREAD_S = 30.0
 _NEARLY, _FULL = 0.8, 0.95
-_OPS_PORTS = 5
+_OPS_PORTS = 6
 _LETTERS = 200
 _SEVERITIES = ("error", "warning", "note")
 Connect = Callable[[], AbstractAsyncContextManager["BusClient"]]

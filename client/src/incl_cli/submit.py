@@ -157,8 +157,7 @@ async def send(platform: Platform, plan: Plan, out: Output) -> None:
     from incl_shared.machine import machine_hash
 
     began = time.time()
-    if plan.blobs:
-        await _store(platform, plan, out)
+    await store(platform, plan, out)
     started, packed, _ = plan.times
     event = ExperimentSubmitted(
         experiment=plan.experiment,
@@ -174,7 +173,10 @@ async def send(platform: Platform, plan: Plan, out: Output) -> None:
     await _publish(platform, event, short(plan.experiment))
 
 
-async def _store(platform: Platform, plan: Plan, out: Output) -> None:
+async def store(platform: Platform, plan: Plan, out: Output) -> None:
+    """Upload what a plan has to store. What is there already is not sent again."""
+    if not plan.blobs:
+        return
     from incl_shared.queries.registry import CommitArtifacts, Entry
 
     new = await platform.upload(plan.experiment, [blob for _, _, blob in plan.blobs], lambda count: None)

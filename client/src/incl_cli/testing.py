@@ -148,6 +148,7 @@ class FakePlatform:
         self.publish_error: InclError | None = None
         self.on_submit: Callable[[ExperimentSubmitted], Awaitable[None]] | None = None
         self.page = 1000
+        self.more: dict[type, Callable[[Any], Answer]] = {}
         self._watchers: dict[str, list[Callable[[bytes], None]]] = {}
         self._tasks: set[asyncio.Future[None]] = set()
 
@@ -182,6 +183,7 @@ class FakePlatform:
             CreateToken: self._create_token,
             ListTokens: lambda query: TokenList(tokens=tuple(self.tokens)),
             RevokeToken: self._revoke,
+            **self.more,
         }
 
     async def ask(self, query: Query[AnswerT], *, timeout: float = 10.0) -> AnswerT:  # noqa: ASYNC109

@@ -53,6 +53,7 @@ _WRITTEN: dict[tuple[str, ...], Callable[[Any], object]] = {
 _PREFIX = re.compile(r"^([a-z_]+(?:\.[a-z_]+)*): (.*)$", re.DOTALL)
 
 Path_ = tuple[str | int, ...]
+ModelT = typing.TypeVar("ModelT", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ class SpecDocument:
         return self.source
 
 
-def load_document(path: Path) -> SpecDocument:
-    """The document of a file.
+def load_document(path: Path, verbatim: tuple[str, ...] = ("env",)) -> SpecDocument:
+    """The document of a file; see `parse_document`.
 
     Raises:
         NotFoundError: there is no such file.
@@ -110,11 +111,11 @@ def load_document(path: Path) -> SpecDocument:
         raise InvalidInput(
             f"{path.name}:{line}: not UTF-8 text", cause=str(error.reason), hint="save it as UTF-8"
         ) from error
-    return parse_document(text, path.name)
+    return parse_document(text, path.name, verbatim)
 
 
-def parse_document(text: str, source: str = "experiment.yaml") -> SpecDocument:
-    """The document of a text; `source` names it in complaints.
+def parse_document(text: str, source: str = "experiment.yaml", verbatim: tuple[str, ...] = ("env",)) -> SpecDocument:
+    """The document of a text; `source` names it in complaints. verbatim: mappings whose values stay as written.
 
     Raises:
         InvalidInput: not YAML, or not a mapping.
@@ -122,7 +123,7 @@ def parse_document(text: str, source: str = "experiment.yaml") -> SpecDocument:
     from incl_shared.yamltext import YamlProblem, read_yaml
 
     try:
-        root = read_yaml(text, verbatim=("env",))
+        root = read_yaml(text, verbatim=verbatim)
     except YamlProblem as problem:
         place = f"{source}:{problem.line}" if problem.line else source
         raise InvalidInput(
@@ -182,17 +183,22 @@ def validate(document: SpecDocument) -> ExperimentSpec:
     Raises:
         InvalidInput: the message has a line for each problem, `train.yaml:12: unknown key 'resorces'`.
     """
+    return validated(document, ExperimentSpec)
+
+
+def validated(document: SpecDocument, model: type[ModelT], hint: str = _HINT) -> ModelT:
+    """The same for any model. hint: where its keys are told of."""
     try:
-        return ExperimentSpec.model_validate(document.values)
+        return model.model_validate(document.values)
     except ValidationError as error:
-        problems = _unique(_problem(document, detail) for detail in error.errors(include_url=False))
+        problems = _unique(_problem(document, detail, model) for detail in error.errors(include_url=False))
     problems.sort(key=lambda problem: problem.order)
     if len(problems) == 1:
-        raise InvalidInput(problems[0].text, hint=problems[0].hint or _HINT)
+        raise InvalidInput(problems[0].text, hint=problems[0].hint or hint)
     lines = [problem.text + (f" ({problem.hint})" if problem.hint else "") for problem in problems[:_SHOWN]]
     if len(problems) > _SHOWN:
         lines.append(f"… and {len(problems) - _SHOWN} more")
-    raise InvalidInput("\n".join(lines), hint=_HINT)
+    raise InvalidInput("\n".join(lines), hint=hint)
 
 
 def read_spec(path: Path, overrides: Iterable[Override] = ()) -> ExperimentSpec:
@@ -233,17 +239,17 @@ def _unique(problems: Iterable[_Problem]) -> list[_Problem]:
     return list({problem.text: problem for problem in problems}.values())
 
 
-def _problem(document: SpecDocument, detail: Any) -> _Problem:
+def _problem(document: SpecDocument, detail: Any, model: type[BaseModel]) -> _Problem:
     path: Path_ = tuple(part for part in detail["loc"] if part != "[key]")
     kind, hint = str(detail["type"]), ""
     if kind == "extra_forbidden":
         key = str(path[-1])
-        text, hint = f"unknown key {_quoted(key)}", _did_you_mean(key, _keys(path[:-1]), path[:-1])
+        text, hint = f"unknown key {_quoted(key)}", _did_you_mean(key, _keys(path[:-1], model), path[:-1])
     elif kind == "missing":
         text, hint = _missing(path)
     else:
         path, text, hint = _complaint(path, kind, detail)
-        named = (*path, text.partition(": ")[2].partition(" ")[0])
+        named = (*path, text.partition(": ")[2].partition(" ")[0].rstrip(":"))
         path = named if named in document.places else path
     place = document.place(path)
     file, _, line = place.rpartition(":")
@@ -320,13 +326,15 @@ def _did_you_mean(key: str, known: list[str], parent: Path_) -> str:
     return f"{where} the keys {', '.join(known)}"
 
 
-def _keys(path: Path_) -> list[str]:
-    """The keys that a mapping at a path may have."""
-    model: Any = ExperimentSpec
+def _keys(path: Path_, model: Any) -> list[str]:
+    """The keys that a mapping at a path of a model may have."""
+    named = False
     for part in path:
-        if isinstance(part, int):
+        if isinstance(part, int) or named:
+            named = False
             continue
         known = model.model_fields.get(part) if model is not None else None
+        named = known is not None and typing.get_origin(known.annotation) is dict
         model = _model_in(known.annotation) if known is not None else None
     return sorted(model.model_fields) if model is not None else []
 

@@ -52,7 +52,7 @@ _LOADER: Any = type(
 def read_yaml(text: str, *, verbatim: tuple[str, ...] = ()) -> Located | None:
     """The one document of a text, or none when it is empty.
 
-    verbatim: keys at the top whose values keep numbers as the text that was written.
+    verbatim: mappings (env, experiment.env) whose values keep numbers as the text that was written.
 
     Raises:
         YamlProblem: syntax, duplicate keys, unknown tags, more than one document, too much of anything.
@@ -163,7 +163,7 @@ class _Walk:
         meaning = _plain(text)
         if isinstance(meaning, bool) or meaning is None or isinstance(meaning, str):
             return meaning
-        return text if len(path) > 1 and path[0] in self._verbatim else meaning
+        return text if ".".join(path[:-1]) in self._verbatim else meaning
 
 
 def _plain(text: str) -> Any:

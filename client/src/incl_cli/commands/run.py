@@ -86,14 +86,15 @@ def read(args: argparse.Namespace, here: Path) -> tuple[ExperimentSpec, Path]:
     if args.after:
         changes.append(Override(("command",), args.after, "the command after --"))
     if "project" not in document.values and args.project is None:
-        changes.append(Override(("project",), _usual_project(), "the context"))
+        changes.append(Override(("project",), usual_project(), "the context"))
     spec = validate(override(document, changes))
     if args.workdir is not None:
         return spec, here / Path(args.workdir).expanduser()
     return spec, base / spec.workdir if spec.workdir else base
 
 
-def _usual_project() -> str:
+def usual_project() -> str:
+    """The project that the context names."""
     import os
 
     from incl_cli.context import load_context

@@ -19,9 +19,9 @@ from incl_shared.errors import ConflictError, InvalidInput
 
 LOOPBACK = "127.0.0.1"
 PORT_NAMES = ("bus", "registry", "gateway", "ops")
-DATABASE_OWNERS = ("provisioner", "tracker", "registry", "gateway")
+DATABASE_OWNERS = ("provisioner", "tracker", "registry", "gateway", "hpo")
 """Services with a database of their own."""
-OPS_PORTS = 5
+OPS_PORTS = 6
 BUS_SHARE = 0.6
 """The part of the free disk that the bus may reserve: the rest is for databases, artifacts and jobs."""
 FIRST_PORT = 4422

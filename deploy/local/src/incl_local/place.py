@@ -22,7 +22,7 @@ from incl_shared.settings import BusSettings
 NODE = "local"
 PROJECT = "default"
 HEALTHY_WITHIN_S = 30.0
-SERVICE_NAMES = ("provisioner", "tracker", "registry", "gateway", "agent")
+SERVICE_NAMES = ("provisioner", "tracker", "registry", "gateway", "hpo", "agent")
 
 
 def local_user() -> str:

@@ -90,6 +90,13 @@ def _gateway(place: Place) -> App:
     )
 
 
+def _hpo(place: Place) -> App:
+    from incl_hpo.app import create_app
+    from incl_hpo.settings import HpoSettings
+
+    return create_app(HpoSettings(**_common("hpo", place)))
+
+
 def _agent(place: Place) -> App:
     from incl_agent.app import create_app
     from incl_agent.settings import AgentSettings
@@ -106,5 +113,6 @@ _BUILDERS: dict[str, Callable[[Place], App]] = {
     "tracker": _tracker,
     "registry": _registry,
     "gateway": _gateway,
+    "hpo": _hpo,
     "agent": _agent,
 }

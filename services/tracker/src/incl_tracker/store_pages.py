@@ -15,7 +15,7 @@ from incl_tracker.statements import spelled
 
 _SHOWN = (
     "id", "name", "project", "user", "state", "reason", "waiting", "nodes", "gpus", "attempts", "tags", "created",
-    "started", "ended", "declared", "points",
+    "started", "ended", "sweep", "trial", "declared", "points",
 )  # fmt: skip
 _FIELDS = ", ".join(f'"{name}"' for name in _SHOWN)
 _ROWS = f"SELECT {_FIELDS} FROM experiments WHERE id IN ({{}})"  # noqa: S608
@@ -60,7 +60,8 @@ def shown(
 
 
 def _line(row: tuple[Any, ...], metrics: dict[str, float] | None) -> ExperimentRow:
-    identifier, name, project, user, state, reason, waiting, nodes, gpus, attempts, tags, created, started, ended = row
+    identifier, name, project, user, state, reason, waiting, nodes, gpus, attempts, tags, created, *rest = row
+    started, ended, sweep, trial = rest
     return ExperimentRow.model_construct(
         id=identifier,
         name=name,
@@ -76,6 +77,8 @@ def _line(row: tuple[Any, ...], metrics: dict[str, float] | None) -> ExperimentR
         created=created,
         started=started,
         ended=ended,
+        sweep=sweep,
+        trial=trial,
         metrics=metrics or {},
     )
 

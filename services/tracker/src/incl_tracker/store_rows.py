@@ -13,8 +13,8 @@ from incl_tracker.domain.selecting import COLUMN, NUMBER_OF, Key, encoded
 from incl_tracker.statements import spelled
 from incl_tracker.store_columns import GONE, IN_TRASH, per_hot
 
-NUMBERS = ("nodes", "gpus", "attempts", "created", "started", "ended")
-TEXTS = ("id", "name", "user", "state", "reason")
+NUMBERS = ("nodes", "gpus", "attempts", "created", "started", "ended", "trial")
+TEXTS = ("id", "name", "user", "state", "reason", "sweep")
 _FIELDS = ", ".join(f'e."{name}"' for name in (*TEXTS, *NUMBERS))
 _COLUMN_OF = {"state": "status"}
 _SOME = 500
@@ -165,7 +165,7 @@ def is_text(key: Key) -> bool:
     """Whether a column is one of texts."""
     kind, name = key
     if kind == COLUMN:
-        return name in ("id", "name", "user", "status", "reason")
+        return name in ("id", "name", "user", "status", "reason", "sweep")
     return kind in NUMBER_OF
 
 

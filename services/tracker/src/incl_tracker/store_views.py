@@ -154,6 +154,8 @@ def list_row(row: sa.RowMapping, values: dict[str, float]) -> ExperimentRow:
         created=row["created"],
         started=row["started"],
         ended=row["ended"],
+        sweep=row["sweep"],
+        trial=row["trial"],
         metrics=values,
     )
 

@@ -51,6 +51,8 @@ experiments = Table(
     Column("attempts", Integer, nullable=False),
     Column("tags", Text, nullable=False, comment="JSON: [tag, …]"),
     Column("declared", Text, nullable=False, comment='JSON: {metric: "max" or "min"}'),
+    Column("sweep", ID, comment="the sweep that it is a trial of"),
+    Column("trial", Integer, comment="its number there"),
     Column("created", Double, nullable=False),
     Column("started", Double),
     Column("ended", Double),

@@ -41,6 +41,8 @@ def random_row(chance: random.Random, number: int) -> FilterRow:
         created=chance.choice(TIMES),
         started=started,
         ended=None if started is None else chance.choice([None, started + 60.0, started + 4000.0]),
+        sweep=chance.choice([None, None, derived_id("sweep", 1), derived_id("sweep", 2)]),
+        trial=chance.choice([None, 0, 3, 12]),
         tags=tuple(sorted(chance.sample(TAGS, chance.randint(0, 2)))),
         metrics={m: chance.choice(NUMBERS) for m in METRICS if chance.random() < 0.7},
         config={n: chance.choice(TEXTS) for n in ("lr", "opt") if chance.random() < 0.6},
@@ -57,7 +59,7 @@ def write(connection: sa.Connection, row: FilterRow) -> None:
     columns = {
         "known": True, "name": row.name, "user": row.user, "state": row.status, "reason": row.reason,
         "nodes": row.nodes, "gpus": row.gpus, "attempts": row.attempts, "created": row.created,
-        "started": row.started, "ended": row.ended, "points": len(row.metrics),
+        "sweep": row.sweep, "trial": row.trial, "started": row.started, "ended": row.ended, "points": len(row.metrics),
     }  # fmt: skip
     store.update(connection, row.id, columns)
     store.set_tags(connection, row.id, row.tags)

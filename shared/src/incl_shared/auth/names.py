@@ -21,6 +21,7 @@ class Role(StrEnum):
     TRACKER = "tracker"
     REGISTRY = "registry"
     GATEWAY = "gateway"
+    HPO = "hpo"
     ADMIN = "admin"
     PERSON = "person"
     NODE = "node"
@@ -30,7 +31,7 @@ class Role(StrEnum):
 
 EDGE = frozenset({Role.PERSON, Role.NODE, Role.ATTEMPT, Role.RUN})
 """Roles outside the platform: they live in an account of their own, which has no streams (see `borders`)."""
-SERVICES = frozenset({Role.PROVISIONER, Role.TRACKER, Role.REGISTRY, Role.GATEWAY})
+SERVICES = frozenset({Role.PROVISIONER, Role.TRACKER, Role.REGISTRY, Role.GATEWAY, Role.HPO})
 """Roles that are services: their credential's name is the role's."""
 
 

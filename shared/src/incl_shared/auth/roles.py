@@ -133,6 +133,7 @@ _SCOPES = (
             "incl.live.*.*",
             "incl.stored.*.*.*.*",
             f"incl.query.*.{Role.TRACKER}.registry.*",
+            f"{INBOXES}.{Role.HPO}.>",
             *_own_events(),
             *_compared(),
         ),
@@ -151,6 +152,18 @@ _SCOPES = (
             f"incl.query.*.{Role.GATEWAY}.tracker.experiment",
             f"incl.query.{NODES_PROJECT}.{Role.GATEWAY}.provisioner.enroll",
             "$JS.API.DIRECT.GET.CONTROL.incl.control.*",
+        ),
+    ),
+    _service(
+        Role.HPO,
+        "Owns sweeps: submits and stops their trials in the name of whoever asked for the sweep.",
+        serves=("hpo",),
+        publish=(
+            "incl.event.*.sweep.*",
+            "incl.request.*.*.experiment.*",
+            "incl.request.*.*.stop.*",
+            f"incl.query.*.{Role.HPO}.tracker.metrics",
+            *_own_events(),
         ),
     ),
     Scope(

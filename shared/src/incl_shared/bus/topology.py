@@ -151,6 +151,8 @@ TRACKER_METRICS = _telemetry(METRICS, "metrics")
 TRACKER_LOGS = _telemetry(LOGS, "logs")
 """By partition."""
 REGISTRY_EVENTS = Durable(EVENTS, "registry", ("incl.event.*.experiment.*", "incl.event.*.trash.*"))
+HPO_REQUESTS = Durable(REQUESTS, "hpo", ("incl.request.*.*.sweep.*", "incl.request.*.*.sweepstop.*"))
+HPO_EVENTS = Durable(EVENTS, "hpo", ("incl.event.*.experiment.*", "incl.event.*.settlement.*"))
 DURABLES = (
     PROVISIONER_REQUESTS,
     PROVISIONER_REPORTS,
@@ -161,6 +163,8 @@ DURABLES = (
     *TRACKER_METRICS,
     *TRACKER_LOGS,
     REGISTRY_EVENTS,
+    HPO_REQUESTS,
+    HPO_EVENTS,
 )
 
 

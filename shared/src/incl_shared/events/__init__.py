@@ -36,6 +36,16 @@ from incl_shared.events.experiments import (
     TrashRequested,
     WriterCount,
 )
+from incl_shared.events.sweeps import (
+    SweepFinished,
+    SweepStarted,
+    SweepState,
+    SweepStopRequested,
+    SweepSubmitted,
+    TrialEnded,
+    TrialState,
+    TrialSuggested,
+)
 
 __all__ = [
     "REGISTER",
@@ -70,8 +80,16 @@ __all__ = [
     "RunStarted",
     "StopRequested",
     "Submitter",
+    "SweepFinished",
+    "SweepStarted",
+    "SweepState",
+    "SweepStopRequested",
+    "SweepSubmitted",
     "Thumbnail",
     "TrashRequested",
+    "TrialEnded",
+    "TrialState",
+    "TrialSuggested",
     "WriterCount",
     "consequence_id",
 ]

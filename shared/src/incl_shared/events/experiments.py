@@ -38,6 +38,8 @@ class Provenance(Part):
     packages_sha256: Sha256 | None = None
     python: str = ""
     rerun_of: Id | None = None
+    sweep: Id | None = Field(None, description="The sweep that it is a trial of.")
+    trial: int | None = Field(None, ge=0, description="Its number there, from 0.")
 
 
 class Submitter(Part):

@@ -46,6 +46,8 @@ class FilterRow:
     started: float | None = None
     ended: float | None = None
     tags: tuple[str, ...] = ()
+    sweep: str | None = None
+    trial: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     config: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)

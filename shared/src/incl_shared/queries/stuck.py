@@ -77,5 +77,13 @@ class GatewayStuck(_Stuck):
     answer: ClassVar[type[Answer]] = Findings
 
 
-STUCK: tuple[type[_Stuck], ...] = (ProvisionerStuck, TrackerStuck, RegistryStuck, GatewayStuck)
+class HpoStuck(_Stuck):
+    """What the service of sweeps waits for: values of trials, proposals."""
+
+    service: ClassVar[str] = "hpo"
+    name: ClassVar[str] = "stuck"
+    answer: ClassVar[type[Answer]] = Findings
+
+
+STUCK: tuple[type[_Stuck], ...] = (ProvisionerStuck, TrackerStuck, RegistryStuck, GatewayStuck, HpoStuck)
 """The question to each service."""

@@ -47,6 +47,8 @@ class ExperimentRow(Answer):
     created: float = Field(description="Seconds since the epoch: when it was submitted.")
     started: float | None = None
     ended: float | None = None
+    sweep: Id | None = Field(None, description="The sweep that it is a trial of.")
+    trial: int | None = Field(None, description="Its number there.")
     metrics: dict[str, float] = Field(default_factory=dict, description="Last value of each declared metric.")
 
 

@@ -88,6 +88,8 @@ def admitted(event: ExperimentQueued, project_name: str, time: float) -> dict[st
         "nodes": spec.nodes,
         "gpus": spec.nodes * spec.resources.gpu,
         "tags": json.dumps(list(spec.tags)),
+        "sweep": event.provenance.sweep,
+        "trial": event.provenance.trial,
         "declared": json.dumps({name: goal.value for name, goal in spec.metrics.items()}),
         "created": time,
         "spec": spec.model_dump_json(),

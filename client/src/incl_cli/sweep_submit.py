@@ -1,0 +1,212 @@
+"""incl sweep run: read the file, pack, check, upload, publish; then follow."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from incl_cli.running import Session
+    from incl_cli.submit import Plan, Preparation
+    from incl_shared.events import SweepSubmitted
+    from incl_shared.specfile import Override
+    from incl_shared.sweep import SweepSpec
+
+_OPTIONS = {
+    "name": ("name",),
+    "trials": ("budget", "trials"),
+    "hours": ("budget", "hours"),
+    "parallel": ("parallel",),
+    "seed": ("seed",),
+    "algorithm": ("algorithm",),
+}
+
+
+def submit(args: argparse.Namespace, session: Session) -> int:
+    """The exit code: 0 it found something, 3 it failed or was stopped, 130 detached."""
+    from incl_cli.submit import Preparation
+
+    preparation = Preparation()
+    try:
+        spec, workdir = read(args, Path.cwd())
+        preparation.use(workdir)
+        return session.run(_submit(args, session, spec, preparation))
+    finally:
+        preparation.close()
+
+
+def read(args: argparse.Namespace, here: Path) -> tuple[SweepSpec, Path]:
+    """The sweep of file and options, and the folder to pack.
+
+    Raises:
+        InvalidInput, NotFoundError: with file, line and what was meant.
+    """
+    from incl_cli.commands.run import usual_project
+    from incl_cli.spec_options import absolute_data, plain
+    from incl_shared.specfile import Override, SpecDocument
+    from incl_shared.sweepfile import experiment_folder, load_sweep, validate_sweep
+
+    path = here / Path(args.file).expanduser()
+    document = load_sweep(path)
+    base = experiment_folder(path)
+    experiment = document.values.get("experiment")
+    if isinstance(experiment, dict):
+        absolute_data(SpecDocument(document.source, experiment), base)
+    changes = [
+        Override(at, value if option == "name" else plain(value), f"--{option}")
+        for option, at in _OPTIONS.items()
+        if (value := getattr(args, option)) is not None
+    ]
+    changes += _sets(args)
+    changes += _project(document.values, args.project, usual_project)
+    if "name" not in document.values and args.name is None:
+        changes.append(Override(("name",), path.stem, "the file's name"))
+    spec = validate_sweep(document, changes)
+    if args.workdir is not None:
+        return spec, here / Path(args.workdir).expanduser()
+    return spec, base / spec.experiment.workdir if spec.experiment.workdir else base
+
+
+def _sets(args: argparse.Namespace) -> list[Override]:
+    from incl_cli.spec_options import set_override
+
+    return [set_override(item, ("experiment", "env")) for item in args.set or ()]
+
+
+def _project(values: dict[str, Any], given: str | None, usual: Any) -> list[Override]:
+    """The project of the sweep and of its experiment, where neither the file nor an option says it."""
+    from incl_shared.specfile import Override
+
+    experiment = values.get("experiment")
+    inner = experiment.get("project") if isinstance(experiment, dict) else None
+    if given is not None:
+        label = "--project"
+        return [Override(("project",), given, label), Override(("experiment", "project"), given, label)]
+    if "project" in values:
+        return []
+    return [
+        Override(at, inner or usual(), "the context") for at in (("project",), ("experiment", "project"))
+        if at == ("project",) or isinstance(experiment, dict)
+    ]  # fmt: skip
+
+
+async def _submit(args: argparse.Namespace, session: Session, spec: SweepSpec, preparation: Preparation) -> int:
+    from incl_cli.submit import Plan, prepare, store
+    from incl_shared.ids import new_id
+
+    out = session.out
+    plan = Plan(new_id(), spec.experiment, ("sweep", *session.words))
+    works = [
+        asyncio.ensure_future(_checked(session, spec)),
+        asyncio.ensure_future(prepare(plan, preparation, out)),
+    ]
+    try:
+        platform, _ = await asyncio.gather(*works)
+    finally:
+        for work in works:
+            work.cancel()
+        await asyncio.gather(*works, return_exceptions=True)
+    if args.dry_run:
+        return _dry_run(session, spec)
+    await store(platform, plan, out)
+    await _publish(session, platform, _event(plan, spec))
+    return await _end(args, session, platform, plan.experiment, spec)
+
+
+async def _checked(session: Session, spec: SweepSpec) -> Any:
+    from incl_cli.submit import check
+
+    platform = await session.platform(spec.project)
+    await check(platform, spec.experiment)
+    await _warn_of_room(session, platform, spec)
+    return platform
+
+
+async def _warn_of_room(session: Session, platform: Any, spec: SweepSpec) -> None:
+    """More trials at once than machines have room for wait in the queue: said, as it is seldom meant."""
+    from incl_shared.queries.provisioner import GetCluster
+
+    if spec.experiment.instance is not None:
+        return
+    nodes = [node for node in (await platform.ask(GetCluster())).nodes if node.alive]
+    wanted = spec.experiment.resources
+    fitting = sum(
+        min(
+            int(node.cpu / wanted.cpu + 1e-9),
+            int(node.memory // wanted.memory) if wanted.memory else 10**6,
+            node.gpus // wanted.gpu if wanted.gpu else 10**6,
+        )
+        for node in nodes
+    )
+    at_once = fitting // spec.experiment.nodes
+    if nodes and at_once < spec.parallel:
+        session.out.note(
+            f"warning: parallel is {spec.parallel}, but the machines have room for {at_once} at once: the others wait "
+            "in the queue",
+            "yellow",
+        )
+
+
+def _dry_run(session: Session, spec: SweepSpec) -> int:
+    from incl_shared.sweepfile import sweep_text
+
+    out = session.out
+    if out.as_json:
+        out.json({"spec": spec.model_dump(mode="json", exclude_defaults=True)})
+    else:
+        out.line(sweep_text(spec).rstrip())
+        out.note("nothing was submitted (--dry-run)", "dim")
+    return 0
+
+
+def _event(plan: Plan, spec: SweepSpec) -> SweepSubmitted:
+    from incl_cli.provenance import tools
+    from incl_shared.errors import InvalidInput
+    from incl_shared.events import Provenance, Submitter, SweepSubmitted
+    from incl_shared.machine import machine_hash
+
+    event = SweepSubmitted(
+        sweep=plan.experiment,
+        spec=spec,
+        code=plan.code,
+        provenance=Provenance(**plan.provenance),
+        submitter=Submitter(machine=machine_hash(), environment=tools()),
+    )
+    if len(event.model_dump_json()) > 500_000:
+        raise InvalidInput(
+            "the sweep's description is larger than 500 kB",
+            cause="the experiment, the parameters and the initial points are part of it",
+            hint="put long texts into files of the working directory",
+        )
+    return event
+
+
+async def _publish(session: Session, platform: Any, event: SweepSubmitted) -> None:
+    from incl_shared.bus.errors import BackPressure
+    from incl_shared.errors import UnavailableError
+
+    session.out.note(f"submitting sweep {event.sweep}", "dim")
+    try:
+        await platform.publish(event, identifier=event.sweep)
+    except BackPressure:
+        raise
+    except UnavailableError as error:
+        raise UnavailableError(
+            f"{error.message}; it may have arrived all the same",
+            cause=error.cause,
+            hint=f"incl sweep show {event.sweep[-8:]} tells",
+        ) from error
+
+
+async def _end(args: argparse.Namespace, session: Session, platform: Any, identifier: str, spec: SweepSpec) -> int:
+    if args.detach:
+        if args.json:
+            session.out.json({"id": identifier, "name": spec.name, "state": "submitted"})
+        else:
+            session.out.line(identifier)
+        return 0
+    from incl_cli.sweep_follow import follow
+
+    return await follow(platform, identifier, session.out)

@@ -1,0 +1,199 @@
+"""incl sweep: what is submitted, what is refused, what is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from incl_cli.testing import FakePlatform, Run
+from incl_cli.testing_sweeps import FakeSweeps
+from incl_shared.errors import UnavailableError, UnsupportedError
+from incl_shared.events import SweepState, SweepStopRequested, SweepSubmitted, TrialState
+from incl_shared.queries.provisioner import CheckFeasible, Cluster, NodeView
+from incl_shared.sweep import SweepSpec
+
+FILE = """\
+experiment: {command: python train.py, resources: {cpu: 1}}
+parameters:
+  LR: {type: loguniform, low: 1e-5, high: 0.1}
+objective: {metric: loss, goal: min}
+budget: {trials: 5}
+parallel: 2
+"""
+
+
+@pytest.fixture
+def sweeps(fake: FakePlatform) -> FakeSweeps:
+    return FakeSweeps(fake)
+
+
+@pytest.fixture
+def spec() -> SweepSpec:
+    parameters = {"LR": {"type": "loguniform", "low": 1e-5, "high": 0.1}, "OPT": ["sgd", "adam"]}
+    return SweepSpec.model_validate(
+        {
+            "name": "digits", "experiment": {"command": "true"}, "parameters": parameters, "budget": {"trials": 5},
+            "objective": {"metric": "loss", "goal": "min"},
+        }
+    )  # fmt: skip
+
+
+def submitted(fake: FakePlatform) -> SweepSubmitted:
+    (event, identifier) = fake.published[-1]
+    assert isinstance(event, SweepSubmitted)
+    assert identifier == event.sweep
+    return event
+
+
+def test_a_file_is_submitted_with_its_folder_and_followed(cli: Run, fake: FakePlatform, sweeps: FakeSweeps) -> None:
+    Path("sweep.yaml").write_text(FILE)
+    Path("train.py").write_text("print(1)")
+    sweeps.values = [3.0, 1.0, 2.0]
+    result = cli("sweep", "sweep.yaml")
+    assert result.code == 0, result.err
+    event = submitted(fake)
+    assert (event.spec.name, event.spec.project, event.spec.experiment.project) == ("sweep", "default", "default")
+    assert event.code is not None
+    assert event.code.files == 2
+    assert event.submitter.environment["PATH"]
+    assert {entry.kind for entry in fake.entries[event.sweep]} >= {"code"}
+    lines = [line for line in result.err.splitlines() if line.startswith("trial ")]
+    assert ["best so far" in line for line in lines] == [True, True, False]
+    assert "loss 1" in lines[1]
+    assert "sweep  finished" in result.out
+    assert "it is over" in result.out
+
+
+@pytest.mark.parametrize("state", [SweepState.FAILED, SweepState.STOPPED])
+def test_a_sweep_that_came_to_nothing_is_exit_code_3(cli: Run, sweeps: FakeSweeps, state: SweepState) -> None:
+    Path("sweep.yaml").write_text(FILE)
+    sweeps.end = state
+    assert cli("sweep", "run", "sweep.yaml").code == 3
+
+
+def test_detached_and_as_json(cli: Run, fake: FakePlatform, sweeps: FakeSweeps) -> None:
+    Path("sweep.yaml").write_text(FILE)
+    detached = cli("sweep", "run", "sweep.yaml", "--detach", "--trials", "9", "--parallel", "1", "--seed", "3")
+    event = submitted(fake)
+    assert detached.out.strip() == event.sweep
+    assert (event.spec.budget.trials, event.spec.parallel, event.spec.seed) == (9, 1, 3)
+    fake.published.clear()
+    sweeps.values = [0.5]
+    followed = cli("sweep", "run", "sweep.yaml", "--json", "--name", "mine")
+    assert followed.json["row"]["name"] == "mine"
+    assert followed.json["best"][0]["values"] == [0.5]
+
+
+def test_options_reach_the_experiment(cli: Run, fake: FakePlatform, sweeps: FakeSweeps) -> None:
+    Path("sweep.yaml").write_text(FILE)
+    options = ("--set", "experiment.resources.cpu=2", "--set", "experiment.env.V=1.10", "--project", "vision")
+    assert cli("sweep", "run", "sweep.yaml", "--detach", *options).code == 0
+    spec = submitted(fake).spec
+    assert (spec.experiment.resources.cpu, spec.experiment.env) == (2.0, {"V": "1.10"})
+    assert spec.project == spec.experiment.project == "vision"
+
+
+def test_a_dry_run_submits_nothing(cli: Run, fake: FakePlatform) -> None:
+    Path("sweep.yaml").write_text(FILE)
+    result = cli("sweep", "run", "sweep.yaml", "--dry-run")
+    assert result.code == 0
+    assert "loguniform" in result.out
+    assert fake.published == []
+
+
+def test_bad_files_and_refusals_are_told_before_anything_is_sent(cli: Run, fake: FakePlatform) -> None:
+    Path("sweep.yaml").write_text(FILE.replace("low: 1e-5", "low: 0"))
+    bad = cli("sweep", "run", "sweep.yaml")
+    assert bad.code == 2
+    assert "error: sweep.yaml:3: parameters: LR: a logarithmic range cannot begin at 0" in bad.err
+    assert "hint: " in bad.err
+    assert cli("sweep", "run", "nowhere.yaml").code == 4
+    Path("sweep.yaml").write_text(FILE)
+    fake.refusals[CheckFeasible] = UnsupportedError("it needs 8 GPUs, no machine has more than 0")
+    refused = cli("sweep", "run", "sweep.yaml")
+    assert (refused.code, "8 GPUs" in refused.err) == (2, True)
+    fake.refusals.clear()
+    fake.publish_error = UnavailableError("the bus was lost")
+    lost = cli("sweep", "run", "sweep.yaml")
+    assert lost.code == 7
+    assert "may have arrived" in lost.err
+    assert "incl sweep show" in lost.err
+    assert fake.published == []
+
+
+def test_more_at_once_than_fit_is_said(cli: Run, fake: FakePlatform) -> None:
+    Path("sweep.yaml").write_text(FILE.replace("parallel: 2", "parallel: 8"))
+    node = NodeView(
+        node="local", alive=True, address="127.0.0.1", cpu=4, cpu_used=0, memory=2**30, memory_used=0, gpus=0,
+        gpus_used=0, runtimes=(), jobs=0, seen_s=0,
+    )  # fmt: skip
+    fake.cluster = Cluster(nodes=(node,), queue=(), queued=0, running=0)
+    result = cli("sweep", "run", "sweep.yaml", "--detach")
+    assert "warning: parallel is 8, but the machines have room for 4 at once" in result.err
+
+
+def test_lists_and_views(cli: Run, sweeps: FakeSweeps, spec: SweepSpec) -> None:
+    assert "no sweeps" in cli("sweep", "ls").err
+    sweep = sweeps.add(spec)
+    sweeps.tried(sweep, {"LR": 0.01, "OPT": "sgd"}, 0.5)
+    sweeps.tried(sweep, {"LR": 0.1, "OPT": "adam"}, 0.25)
+    sweeps.tried(sweep, {"LR": 0.2, "OPT": "adam"}, state=TrialState.FAILED, message="exit code 1")
+    listed = cli("sweep", "ls").out
+    assert "digits" in listed
+    assert "3/5" in listed
+    assert "loss 0.25" in listed
+    shown = cli("sweep", "show", "digits").out
+    assert "3/5 trials   2 complete, 1 failed" in shown
+    assert "exit code 1" in shown
+    trials = cli("sweep", "trials", sweep[-8:], "--json").json
+    assert [trial["trial"] for trial in trials] == [0, 1, 2]
+    assert [trial["trial"] for trial in cli("sweep", "trials", "--sort", "value", "--json").json] == [1, 0, 2]
+    assert [trial["trial"] for trial in cli("sweep", "trials", "--state", "failed", "--json").json] == [2]
+    assert cli("sweep", "best", "--env").out == "LR=0.1\nOPT=adam\n"
+    assert cli("sweep", "best", "--json").json[0]["trial"] == 1
+    assert cli("sweep", "ls", "--json").json[0]["best"]["trial"] == 1
+    assert cli("sweep", "show", "--json").json["spec"]["name"] == "digits"
+
+
+def test_many_trials_are_paged_through(cli: Run, fake: FakePlatform, sweeps: FakeSweeps, spec: SweepSpec) -> None:
+    sweep = sweeps.add(spec)
+    for number in range(7):
+        sweeps.tried(sweep, {"LR": 0.01, "OPT": "sgd"}, float(number))
+    fake.page = 3
+    assert len(cli("sweep", "trials", "--json").json) == 7
+    assert len(cli("sweep", "trials", "--json", "-n", "5").json) == 5
+
+
+def test_a_terminal_shows_a_picture(cli: Run, fake: FakePlatform, sweeps: FakeSweeps) -> None:
+    Path("sweep.yaml").write_text(FILE)
+    sweeps.values = [3.0, 1.0]
+    result = cli("sweep", "run", "sweep.yaml", terminal=True)
+    assert result.code == 0, result.err
+    assert "█" in result.err
+    assert "best" in result.out
+
+
+def test_stopping(cli: Run, fake: FakePlatform, sweeps: FakeSweeps, spec: SweepSpec) -> None:
+    sweep = sweeps.add(spec)
+    sweeps.tried(sweep, {"LR": 0.01, "OPT": "sgd"}, state=TrialState.RUNNING, ended=None)
+    result = cli("sweep", "stop", "digits", "--reason", "enough", "--wait")
+    assert result.code == 0, result.err
+    assert "digits: asked to stop, with 1 trial that is not over" in result.err
+    (event, _) = fake.published[-1]
+    assert event == SweepStopRequested(sweep=sweep, reason="enough")
+    again = cli("sweep", "stop", "digits")
+    assert again.code == 5
+    assert "stopped already" in again.err
+
+
+def test_what_is_not_there(cli: Run, sweeps: FakeSweeps, spec: SweepSpec) -> None:
+    assert cli("sweep", "show", "nope").code == 4
+    sweeps.add(spec)
+    best = cli("sweep", "best")
+    assert best.code == 4
+    assert "has a value" in best.err
+    wrong = cli("sweep", "trials", "--state", "faild")
+    assert (wrong.code, "failed" in wrong.err) == (2, True)
+    assert cli("sweep", "ls", "-n", "0").code == 2
+    assert "no trials yet" in cli("sweep", "trials").err

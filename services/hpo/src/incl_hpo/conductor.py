@@ -1,0 +1,251 @@
+"""What drives the sweeps: one task for each that is not over, which looks at what is and does what is missing.
+
+Everything is read from the database again after a start: whatever was not committed is done again, whatever was is not.
+A task learns from the trials that ended (the tracker says what they logged), and asks for as many points as there is
+room for. Several services on one database do no harm: a step that another one did first changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
+
+import sqlalchemy as sa
+
+from incl_hpo import steps, store
+from incl_hpo.domain import ending
+from incl_hpo.domain.learning import known
+from incl_hpo.domain.trial import Finish, Outcome, Trial, outcome
+from incl_hpo.metrics import HpoMetrics
+from incl_hpo.pool import WorkerPool
+from incl_hpo.settings import HpoSettings
+from incl_hpo.steps import Proposed
+from incl_hpo.store import Sweep
+from incl_shared.clock import Clock
+from incl_shared.db import Database, Transaction
+from incl_shared.errors import InclError, NotFoundError
+from incl_shared.events import TrialState
+from incl_shared.queries.tracker import ListMetrics, MetricPage, MetricSummary
+from incl_shared.tasks import end_all
+
+_log = logging.getLogger("incl.hpo")
+_AT_ONCE = 16
+"""Trials that are asked about at once."""
+_VALUE_PATIENCE_S = 10.0
+"""So long a trial that is over keeps its place while its records are waited for, so that the next point knows them."""
+_METRICS = 1000
+
+
+class Tracker(Protocol):
+    """Who knows what an experiment logged."""
+
+    async def metrics(self, project: str, query: ListMetrics) -> MetricPage:
+        """A page of summaries.
+
+        Raises:
+            InclError: it cannot say now; NotFoundError: there is no such experiment (any more).
+        """
+        ...
+
+
+class Book:
+    """The trials of a sweep in memory, brought up to date by what changed."""
+
+    def __init__(self) -> None:
+        self.trials: dict[int, Trial] = {}
+        self.revision = 0
+
+    def update(self, revision: int, changed: Sequence[Trial]) -> None:
+        """Take over what changed up to a revision."""
+        self.trials.update((trial.number, trial) for trial in changed)
+        self.revision = revision
+
+    def of(self, *states: TrialState) -> list[Trial]:
+        """Those in one of these states, by number."""
+        return sorted((t for t in self.trials.values() if t.state in states), key=lambda t: t.number)
+
+
+class Conductor:
+    """All sweeps that are not over. `start` once, `stop` once; `wake` says that a sweep has changed."""
+
+    def __init__(
+        self,
+        settings: HpoSettings,
+        database: Database,
+        tracker: Tracker,
+        pool: WorkerPool,
+        clock: Clock,
+        metrics: HpoMetrics,
+    ) -> None:
+        self._settings, self._database, self._tracker, self._pool = settings, database, tracker, pool
+        self._clock, self._metrics = clock, metrics
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._changed: dict[str, asyncio.Event] = {}
+        self.troubles: dict[str, tuple[float, str]] = {}
+        """Sweeps whose steps fail: since when (monotonic), and why."""
+        self._running = False
+
+    async def start(self) -> None:
+        """Go on with every sweep that is not over."""
+        self._running = True
+        for sweep in await self._database.read(store.live_sweeps):
+            self.wake(sweep)
+
+    async def stop(self) -> None:
+        """Do no more."""
+        self._running = False
+        await end_all(self._tasks.values())
+
+    def wake(self, sweep: str) -> None:
+        """Look at a sweep. In the event loop."""
+        if not self._running:
+            return
+        self._changed.setdefault(sweep, asyncio.Event()).set()
+        if sweep not in self._tasks:
+            task = asyncio.create_task(self._conduct(sweep), name=f"sweep-{sweep}")
+            self._tasks[sweep] = task
+            task.add_done_callback(lambda _: self._forget(sweep, task))
+
+    def _forget(self, sweep: str, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(sweep) is task:
+            del self._tasks[sweep]
+            self._changed.pop(sweep, None)
+            self.troubles.pop(sweep, None)
+
+    async def _conduct(self, identifier: str) -> None:
+        book, changed = Book(), self._changed[identifier]
+        while True:
+            changed.clear()
+            try:
+                if await self._step(identifier, book):
+                    return
+            except Exception as error:  # noqa: BLE001 - the edge of a sweep's loop
+                self._note(identifier, error)
+                await asyncio.sleep(self._settings.pause_s)
+                continue
+            self.troubles.pop(identifier, None)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.tick_s):
+                    await changed.wait()
+
+    def _note(self, sweep: str, error: Exception) -> None:
+        self._metrics.failed_steps.inc()
+        why = f"{error.message}: {error.cause}" if isinstance(error, InclError) else repr(error)
+        since, before = self.troubles.get(sweep, (self._clock.monotonic(), ""))
+        self.troubles[sweep] = (since, why)
+        if why != before:
+            expected = isinstance(error, InclError)
+            _log.warning("a step of sweep %s failed: %s", sweep, why, exc_info=None if expected else error)
+
+    async def _step(self, identifier: str, book: Book) -> bool:
+        """Do what can be done now; True: the sweep is over."""
+        sweep = await self._refresh(identifier, book)
+        if sweep is None or sweep.over:
+            return True
+        if await self._await_no_more(sweep, book) or await self._learn(sweep, book):
+            sweep = await self._refresh(identifier, book)
+        if sweep is None or sweep.over:
+            return True
+        if not sweep.closing and ending.closing_of(sweep.spec, sweep.asked, 0, 1, self._clock.now() - sweep.created):
+            await self._database.write(lambda tx: steps.see(tx, identifier))
+            self.wake(identifier)
+        elif not sweep.closing:
+            await self._suggest(sweep, book)
+        return False
+
+    async def _refresh(self, identifier: str, book: Book) -> Sweep | None:
+        def read(connection: sa.Connection) -> tuple[Sweep | None, list[Trial]]:
+            found = store.load(connection, identifier)
+            return found, store.changed_trials(connection, identifier, book.revision)
+
+        sweep, changed = await self._database.read(read)
+        if sweep is not None:
+            book.update(sweep.revision, changed)
+        return sweep
+
+    # --- learning
+
+    async def _await_no_more(self, sweep: Sweep, book: Book) -> bool:
+        late = self._clock.now() - self._settings.records_wait_s
+        numbers = [t.number for t in book.of(TrialState.RUNNING) if t.over is not None and t.over < late]
+        if numbers:
+            await self._database.write(lambda tx: steps.give_up_waiting(tx, sweep.id, numbers))
+            await self._refresh(sweep.id, book)
+        return bool(numbers)
+
+    async def _learn(self, sweep: Sweep, book: Book) -> bool:
+        """Ask what the trials that ended have logged, and note it; in the order of their numbers."""
+        ended = book.of(TrialState.ENDED)
+        for place in range(0, len(ended), _AT_ONCE):
+            some = ended[place : place + _AT_ONCE]
+            found = await asyncio.gather(*(self._outcome(sweep, trial) for trial in some))
+
+            def note(tx: Transaction, some: list[Trial] = some, found: list[Outcome] = found) -> None:
+                for trial, what in zip(some, found, strict=True):
+                    steps.learn(tx, sweep.id, trial.number, what)
+
+            await self._database.write(note)
+            for what in found:
+                self._metrics.trials.labels("hpo", what.state.value).inc()
+        return bool(ended)
+
+    async def _outcome(self, sweep: Sweep, trial: Trial) -> Outcome:
+        spec, finish = sweep.spec, trial.finish
+        assert isinstance(finish, Finish)
+        logged: dict[str, MetricSummary] = {}
+        for name in (*(one.metric for one in spec.objective), *spec.constraints):
+            query = ListMetrics(experiment=trial.experiment, contains=name, limit=_METRICS)
+            try:
+                page = await self._tracker.metrics(sweep.project, query)
+            except NotFoundError:
+                break  # it was deleted, or has never been there
+            logged.update((one.name, one) for one in page.metrics if one.name == name)
+        return outcome(spec, finish, logged)
+
+    # --- suggesting
+
+    async def _suggest(self, sweep: Sweep, book: Book) -> None:
+        """As many trials as there is room for, in a few at a time, so that the first ones begin."""
+        room = self._room(sweep, book)
+        while room > 0:
+            proposed = await self._propose(sweep, book, min(room, self._settings.batch))
+            identifier, expected = sweep.id, sweep.asked
+            saved = await self._database.write(
+                partial(steps.suggest, sweep_id=identifier, expected=expected, found=proposed)
+            )
+            found = await self._refresh(identifier, book)
+            if not saved or found is None or found.closing:
+                self.wake(identifier)
+                return
+            sweep, room = found, self._room(found, book)
+
+    def _room(self, sweep: Sweep, book: Book) -> int:
+        """How many trials may begin: those whose machines are free and whose records come late give up their place."""
+        if sweep.closing:
+            return 0
+        late = self._clock.now() - _VALUE_PATIENCE_S
+        kept = [t for t in book.of(TrialState.RUNNING, TrialState.ENDED) if t.over is None or t.over > late]
+        return min(sweep.spec.parallel - len(kept), sweep.spec.most - sweep.asked)
+
+    async def _propose(self, sweep: Sweep, book: Book, count: int) -> Proposed:
+        spec = sweep.spec
+        first = spec.initial[sweep.asked : sweep.asked + count]
+        if first:
+            return Proposed(first)
+        told = known(spec, book.trials.values())
+        with self._metrics.propose.labels("hpo").time():
+            answer = await self._pool.ask(
+                {
+                    "parameters": {name: one.model_dump(mode="json") for name, one in spec.parameters.items()},
+                    "algorithm": spec.algorithm.name,
+                    "history": told.history,
+                    "pending": told.pending,
+                    "seed": spec.seed,
+                    "count": count,
+                }
+            )
+        return Proposed(tuple(answer["points"]), answer["exhausted"], answer["refused"])

@@ -1,0 +1,175 @@
+"""All SQL of sweeps and trials that changes something, or that the search reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import sqlalchemy as sa
+
+from incl_hpo.domain.ending import Closing
+from incl_hpo.domain.trial import OVER, Finish, Trial
+from incl_hpo.tables import sweeps, trials
+from incl_shared.events import SweepState, SweepSubmitted, TrialState
+from incl_shared.sweep import Point, SweepSpec
+
+_s, _t = sweeps.c, trials.c
+_LIVE_SWEEP = sa.text("sweeps.live = 1")
+_LIVE_TRIAL = sa.text("trials.live = 1")
+
+
+@dataclass
+class Sweep:
+    """A sweep as it is stored; see the table."""
+
+    id: str
+    project: str
+    user: str
+    name: str
+    state: SweepState
+    closing: Closing
+    message: str
+    hint: str
+    version: int
+    revision: int
+    asked: int
+    open: int
+    good: int
+    request_text: str
+    created: float
+    ended: float | None = None
+
+    @cached_property
+    def request(self) -> SweepSubmitted:
+        """What was submitted."""
+        read = SweepSubmitted.read(self.request_text.encode())
+        assert isinstance(read, SweepSubmitted)
+        return read
+
+    @property
+    def spec(self) -> SweepSpec:
+        """The file."""
+        return self.request.spec
+
+    @property
+    def over(self) -> bool:
+        """Whether it has come to its end."""
+        return self.ended is not None
+
+    @property
+    def ended_trials(self) -> int:
+        """How many trials are over."""
+        return self.asked - self.open
+
+
+def insert(connection: sa.Connection, sweep: Sweep) -> None:
+    """Add one."""
+    connection.execute(sa.insert(sweeps), {"id": sweep.id, **_columns(sweep)})
+
+
+def save(connection: sa.Connection, sweep: Sweep) -> None:
+    """Store what changed."""
+    connection.execute(sa.update(sweeps).where(_s.id == sweep.id).values(_columns(sweep)))
+
+
+def _columns(sweep: Sweep) -> dict[str, Any]:
+    return {
+        "project": sweep.project, "user": sweep.user, "name": sweep.name, "live": 0 if sweep.over else 1,
+        "state": sweep.state.value, "closing": sweep.closing.value, "message": sweep.message, "hint": sweep.hint,
+        "version": sweep.version, "revision": sweep.revision, "asked": sweep.asked, "open": sweep.open,
+        "good": sweep.good, "request": sweep.request_text, "created": sweep.created, "ended": sweep.ended,
+    }  # fmt: skip
+
+
+def load(connection: sa.Connection, identifier: str, *, write: bool = False) -> Sweep | None:
+    """A sweep by its id, or none. write: no other transaction changes it before this one ends."""
+    query = sa.select(sweeps).where(_s.id == identifier)
+    row = connection.execute(query.with_for_update() if write else query).mappings().one_or_none()
+    return None if row is None else sweep_of(row)
+
+
+def sweep_of(row: sa.RowMapping) -> Sweep:
+    """A row of the table."""
+    values = {name: row[name] for name in row if name not in ("live", "request", "state", "closing")}
+    return Sweep(**values, request_text=row["request"], state=SweepState(row["state"]), closing=Closing(row["closing"]))
+
+
+def live_sweeps(connection: sa.Connection) -> list[str]:
+    """The ids of those that are not over."""
+    return list(connection.execute(sa.select(_s.id).where(_LIVE_SWEEP).order_by(_s.id)).scalars())
+
+
+# --- trials
+
+
+def add_trial(connection: sa.Connection, sweep: Sweep, number: int, experiment: str, point: Point, now: float) -> None:
+    """A trial that was just suggested; the caller counts it."""
+    row = {
+        "sweep": sweep.id, "number": number, "experiment": experiment, "live": 1, "state": TrialState.RUNNING.value,
+        "parameters": json.dumps(point), "attempts": 0, "settled": 0, "values": "[]", "constraints": "[]",
+        "message": "", "asked": now, "revision": sweep.revision,
+    }  # fmt: skip
+    connection.execute(sa.insert(trials), row)
+
+
+def sweep_of_trial(connection: sa.Connection, experiment: str) -> str | None:
+    """The sweep of an experiment, or none where it is no trial."""
+    found: str | None = connection.execute(sa.select(_t.sweep).where(_t.experiment == experiment)).scalar()
+    return found
+
+
+def trial_by(connection: sa.Connection, experiment: str) -> sa.RowMapping | None:
+    """The row of an experiment's trial."""
+    query = sa.select(trials).where(_t.experiment == experiment)
+    return connection.execute(query).mappings().one_or_none()
+
+
+def trial(connection: sa.Connection, sweep: str, number: int) -> sa.RowMapping | None:
+    """The row of a trial."""
+    query = sa.select(trials).where(_t.sweep == sweep, _t.number == number)
+    return connection.execute(query).mappings().one_or_none()
+
+
+def update_trial(connection: sa.Connection, sweep: Sweep, number: int, **values: Any) -> None:
+    """Change a trial; its sweep's revision grows, and the caller saves that."""
+    sweep.revision += 1
+    if "state" in values:
+        state = TrialState(values["state"])
+        values |= {"state": state.value, "live": 0 if state in OVER else 1}
+    where = (_t.sweep == sweep.id, _t.number == number)
+    connection.execute(sa.update(trials).where(*where).values(**values, revision=sweep.revision))
+
+
+def changed_trials(connection: sa.Connection, sweep: str, since: int) -> list[Trial]:
+    """The trials that changed after a revision."""
+    query = sa.select(trials).where(_t.sweep == sweep, _t.revision > since).order_by(_t.number)
+    return [trial_of(row) for row in connection.execute(query).mappings()]
+
+
+def running(connection: sa.Connection, sweep: str) -> list[str]:
+    """The experiments of the trials that are not known to be over."""
+    query = sa.select(_t.experiment).where(_t.sweep == sweep, _LIVE_TRIAL, _t.finish.is_(None)).order_by(_t.number)
+    return list(connection.execute(query).scalars())
+
+
+def waiting(connection: sa.Connection, before: float) -> Sequence[sa.RowMapping]:
+    """Trials whose experiment has been over since before that moment, and that are not over themselves."""
+    query = sa.select(_t.sweep, _t.number, _t.experiment, _t.state, _t.over).where(_LIVE_TRIAL, _t.over < before)
+    return connection.execute(query.order_by(_t.over).limit(200)).mappings().all()
+
+
+def trial_of(row: sa.RowMapping) -> Trial:
+    """A row of the table."""
+    return Trial(
+        number=row["number"],
+        experiment=row["experiment"],
+        state=TrialState(row["state"]),
+        parameters=json.loads(row["parameters"]),
+        values=tuple(json.loads(row["values"])),
+        constraints=tuple(json.loads(row["constraints"])),
+        finish=Finish.model_validate_json(row["finish"]) if row["finish"] else None,
+        over=row["over"],
+    )

@@ -1,0 +1,101 @@
+"""Processes that compute proposals: they answer, are replaced when they die, and end with their parent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import psutil
+import pytest
+
+from incl_hpo.pool import ProposalError, WorkerPool
+from incl_hpo.testing_runs import sweep_spec
+from incl_hpo.worker import propose
+from incl_shared.testing.wait import until, until_sync
+
+
+def question(count: int = 1, **changes: Any) -> dict[str, Any]:
+    parameters = {name: one.model_dump(mode="json") for name, one in sweep_spec().parameters.items()}
+    return {
+        "parameters": parameters, "algorithm": "tpe", "history": [], "pending": [], "seed": 3, "count": count, **changes
+    }  # fmt: skip
+
+
+async def test_a_process_answers_as_the_sampler_does() -> None:
+    pool = WorkerPool(1, 60)
+    try:
+        history = [[{"X": x / 10, "Y": 0.0}, [x * x / 100], []] for x in range(-12, 12)]
+        asked = question(3, history=history, pending=[{"X": 0.123, "Y": 1.0}])
+        assert await pool.ask(asked) == propose(asked)
+    finally:
+        await pool.close()
+
+
+async def test_questions_share_few_processes() -> None:
+    pool = WorkerPool(2, 60)
+    try:
+        answers = await asyncio.gather(*(pool.ask(question(seed=seed)) for seed in range(6)))
+        assert len({str(answer["points"]) for answer in answers}) == 6
+        assert len(pool.processes) <= 2
+    finally:
+        await pool.close()
+    assert not any(psutil.pid_exists(pid) for pid in pool.processes)
+
+
+async def test_a_killed_process_is_replaced() -> None:
+    pool = WorkerPool(1, 60)
+    try:
+        before = await pool.ask(question())
+        (pid,) = pool.processes
+        os.kill(pid, signal.SIGKILL)
+        assert await pool.ask(question()) == before
+        assert pool.processes != [pid]
+    finally:
+        await pool.close()
+
+
+async def test_one_that_takes_too_long_is_killed_and_it_is_said() -> None:
+    pool = WorkerPool(1, 0.001)
+    try:
+        with pytest.raises(ProposalError):
+            await pool.ask(question())
+        await until(lambda: pool.processes == [])
+    finally:
+        await pool.close()
+
+
+async def test_idle_processes_end() -> None:
+    pool = WorkerPool(1, 60, idle_s=0.05)
+    try:
+        await pool.ask(question())
+        (pid,) = pool.processes
+        await until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    finally:
+        await pool.close()
+
+
+def test_a_space_that_contradicts_itself_is_refused() -> None:
+    parameters = {"X": {"type": "uniform", "low": 1, "high": 0}}
+    assert "no range" in propose(question(parameters=parameters))["refused"]
+
+
+def test_a_process_ends_with_its_parent() -> None:
+    code = (
+        "import asyncio, json, sys\nfrom incl_hpo.pool import WorkerPool\n"
+        "async def main():\n    pool = WorkerPool(1, 60)\n    await pool.ask(json.loads(sys.argv[1]))\n"
+        "    print(pool.processes[0], flush=True)\n    await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    import json
+
+    parent = subprocess.Popen([sys.executable, "-c", code, json.dumps(question())], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    until_sync(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 10)
