@@ -71,7 +71,8 @@ MAY_PUBLISH: dict[str, set[str]] = {
         f"incl.stored.default.{E1}.1.0", "_INBOX.gateway.gateway.x", "_INBOX.hpo.hpo.x",
     },
     "hpo": {
-        "_INBOX.admin.admin.x", "_INBOX.gateway.gateway.x", "_R_.a.b", f"incl.event.default.sweep.{E1}",
+        "$JS.API.STREAM.INFO.EVENTS", "_INBOX.admin.admin.x", "_INBOX.gateway.gateway.x", "_R_.a.b",
+        f"incl.event.default.sweep.{E1}",
         f"incl.request.default.Ann-B.experiment.{E1}", f"incl.request.Vision_2.Ann-B.stop.{E1}",
         f"incl.request.other.Ann-B.experiment.{E1}", f"incl.request.default.bob.experiment.{E1}",
         "incl.query.default.hpo.tracker.metrics",
