@@ -53,6 +53,7 @@ OPTIONS = CloudOptions(
     project="fake-project", agent_url="http://gateway/agent.tar.gz", agent_sha256="0" * 64,
     enroll_url="http://gateway/enroll", zones=("us-central1-a", "us-central1-b", "europe-west4-a"), spot_count=2,
     round_s=4.0, sweep_s=20.0, boot_s=90.0, drain_s=25.0, notice_s=5,
+    advice=False,
 )  # fmt: skip
 _TRACKER_S = 3.0
 

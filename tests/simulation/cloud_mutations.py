@@ -26,7 +26,7 @@ def _row_after_the_call() -> list[Change]:
 
     async def once(self: Any, gang: Gang, view: View) -> Gang | None:
         now = self._clock.now()
-        where = self._planner.where(gang, now) if gang.phase is Phase.PLANNED and gang.wanted else None
+        where = await self._planner.where(gang, now) if gang.phase is Phase.PLANNED and gang.wanted else None
         after, actions = gangs.decide(gang, view, where, now, self._limits)
         for action in actions:
             after = await self._do(after, action)

@@ -75,7 +75,7 @@ class App:
         self.bus.consume(PROVISIONER_REQUESTS, handlers.requests)
         self.bus.consume(PROVISIONER_REPORTS, handlers.reports)
         self.bus.consume(PROVISIONER_EVENTS, handlers.events)
-        queries = Queries(self.database, backend, clock, planner)
+        queries = Queries(self.database, backend, clock, planner, cloud.advise if cloud is not None else None)
         self.bus.serve(GetCluster, queries.cluster)
         self.bus.serve(GetExecution, queries.execution)
         self.bus.serve(CheckFeasible, queries.feasible)

@@ -29,30 +29,30 @@ class Planner(Protocol):
 
 
 class CatalogPlanner:
-    """Plans from a catalog. `state`: gives what is known now; without it nothing has been met yet."""
+    """Plans from a catalog. `state`: gives what is known now of so many nodes; without it nothing has been met yet."""
 
     def __init__(
         self, catalog: Catalog, settings: CloudSettings, policy: SpotPolicy, clock: Clock,
-        state: Callable[[], State] | None = None,
+        state: Callable[[int], State] | None = None,
     ) -> None:  # fmt: skip
         self.catalog = catalog
         self.settings = settings
         self.policy = policy
         self._clock = clock
-        self._state = state or (lambda: State(clock.now()))
+        self._state = state or (lambda _: State(clock.now()))
 
     def plan(self, spec: ExperimentSpec, wish: Wish | None = None) -> Plan:
         """See `Planner.plan`."""
         today = datetime.fromtimestamp(self._clock.now(), UTC).date().isoformat()
         wish = wish or Wish()
-        state = replace(self._state(), key=wish.key)
+        state = replace(self._state(spec.nodes), key=wish.key)
         return make_plan(
             spec, wish, self.catalog.machines, self.catalog.prices, self.settings, self.policy, state, today=today
         )
 
 
 def create_planner(
-    settings: ProvisionerSettings, clock: Clock, state: Callable[[], State] | None = None
+    settings: ProvisionerSettings, clock: Clock, state: Callable[[int], State] | None = None
 ) -> CatalogPlanner | None:
     """The planner of the cloud that is configured; none when there is none. state: see `CatalogPlanner`.
 

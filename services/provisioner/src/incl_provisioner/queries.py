@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import sqlalchemy as sa
 from pydantic import ValidationError
 
 from incl_provisioner import store, store_gangs
 from incl_provisioner.admission import wire_size
 from incl_provisioner.backends import Backend
+from incl_provisioner.domain.cloud.plan import Plan
 from incl_provisioner.domain.feasibility import demand_of
 from incl_provisioner.plan_view import machines_view, view
 from incl_provisioner.planner import Planner
@@ -40,7 +43,11 @@ _MACHINES = 200
 class Queries:
     """The handlers of the provisioner's questions."""
 
-    def __init__(self, database: Database, backend: Backend, clock: Clock, planner: Planner | None = None) -> None:
+    def __init__(
+        self, database: Database, backend: Backend, clock: Clock, planner: Planner | None = None,
+        advise: Callable[[Plan], Awaitable[bool]] | None = None,
+    ) -> None:  # fmt: skip
+        self._advise = advise
         self._database = database
         self._backend = backend
         self._clock = clock
@@ -88,7 +95,10 @@ class Queries:
         spec = _spec(asker, query.spec)
         if self._planner is None or spec.instance is None:
             return PlanView(cloud="")
-        return view(self._planner.plan(spec), self._clock.now())
+        plan = self._planner.plan(spec)
+        if self._advise is not None and await self._advise(plan):
+            plan = self._planner.plan(spec)
+        return view(plan, self._clock.now())
 
 
 def _spec(asker: Asker, values: dict[str, object]) -> ExperimentSpec:

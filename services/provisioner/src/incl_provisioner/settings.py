@@ -45,6 +45,7 @@ class CloudOptions(BaseModel):
     boot_s: float = Field(900.0, gt=0, description="A machine that is made and says nothing for so long is given up.")
     boots: int = Field(2, ge=1, description="After so many tries whose machines said nothing it has failed.")
     drain_s: float = Field(600.0, ge=0, description="How long machines stay for telemetry that is not stored yet.")
+    advice: bool = Field(True, description="Whether the provider is asked where machines can be had (advice.capacity).")
     notice_s: int = Field(30, ge=0, le=120, description="Of a preemption, before the signal; spot only.")
 
     @property

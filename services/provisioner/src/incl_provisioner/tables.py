@@ -128,6 +128,21 @@ enrolments = sa.Table(
 )
 """Which machine of a gang traded the gang's token, in which try, and the public key that it got its credential for."""
 
+cooldowns = sa.Table(
+    "cooldowns",
+    metadata,
+    sa.Column("scope", sa.String(16), primary_key=True),
+    sa.Column("place", sa.String(63), primary_key=True),
+    sa.Column("machine", sa.String(128), primary_key=True),
+    sa.Column("kind", sa.String(16), primary_key=True),
+    sa.Column("until", sa.Float, nullable=False),
+    sa.Column("level", sa.Integer, nullable=False),
+    sa.Column("reason", sa.String(128), nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("hint", sa.Text, nullable=False),
+)
+"""What of a cloud is left alone until when, after errors. `kind`: spot, demand, or any."""
+
 installation = sa.Table(
     "installation",
     metadata,

@@ -86,9 +86,10 @@ def test_enough_preemptions_outweigh_a_dearer_region() -> None:
 
 
 def test_advice_of_the_provider_moves_zones() -> None:
-    advice = {("north-b", True): Advice(obtainability=0.95), ("north-a", True): Advice(obtainability=0.1)}
+    north_a, north_b = Target("north-a", "m", True), Target("north-b", "m", True)
+    advice = {north_b: Advice(obtainability=0.95), north_a: Advice(obtainability=0.1)}
     assert order(State(0.0, advice=advice)) == ["north-b", "north-c", "north-a", "south-a"]
-    bad = {("north-a", True): Advice(rate=2.0)}
+    bad = {north_a: Advice(rate=2.0)}
     assert order(State(0.0, advice=bad))[0] == "north-b"
     assert order(State(0.0, advice=bad), spot=False)[0] == "north-a"
 

@@ -12,11 +12,13 @@ from dataclasses import replace
 from incl_provisioner import store_gangs
 from incl_provisioner.backends.gce.keeper import Keeper
 from incl_provisioner.backends.gce.port import Compute
+from incl_provisioner.cloud.advising import Advisor
 from incl_provisioner.cloud.boots import Boots
 from incl_provisioner.cloud.plans import CloudPlans, Met
 from incl_provisioner.cloud.rows import GangRows
 from incl_provisioner.domain.cloud.gangs import Limits
 from incl_provisioner.domain.cloud.history import PreemptionHistory
+from incl_provisioner.domain.cloud.plan import Plan
 from incl_provisioner.metrics import ProvisionerMetrics
 from incl_provisioner.planner import CatalogPlanner
 from incl_provisioner.settings import CloudOptions
@@ -58,6 +60,7 @@ class CloudLoop:
         self._task: asyncio.Task[None] | None = None
         self._compute: Compute | None = None
         self._swept = 0.0
+        self._advisor: Advisor | None = None
         self.met = met
         self.plans: CloudPlans | None = None
         self.keeper: Keeper | None = None
@@ -73,7 +76,7 @@ class CloudLoop:
         await end_all([task])
         if self.keeper is not None:
             await self.keeper.stop()
-        compute, self._compute = self._compute, None
+        compute, self._compute, self._advisor = self._compute, None, None
         if compute is not None:
             await compute.close()
 
@@ -86,6 +89,10 @@ class CloudLoop:
         if self.trouble:
             return f"the cloud cannot be used now: {self.trouble}"
         return self.plans.waits.get(experiment, "") if self.plans is not None else ""
+
+    async def advise(self, plan: Plan) -> bool:
+        """Have the provider's advice for a plan, where this one looks after the cloud. Whether there is news."""
+        return self._advisor is not None and await self._advisor.ask(plan)
 
     async def _run(self, lease: Lease, work: MakeWork, told: Callable[[], None]) -> None:
         rows = GangRows(self._database, lambda: lease, told, self._metrics, self._clock)
@@ -125,12 +132,14 @@ class CloudLoop:
 
     async def _begin(self, rows: GangRows, work: MakeWork) -> Boots:
         platform, key = await self._database.write(store_gangs.known_by)
-        await self._remember()
+        await self._remember(rows)
         if self._compute is None:
             self._compute = await self._open()
+        if self._options.advice:
+            self._advisor = Advisor(self._compute, self.met.advice, self._metrics, self._clock)
         self.plans = CloudPlans(
             self._options, self._planner, self.met, rows, platform=platform, key=key, bus=self._bus,
-            metrics=self._metrics,
+            metrics=self._metrics, advisor=self._advisor,
         )  # fmt: skip
         self._counted = Counter()
         limits = Limits()
@@ -140,8 +149,9 @@ class CloudLoop:
         self.keeper = Keeper(platform, self._compute, rows, self.plans, self._clock, quick)
         return Boots(self._options, self._database, self._compute, rows, self.plans, work, self._clock)
 
-    async def _remember(self) -> None:
-        """What zones were seen to do, from the rows of the last days."""
+    async def _remember(self, rows: GangRows) -> None:
+        """What zones were seen to do, from the rows of the last days; what is left alone."""
+        self.met.cooldowns = await rows.cooled()
         now = self._clock.now()
         self.met.history = PreemptionHistory()
         for zone, machine, made, ended, taken in await self._database.read(
@@ -162,6 +172,7 @@ class CloudLoop:
         known = await rows.gangs()
         await boots.look(view, {key: gang for key, gang in known.items() if key in self.keeper.adopted})
         self.met.cooldowns.prune(self._clock.now())
+        await rows.cool(self.met.cooldowns)
         for (what, why), count in (self.keeper.troubles - self._counted).items():
             self._metrics.cloud_troubles.labels(what, why).inc(count)
         self._counted = Counter(self.keeper.troubles)

@@ -1,6 +1,6 @@
 """Where the machines of a gang are tried next, and what they are made like: the planner of the keeper.
 
-What was met is remembered here: cooldowns in memory, what was preempted where from the rows of the gangs.
+What was met is remembered here: cooldowns, what was preempted where, and what the provider says of zones.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from incl_provisioner.backends.gce.port import Order
+from incl_provisioner.cloud.advising import AdviceBook, Advisor
 from incl_provisioner.cloud.rows import About, GangRows
 from incl_provisioner.cloud.tokens import token
 from incl_provisioner.domain.cloud import startup
@@ -37,10 +38,11 @@ class Met:
     clock: Clock
     cooldowns: CooldownBook = field(default_factory=CooldownBook)
     history: PreemptionHistory = field(default_factory=PreemptionHistory)
+    advice: AdviceBook = field(default_factory=AdviceBook)
 
-    def state(self) -> State:
-        """For a plan that is made now."""
-        return State(self.clock.now(), self.cooldowns, self.history)
+    def state(self, nodes: int) -> State:
+        """For a plan of so many nodes that is made now."""
+        return State(self.clock.now(), self.cooldowns, self.history, self.advice.known(nodes, self.clock.monotonic()))
 
 
 class CloudPlans:
@@ -52,8 +54,9 @@ class CloudPlans:
 
     def __init__(
         self, options: CloudOptions, planner: CatalogPlanner, met: Met, rows: GangRows,
-        *, platform: str, key: str, bus: tuple[str, ...], metrics: ProvisionerMetrics,
+        *, platform: str, key: str, bus: tuple[str, ...], metrics: ProvisionerMetrics, advisor: Advisor | None = None,
     ) -> None:  # fmt: skip
+        self._advisor = advisor
         self._metrics = metrics
         self._options, self._planner, self._met, self._rows = options, planner, met, rows
         self._platform, self._key, self._bus = platform, key, bus
@@ -61,20 +64,31 @@ class CloudPlans:
         self.changed: set[str] = set()
         """Experiments of which the reason to wait has changed since somebody looked."""
 
-    def where(self, gang: Gang, now: float) -> Where | None:
-        """The next place: the best zone, and those of its region that are as good; None: wait."""
-        with self._metrics.own_time("cloud"):
-            return self._where(gang, now)
+    async def where(self, gang: Gang, now: float) -> Where | None:
+        """The next place: the best zone, and those of its region that are as good; None: wait.
 
-    def _where(self, gang: Gang, now: float) -> Where | None:
+        What the provider says of zones is asked first, for a few seconds at most.
+        """
+        with self._metrics.own_time("cloud"):
+            plan = self._planned(gang)
+        if plan is None:
+            return None
+        if self._advisor is not None and await self._advisor.ask(plan):
+            with self._metrics.own_time("cloud"):
+                plan = self._planned(gang) or plan
+        return self._first(gang, plan, now)
+
+    def _planned(self, gang: Gang) -> Plan | None:
         about = self._rows.about.get(gang.key)
         if about is None:
             return None
         try:
-            plan = self._plan(gang, about)
+            return self._plan(gang, about)
         except InvalidInput as error:
             self._wait(gang.experiment, f"{error.message}; {error.hint}" if error.hint else error.message)
             return None
+
+    def _first(self, gang: Gang, plan: Plan, now: float) -> Where | None:
         free = [each for each in plan.zones if each.cooling is None]
         if not free:
             self._wait(gang.experiment, waiting(plan.zones, now))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from incl_provisioner import store, store_gangs
+from incl_provisioner import store, store_cooldowns, store_gangs
 from incl_provisioner.domain.cloud import gangs
+from incl_provisioner.domain.cloud.cooldowns import CooldownBook, Cooling, CoolKey, Growth
 from incl_provisioner.domain.cloud.gangs import LAST, Gang, Phase
 from incl_provisioner.metrics import ProvisionerMetrics
 from incl_provisioner.store_gangs import GangRow, Key
@@ -48,6 +49,7 @@ class GangRows:
         self._lease = lease
         self._told = told
         self._specs: dict[str, ExperimentSpec] = {}
+        self._cooled: dict[CoolKey, Cooling] = {}
         self.about: dict[Key, About] = {}
         self.rows: dict[Key, GangRow] = {}
 
@@ -74,6 +76,28 @@ class GangRows:
                 self._touch(tx, each)
 
         await self._database.write(touch)
+
+    async def cool(self, book: CooldownBook) -> None:
+        """Keep what is left alone: whoever goes on after this process knows it. Nothing is written for what is kept."""
+        now = {each.key: each for each in book}
+        changed = [each for key, each in now.items() if self._cooled.get(key) != each]
+        gone = self._cooled.keys() - now.keys()
+        if not changed and not gone:
+            return
+
+        def write(tx: Transaction) -> None:
+            leases.check(tx, self._lease())
+            store_cooldowns.save(tx.connection, changed, gone)
+
+        await self._database.write(write)
+        self._cooled = now
+
+    async def cooled(self) -> CooldownBook:
+        """What is left alone, as it was kept."""
+        latest = self._clock.now() + Growth().longest_s
+        found = await self._database.read(lambda connection: store_cooldowns.load(connection, latest))
+        self._cooled = {each.key: each for each in found}
+        return CooldownBook(known=found)
 
     def _load(self, connection: sa.Connection) -> tuple[dict[Key, GangRow], dict[Key, About]]:
         with self._metrics.own_time("cloud"):

@@ -84,7 +84,7 @@ class Plans:
         self.keeps = True
         self.failures: Counter[str] = Counter()
 
-    def where(self, gang: Gang, now: float) -> Where | None:
+    async def where(self, gang: Gang, now: float) -> Where | None:
         return PLACES[gang.turn % len(PLACES)]
 
     def again(self, gang: Gang, now: float) -> Where | None:

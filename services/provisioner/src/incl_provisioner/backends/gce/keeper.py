@@ -37,7 +37,7 @@ class Rows(Protocol):
 class Planner(Protocol):
     """What the keeper does not decide by itself."""
 
-    def where(self, gang: Gang, now: float) -> Where | None:
+    async def where(self, gang: Gang, now: float) -> Where | None:
         """The next place for a gang; None: wait."""
 
     def again(self, gang: Gang, now: float) -> Where | None:
@@ -159,7 +159,7 @@ class Keeper:
             gang = saved
         where = None
         if gang.phase is gangs.Phase.PLANNED and gang.wanted:
-            where = self._planner.again(gang, now) if gang.origins else self._planner.where(gang, now)
+            where = self._planner.again(gang, now) if gang.origins else await self._planner.where(gang, now)
         after, actions = gangs.decide(gang, view, where, now, self._limits)
         row = await self._rows.save(gang, after) if after != gang else after
         for action in actions:

@@ -52,12 +52,12 @@ class Pins:
 
 @dataclass(frozen=True)
 class State:
-    """What is known now, of all that changes. `advice`: by zone and by whether it is spot. `key`: breaks ties."""
+    """What is known now, of all that changes. `advice`: by what would be tried. `key`: breaks ties."""
 
     now: float
     cooldowns: CooldownBook = field(default_factory=CooldownBook)
     history: PreemptionHistory = field(default_factory=PreemptionHistory)
-    advice: Mapping[tuple[str, bool], Advice] = field(default_factory=dict)
+    advice: Mapping[Target, Advice] = field(default_factory=dict)
     key: str = ""
 
 
@@ -170,7 +170,7 @@ def _parts(
     price = hour.total(spot=spot)
     each = dearest if price is None else price
     total = each * nodes
-    advice = state.advice.get((zone, spot), Advice())
+    advice = state.advice.get(Target(zone, shape.name, spot), Advice())
     shown = "price unknown" if price is None else f"{money(total, hour.currency)} an hour"
     parts = [Part("price", total, shown)]
     if spot:
