@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from incl_hpo import steps, store
 from incl_hpo.domain import ending
 from incl_hpo.domain.learning import known
-from incl_hpo.domain.trial import Finish, Outcome, Trial, outcome
+from incl_hpo.domain.trial import OVER, Finish, Outcome, Trial, outcome
 from incl_hpo.metrics import HpoMetrics
 from incl_hpo.pool import WorkerPool
 from incl_hpo.settings import HpoSettings
@@ -57,16 +57,23 @@ class Book:
 
     def __init__(self) -> None:
         self.trials: dict[int, Trial] = {}
+        self.live: dict[int, Trial] = {}
+        """Those that are not over."""
         self.revision = 0
 
     def update(self, revision: int, changed: Sequence[Trial]) -> None:
         """Take over what changed up to a revision."""
-        self.trials.update((trial.number, trial) for trial in changed)
+        for trial in changed:
+            self.trials[trial.number] = trial
+            if trial.state in OVER:
+                self.live.pop(trial.number, None)
+            else:
+                self.live[trial.number] = trial
         self.revision = revision
 
-    def of(self, *states: TrialState) -> list[Trial]:
-        """Those in one of these states, by number."""
-        return sorted((t for t in self.trials.values() if t.state in states), key=lambda t: t.number)
+    def of(self, state: TrialState) -> list[Trial]:
+        """Those that are running, or ended, by number."""
+        return sorted((trial for trial in self.live.values() if trial.state is state), key=lambda trial: trial.number)
 
 
 class Conductor:
@@ -228,8 +235,8 @@ class Conductor:
         if sweep.closing:
             return 0
         late = self._clock.now() - _VALUE_PATIENCE_S
-        kept = [t for t in book.of(TrialState.RUNNING, TrialState.ENDED) if t.over is None or t.over > late]
-        return min(sweep.spec.parallel - len(kept), sweep.spec.most - sweep.asked)
+        kept = sum(trial.over is None or trial.over > late for trial in book.live.values())
+        return min(sweep.spec.parallel - kept, sweep.spec.most - sweep.asked)
 
     async def _propose(self, sweep: Sweep, book: Book, count: int) -> Proposed:
         spec = sweep.spec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -42,12 +42,10 @@ class Sweep:
     created: float
     ended: float | None = None
 
-    @cached_property
+    @property
     def request(self) -> SweepSubmitted:
         """What was submitted."""
-        read = SweepSubmitted.read(self.request_text.encode())
-        assert isinstance(read, SweepSubmitted)
-        return read
+        return _request(self.request_text)
 
     @property
     def spec(self) -> SweepSpec:
@@ -63,6 +61,14 @@ class Sweep:
     def ended_trials(self) -> int:
         """How many trials are over."""
         return self.asked - self.open
+
+
+@lru_cache(maxsize=64)
+def _request(text: str) -> SweepSubmitted:
+    """It never changes, and is read in every step."""
+    read = SweepSubmitted.read(text.encode())
+    assert isinstance(read, SweepSubmitted)
+    return read
 
 
 def insert(connection: sa.Connection, sweep: Sweep) -> None:

@@ -27,6 +27,7 @@ from incl_hpo.search.observations import Evidence, Observation, Point, evidence
 from incl_hpo.search.parameters import Array, Value
 from incl_hpo.search.parzen import Parzen
 from incl_hpo.search.space import Space, new_rows, rows_known
+from incl_hpo.search.threads import one_thread
 from incl_hpo.search.warping import warp
 
 _CLIMB = 5_000
@@ -84,7 +85,8 @@ class Tpe:
         if len(known.units) + len(known.pending) < self.recipe.start or not len(known.units):
             row = _first_new(designs.sobol(space, seed, known.asked, 8), seen)
         else:
-            row = _Question(space, known, seen, rng, self.recipe).answer()
+            with one_thread():
+                row = _Question(space, known, seen, rng, self.recipe).answer()
         return space.decode(designs.any_new(space, seen, rng) if row is None else row)
 
 
