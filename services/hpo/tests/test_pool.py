@@ -20,9 +20,8 @@ from incl_shared.testing.wait import until, until_sync
 
 def question(count: int = 1, **changes: Any) -> dict[str, Any]:
     parameters = {name: one.model_dump(mode="json") for name, one in sweep_spec().parameters.items()}
-    return {
-        "parameters": parameters, "algorithm": "tpe", "history": [], "pending": [], "seed": 3, "count": count, **changes
-    }  # fmt: skip
+    asked: dict[str, Any] = {"parameters": parameters, "algorithm": "tpe", "history": [], "pending": []}
+    return {**asked, "seed": 3, "count": count, "seconds": 60, **changes}
 
 
 async def test_a_process_answers_as_the_sampler_does() -> None:
@@ -33,6 +32,13 @@ async def test_a_process_answers_as_the_sampler_does() -> None:
         assert await pool.ask(asked) == propose(asked)
     finally:
         await pool.close()
+
+
+def test_a_long_question_gives_way_after_its_first_point() -> None:
+    whole = propose(question(5))["points"]
+    assert propose(question(5, seconds=0))["points"] == whole[:1]
+    rest = propose(question(4, seconds=60, pending=whole[:1]))["points"]
+    assert rest == whole[1:], "what is asked again is the same"
 
 
 async def test_questions_share_few_processes() -> None:

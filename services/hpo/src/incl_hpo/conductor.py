@@ -38,6 +38,8 @@ _AT_ONCE = 16
 _VALUE_PATIENCE_S = 10.0
 """So long a trial that is over keeps its place while its records are waited for, so that the next point knows them."""
 _METRICS = 1000
+_TURN_S = 0.05
+"""So long a question is worked on while others wait: what it has not come to is asked again, behind them."""
 
 
 class Tracker(Protocol):
@@ -253,6 +255,7 @@ class Conductor:
                     "pending": told.pending,
                     "seed": spec.seed,
                     "count": count,
+                    "seconds": _TURN_S,
                 }
             )
         return Proposed(tuple(answer["points"]), answer["exhausted"], answer["refused"])

@@ -38,6 +38,7 @@ class WorkerPool:
         self._busy: set[_Process] = set()
         self._reaper: asyncio.TimerHandle | None = None
         self._closed = False
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """The answer of a process; a process that dies or takes too long is replaced, once.
@@ -66,12 +67,12 @@ class WorkerPool:
         try:
             answer = await within(self._limit_s, process.ask(text))
         except BaseException:
-            process.kill()
+            self._end(process)
             raise
         finally:
             self._busy.discard(process)
         if self._closed:
-            process.kill()
+            self._end(process)
         else:
             self._idle.append(process)
             self._rest()
@@ -84,7 +85,14 @@ class WorkerPool:
 
     def _let_go(self) -> None:
         while self._idle:
-            self._idle.pop().end()
+            self._end(self._idle.pop())
+
+    def _end(self, process: _Process) -> None:
+        """End it at once, as it holds nothing, and see that it has."""
+        process.kill()
+        task = asyncio.create_task(process.gone())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     @property
     def processes(self) -> list[int]:
@@ -96,11 +104,10 @@ class WorkerPool:
         self._closed = True
         if self._reaper is not None:
             self._reaper.cancel()
-        gone = [*self._idle, *self._busy]
-        for process in gone:
+        self._let_go()
+        for process in self._busy:
             process.kill()
-        self._idle.clear()
-        await asyncio.gather(*(process.gone() for process in gone))
+        await asyncio.gather(*(process.gone() for process in self._busy), *self._ending)
 
 
 class _Process:
@@ -134,11 +141,6 @@ class _Process:
         answer: dict[str, Any] = json.loads(await self._process.stdout.readexactly(LENGTH.unpack(head)[0]))
         return answer
 
-    def end(self) -> None:
-        """No more questions: it ends by itself."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-
     def kill(self) -> None:
         """It holds nothing."""
         with contextlib.suppress(ProcessLookupError):
@@ -146,4 +148,4 @@ class _Process:
 
     async def gone(self) -> None:
         """Wait until it is."""
-        await self._process.wait()
+        await self._process.communicate()

@@ -1,8 +1,8 @@
 """A process that computes proposals: questions come on stdin, answers go to stdout, until stdin ends.
 
 Each is a JSON text behind its length (4 bytes, big endian). A question: parameters (of the sweep file), algorithm,
-history, pending, seed, count. An answer: points, `exhausted` (there are no more), `refused` (why there can be none);
-or `error`.
+history, pending, seed, count, seconds (after which no further point of the count is begun: others wait, too). An
+answer: points, `exhausted` (there are no more), `refused` (why there can be none); or `error`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
@@ -31,7 +32,8 @@ def propose(question: Mapping[str, Any]) -> dict[str, Any]:
         asked = sampler(question["algorithm"])
         history = [Observation(point, tuple(values), tuple(limits)) for point, values, limits in question["history"]]
         pending = list(question["pending"])
-        for _ in range(question["count"]):
+        until = time.monotonic() + question["seconds"]
+        while len(points) < question["count"] and (not points or time.monotonic() < until):
             point = asked.ask(space, history, pending, question["seed"])
             points.append(point)
             pending.append(point)
