@@ -75,7 +75,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
         f"incl.event.default.sweep.{E1}",
         f"incl.request.default.Ann-B.experiment.{E1}", f"incl.request.Vision_2.Ann-B.stop.{E1}",
         f"incl.request.other.Ann-B.experiment.{E1}", f"incl.request.default.bob.experiment.{E1}",
-        "incl.query.default.hpo.tracker.metrics",
+        "incl.query.default.hpo.tracker.metrics", "incl.query.default.hpo.tracker.points",
     },
     "registry": {
         "_INBOX.admin.admin.x", f"incl.event.default.artifact.{E1}", "_R_.a.b", "_INBOX.gateway.gateway.x",
@@ -143,7 +143,10 @@ MAY_HEAR: dict[str, set[str]] = {
     "provisioner": {"incl.query.*.*.provisioner.>", "_INBOX.provisioner.provisioner.>"},
     "tracker": {"incl.query.*.*.tracker.>", "_INBOX.tracker.tracker.>"},
     "registry": {"incl.query.*.*.registry.>", "_INBOX.registry.registry.>"},
-    "hpo": {"incl.query.*.*.hpo.>", "_INBOX.hpo.hpo.>"},
+    "hpo": {
+        "incl.query.*.*.hpo.>", "_INBOX.hpo.hpo.>", "incl.live.*.*", "incl.live.default.>", "incl.live.other.>",
+        f"incl.live.Vision_2.{E1}",
+    },
     "gateway": {"incl.query.*.*.gateway.>", "incl.query.*.*.signer.>", "_INBOX.gateway.gateway.>"},
     "admin": {"_INBOX.admin.admin.>"},
     "person": {

@@ -107,6 +107,34 @@ def test_the_example_is_searched(home: Home) -> None:
     assert best["values"][0] > 0.3
 
 
+EPOCHS = """\
+import os, time
+import incl
+x = float(os.environ["X"])
+for epoch in range(1, 10):
+    incl.log({"loss": (x - 0.3) ** 2 + 1 / epoch}, step=epoch)
+    time.sleep(0.4)
+"""
+
+
+def test_trials_that_are_behind_are_stopped_early(home: Home, project: Path) -> None:
+    text = SWEEP.replace("quadratic", "early") + "early_stopping: {name: asha, min: 1, eta: 3}\n"
+    write(project, EPOCHS, text)
+    done = home.incl("sweep", "sweep.yaml", cwd=project, timeout=115)
+    assert done.code == 0, done.err + done.out
+    view = home.incl("sweep", "show", "early", "--json").json
+    trials = home.incl("sweep", "trials", "early", "--json").json
+    states = {trial["experiment"]: trial["state"] for trial in trials}
+    pruned = {experiment for experiment, state in states.items() if state == "pruned"}
+    assert set(states.values()) == {"complete", "pruned"}
+    assert view["row"]["steps_saved"] == sum(9 - trial["steps"] for trial in trials if trial["state"] == "pruned") > 0
+    assert "steps saved" in done.out
+    rows = home.incl("ls", f"sweep = {view['row']['id']}", "--json").json
+    assert {row["id"] for row in rows if row["state"] == "stopped"} == pruned
+    complete = [trial for trial in trials if trial["state"] == "complete"]
+    assert view["row"]["best"] == min(complete, key=lambda trial: trial["values"][0])
+
+
 @pytest.fixture
 def apart(tmp_path: Path) -> Iterator[Home]:
     """A platform with a process for each service."""

@@ -23,7 +23,7 @@ _PAGE = 500
 _BAR = 30
 _STYLES = {
     "running": "cyan", "stopping": "yellow", "finished": "green", "failed": "red", "stopped": "yellow",
-    "complete": "green", "ended": "cyan", "metric_missing": "red",
+    "pruned": "yellow", "complete": "green", "ended": "cyan", "metric_missing": "red",
 }  # fmt: skip
 
 
@@ -111,6 +111,9 @@ def view_lines(out: Output, view: SweepView, *, running: bool = True) -> list[st
         f"{out.paint(row.name, 'bold')}  {state}  {row.algorithm}  {took}   {out.paint(short(row.id), 'dim')}",
         f"{out.paint(bar, 'green')} {_over(row)}/{row.budget} trials" + (f"   {counts}" if counts else ""),
     ]
+    if row.steps_saved:
+        share = row.steps_saved / (row.steps_saved + row.steps)
+        lines.append(f"stopped early: {row.steps_saved:,} steps saved ({share:.0%}), {row.steps:,} were run")
     if row.message:
         lines.append(out.paint(row.message, "red" if row.state is SweepState.FAILED else "dim"))
     if row.hint:

@@ -135,7 +135,7 @@ def test_more_at_once_than_fit_is_said(cli: Run, fake: FakePlatform) -> None:
 
 def test_lists_and_views(cli: Run, sweeps: FakeSweeps, spec: SweepSpec) -> None:
     assert "no sweeps" in cli("sweep", "ls").err
-    sweep = sweeps.add(spec)
+    sweep = sweeps.add(spec, steps=30, steps_saved=10)
     sweeps.tried(sweep, {"LR": 0.01, "OPT": "sgd"}, 0.5)
     sweeps.tried(sweep, {"LR": 0.1, "OPT": "adam"}, 0.25)
     sweeps.tried(sweep, {"LR": 0.2, "OPT": "adam"}, state=TrialState.FAILED, message="exit code 1")
@@ -146,6 +146,7 @@ def test_lists_and_views(cli: Run, sweeps: FakeSweeps, spec: SweepSpec) -> None:
     shown = cli("sweep", "show", "digits").out
     assert "3/5 trials   2 complete, 1 failed" in shown
     assert "exit code 1" in shown
+    assert "stopped early: 10 steps saved (25%), 30 were run" in shown
     trials = cli("sweep", "trials", sweep[-8:], "--json").json
     assert [trial["trial"] for trial in trials] == [0, 1, 2]
     assert [trial["trial"] for trial in cli("sweep", "trials", "--sort", "value", "--json").json] == [1, 0, 2]

@@ -94,6 +94,28 @@ class Algorithm(Strict):
     )
 
 
+class Stopper(StrEnum):
+    """What ends trials early."""
+
+    ASHA = "asha"
+    MEDIAN = "median"
+    NONE = "none"
+
+
+class EarlyStopping(Strict):
+    """When trials that are behind are ended early. Steps are those of `incl.log`."""
+
+    name: Stopper = Field(
+        Stopper.ASHA, description="asha: only the best of each rung go on; median: the better half; none: all."
+    )
+    min: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="The step of the first rung; none: a ninth of what the first complete trial logged."
+    )
+    eta: Annotated[int, Field(ge=2, le=100)] = Field(
+        3, description="Each rung is so many times further, and (asha) one of so many goes on."
+    )
+
+
 class SweepSpec(Strict):
     """A search as its author wrote it."""
 
@@ -110,6 +132,9 @@ class SweepSpec(Strict):
     budget: Budget
     parallel: Annotated[int, Field(ge=1, le=MOST_PARALLEL)] = Field(4, description="Trials at once, at most.")
     algorithm: Annotated[Algorithm, BeforeValidator(_named)] = Field(default_factory=Algorithm)
+    early_stopping: Annotated[EarlyStopping, BeforeValidator(_named)] = Field(
+        default_factory=EarlyStopping, description="Of trials that log the objective as they go; one objective only."
+    )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="The same seed asks the same first points.")
     initial: tuple[Point, ...] = Field((), max_length=1000, description="Points that are tried first, in this order.")
     give_up_after: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = Field(
@@ -154,6 +179,11 @@ class SweepSpec(Strict):
             raise ValueError(f"parameters: {name} is set by the platform; choose a name without INCL_")
         if name in self.experiment.read_secrets:
             raise ValueError(f"parameters: {name} is a secret of the experiment too; leave it out of one of them")
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether trials may be ended early."""
+        return self.early_stopping.name is not Stopper.NONE and len(self.objective) == 1
 
     @property
     def most(self) -> int:

@@ -20,9 +20,10 @@ from incl_shared.clock import Clock, SystemClock
 from incl_shared.db import Database, migrate
 from incl_shared.ops import OpsServer, serving
 from incl_shared.queries.stuck import HpoStuck
-from incl_shared.queries.tracker import ListMetrics, MetricPage
+from incl_shared.queries.tracker import GetPoints, ListMetrics, MetricPage, Points
 
 PACKAGE = "incl_hpo"
+_LIVE = "incl.live.*.*"
 
 
 class BusTracker:
@@ -32,6 +33,10 @@ class BusTracker:
         self._client = client
 
     async def metrics(self, project: str, query: ListMetrics) -> MetricPage:
+        """The tracker's answer."""
+        return await self._client.ask(query, project=project, user="hpo")
+
+    async def points(self, project: str, query: GetPoints) -> Points:
         """The tracker's answer."""
         return await self._client.ask(query, project=project, user="hpo")
 
@@ -68,6 +73,7 @@ class App:
             undo.push_async_callback(self.pool.close)
             await self.bus.start()
             undo.push_async_callback(self.bus.stop)
+            await self.bus.subscribe(_LIVE, self.conductor.watch.heard)
             await self.conductor.start()
             undo.push_async_callback(self.conductor.stop)
             self.ops = await serving(self.settings, "hpo", self.bus)

@@ -25,6 +25,7 @@ from incl_hpo.pool import WorkerPool
 from incl_hpo.settings import HpoSettings
 from incl_hpo.steps import Proposed
 from incl_hpo.store import Sweep
+from incl_hpo.watching import PointSource, Watch
 from incl_shared.clock import Clock
 from incl_shared.db import Database, Transaction
 from incl_shared.errors import InclError, NotFoundError
@@ -42,7 +43,7 @@ _TURN_S = 0.05
 """So long a question is worked on while others wait: what it has not come to is asked again, behind them."""
 
 
-class Tracker(Protocol):
+class Tracker(PointSource, Protocol):
     """Who knows what an experiment logged."""
 
     async def metrics(self, project: str, query: ListMetrics) -> MetricPage:
@@ -92,6 +93,7 @@ class Conductor:
     ) -> None:
         self._settings, self._database, self._tracker, self._pool = settings, database, tracker, pool
         self._clock, self._metrics = clock, metrics
+        self.watch = Watch(database, tracker, clock, self.wake)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._changed: dict[str, asyncio.Event] = {}
         self.troubles: dict[str, tuple[float, str]] = {}
@@ -164,6 +166,8 @@ class Conductor:
             self.wake(identifier)
         elif not sweep.closing:
             await self._suggest(sweep, book)
+        if sweep.spec.stops_early and sweep.closing not in ending.ENDS_TRIALS:
+            await self.watch.look(sweep, list(book.live.values()))
         return False
 
     async def _refresh(self, identifier: str, book: Book) -> Sweep | None:
@@ -213,7 +217,8 @@ class Conductor:
             except NotFoundError:
                 break  # it was deleted, or has never been there
             logged.update((one.name, one) for one in page.metrics if one.name == name)
-        return outcome(spec, finish, logged)
+        self.watch.forget(trial.experiment)
+        return outcome(spec, finish, logged, pruned=trial.pruned)
 
     # --- suggesting
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 from incl_hpo import store, views
 from incl_hpo.domain import ending
 from incl_hpo.domain.ending import Closing
-from incl_hpo.domain.trial import Finish, Outcome, experiment_id, hint_of, score, submission
+from incl_hpo.domain.pruning import goes_on
+from incl_hpo.domain.trial import Finish, Outcome, experiment_id, hint_of, score, signed, submission
 from incl_hpo.store import Sweep
 from incl_shared.events import (
     StopRequested,
@@ -19,6 +21,7 @@ from incl_shared.events import (
     SweepState,
     SweepSubmitted,
     TrialEnded,
+    TrialPruned,
     TrialState,
     TrialSuggested,
 )
@@ -132,9 +135,12 @@ def learn(tx: Transaction, sweep_id: str, number: int, found: Outcome) -> None:
         return
     sweep.open -= 1
     sweep.good += found.state is TrialState.COMPLETE
+    if found.state is TrialState.COMPLETE and not sweep.longest:
+        sweep.longest = found.steps
     store.update_trial(
         tx.connection, sweep, number, state=found.state, values=json.dumps(found.values),
         constraints=json.dumps(found.constraints), score=score(sweep.spec, found), message=found.message,
+        steps=found.steps,
         ended=tx.clock.now(),
     )  # fmt: skip
     told = TrialEnded(
@@ -142,13 +148,41 @@ def learn(tx: Transaction, sweep_id: str, number: int, found: Outcome) -> None:
         constraints=_finite(found.constraints), message=found.message,
     )  # fmt: skip
     _emit(tx, sweep, told)
-    if not sweep.closing and ending.closing_of(sweep.spec, 0, sweep.ended_trials, sweep.good, 0.0):
-        count = sweep.ended_trials
+    count = 0 if sweep.good or sweep.closing else store.without_value(tx.connection, sweep.id)
+    if count and ending.closing_of(sweep.spec, 0, count, 0, 0.0):
         first = "the first trial has" if count == 1 else f"none of the first {count} trials has"
         sweep.message = f"{first} {'no' if count == 1 else 'a'} value; the last one: {found.message}"
         sweep.hint = hint_of(found, row["experiment"])
         close(tx, sweep, Closing.FAILING)
     settle(tx, sweep)
+
+
+def judge(tx: Transaction, sweep_id: str, number: int, rung: int, step: int, value: float) -> bool:
+    """A trial has come to a rung: it goes on (True), or is stopped. What was judged once is not judged again.
+
+    value: of the objective, as it was logged, at the first step from the rung on.
+    """
+    sweep = store.load(tx.connection, sweep_id, write=True)
+    row = store.trial(tx.connection, sweep_id, number)
+    if sweep is None or row is None or row["state"] != TrialState.RUNNING or row["finish"] or row["rung"] >= rung:
+        return row is not None and not row["pruned"]
+    mine = signed(sweep.spec, (value,))[0] if math.isfinite(value) else None
+    others = store.at_rung(tx.connection, sweep_id, rung, number)
+    kept = goes_on(sweep.spec.early_stopping, mine, others)
+    store.note_rung(tx.connection, sweep_id, rung, number, step, mine)
+    store.update_trial(tx.connection, sweep, number, rung=rung, pruned=0 if kept else rung)
+    if not kept:
+        event = TrialPruned(
+            sweep=sweep.id, trial=number, experiment=row["experiment"], rung=rung, step=step,
+            value=value if math.isfinite(value) else None,
+        )  # fmt: skip
+        _emit(tx, sweep, event)
+        stop = StopRequested(
+            experiment=row["experiment"], reason=f"behind the other trials of its sweep at step {step}"
+        )
+        tx.emit(stop, project=sweep.project, version=0, cause=("rung", sweep.id, rung), user=sweep.user)
+    store.save(tx.connection, sweep)
+    return kept
 
 
 def close(tx: Transaction, sweep: Sweep, why: Closing) -> None:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from incl_hpo.domain.ending import Closing
 from incl_hpo.domain.trial import OVER, Finish, Trial
-from incl_hpo.tables import sweeps, trials
+from incl_hpo.tables import rungs, sweeps, trials
 from incl_shared.events import SweepState, SweepSubmitted, TrialState
 from incl_shared.sweep import Point, SweepSpec
 
@@ -41,6 +41,7 @@ class Sweep:
     request_text: str
     created: float
     ended: float | None = None
+    longest: int = 0
 
     @property
     def request(self) -> SweepSubmitted:
@@ -56,11 +57,6 @@ class Sweep:
     def over(self) -> bool:
         """Whether it has come to its end."""
         return self.ended is not None
-
-    @property
-    def ended_trials(self) -> int:
-        """How many trials are over."""
-        return self.asked - self.open
 
 
 @lru_cache(maxsize=64)
@@ -86,7 +82,8 @@ def _columns(sweep: Sweep) -> dict[str, Any]:
         "project": sweep.project, "user": sweep.user, "name": sweep.name, "live": 0 if sweep.over else 1,
         "state": sweep.state.value, "closing": sweep.closing.value, "message": sweep.message, "hint": sweep.hint,
         "version": sweep.version, "revision": sweep.revision, "asked": sweep.asked, "open": sweep.open,
-        "good": sweep.good, "request": sweep.request_text, "created": sweep.created, "ended": sweep.ended,
+        "good": sweep.good, "longest": sweep.longest, "request": sweep.request_text, "created": sweep.created,
+        "ended": sweep.ended,
     }  # fmt: skip
 
 
@@ -161,6 +158,25 @@ def running(connection: sa.Connection, sweep: str) -> list[str]:
     return list(connection.execute(query).scalars())
 
 
+def without_value(connection: sa.Connection, sweep: str) -> int:
+    """How many trials failed, or never logged the objective."""
+    bad = (TrialState.FAILED.value, TrialState.METRIC_MISSING.value)
+    query = sa.select(sa.func.count()).select_from(trials).where(_t.sweep == sweep, _t.state.in_(bad))
+    return int(connection.execute(query).scalar() or 0)
+
+
+def at_rung(connection: sa.Connection, sweep: str, rung: int, but: int) -> list[float | None]:
+    """What other trials had at a rung."""
+    query = sa.select(rungs.c.value).where(rungs.c.sweep == sweep, rungs.c.rung == rung, rungs.c.trial != but)
+    return list(connection.execute(query).scalars())
+
+
+def note_rung(connection: sa.Connection, sweep: str, rung: int, number: int, step: int, value: float | None) -> None:
+    """What a trial had there."""
+    row = {"sweep": sweep, "rung": rung, "trial": number, "step": step, "value": value}
+    connection.execute(sa.insert(rungs), row)
+
+
 def waiting(connection: sa.Connection, before: float) -> Sequence[sa.RowMapping]:
     """Trials whose experiment has been over since before that moment, and that are not over themselves."""
     query = sa.select(_t.sweep, _t.number, _t.experiment, _t.state, _t.over).where(_LIVE_TRIAL, _t.over < before)
@@ -178,4 +194,6 @@ def trial_of(row: sa.RowMapping) -> Trial:
         constraints=tuple(json.loads(row["constraints"])),
         finish=Finish.model_validate_json(row["finish"]) if row["finish"] else None,
         over=row["over"],
+        rung=row["rung"],
+        pruned=bool(row["pruned"]),
     )

@@ -29,6 +29,7 @@ sweeps = sa.Table(
     sa.Column("open", sa.Integer, nullable=False),
     sa.Column("good", sa.Integer, nullable=False),
     sa.Column("request", sa.Text, nullable=False),
+    sa.Column("longest", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("ended", sa.Float),
     sa.Index("sweeps_live", "id", sqlite_where=_LIVE, postgresql_where=_LIVE),
@@ -37,7 +38,7 @@ sweeps = sa.Table(
 )
 """One row a sweep. `request` is the SweepSubmitted; `closing` says why nothing more is asked (empty: it goes on);
 `asked`, `open`, `good`: trials that there are, that are not over, and that are complete; `version` counts events,
-`revision` changes."""
+`revision` changes; `longest` is the last step of the first complete trial."""
 
 trials = sa.Table(
     "trials",
@@ -59,9 +60,24 @@ trials = sa.Table(
     sa.Column("over", sa.Float),
     sa.Column("ended", sa.Float),
     sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("steps", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("rung", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("pruned", sa.BigInteger, nullable=False, server_default="0"),
     sa.Index("trials_live", "sweep", sqlite_where=_LIVE, postgresql_where=_LIVE),
     sa.Index("trials_revision", "sweep", "revision"),
     sa.Index("trials_score", "sweep", "score"),
 )
 """One row a trial. `finish` (a Finish) says how its experiment ended, at `over`; `settled` is the last attempt whose
-records are all stored; `score` is the first objective's value, less is better, where it keeps the constraints."""
+records are all stored; `score` is the first objective's value, less is better, where it keeps the constraints. `rung`
+is the last rung that was judged, `pruned` the one that it was stopped at (0: none), `steps` how far it came."""
+
+rungs = sa.Table(
+    "rungs",
+    metadata,
+    sa.Column("sweep", sa.String(26), primary_key=True),
+    sa.Column("rung", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("trial", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("step", sa.BigInteger, nullable=False),
+    sa.Column("value", sa.Float),
+)
+"""What a trial had logged when it came to a rung (less is better; none: no number); once for each."""

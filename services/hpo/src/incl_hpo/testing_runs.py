@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from incl_shared import subjects
 from incl_shared.bus.client import BusClient
 from incl_shared.bus.runtime import Bus
-from incl_shared.errors import NotFoundError
+from incl_shared.errors import InvalidInput, NotFoundError
 from incl_shared.events import AttemptSettled, Event, ExperimentFinished, ExperimentSubmitted, StopRequested
 from incl_shared.events.base import REGISTER
-from incl_shared.queries.tracker import ListMetrics, MetricPage, MetricSummary
+from incl_shared.queries.tracker import GetPoints, ListMetrics, Live, MetricPage, MetricSummary, Points
 from incl_shared.states import EndReason, ExperimentState
 from incl_shared.subjects import Asker
 from incl_shared.sweep import SweepSpec
@@ -53,7 +53,10 @@ class ScriptedRuns:
         self._ended: dict[str, Ran] = {}
         self._told: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.curves: dict[str, list[tuple[int, float]]] = {}
+        """(step, value) of `loss` that were logged so far, by experiment."""
         bus.serve(ListMetrics, self._metrics)
+        bus.serve(GetPoints, self._points)
 
     async def start(self) -> None:
         """Listen."""
@@ -87,6 +90,14 @@ class ScriptedRuns:
         if settle and ran.attempts:
             await self.settle(experiment, ran.attempts)
 
+    async def log(self, experiment: str, step: int, value: float, *, live: bool = True) -> None:
+        """A running experiment logs `loss`. live: and the tracker tells of it."""
+        self.curves.setdefault(experiment, []).append((step, value))
+        if live:
+            said = Live(kind="metrics", experiment=experiment, values={"loss": [step, value]}, points=1)
+            subject = subjects.live(self.askers[experiment].project, experiment)
+            await self._client.publish_live(subject, said.model_dump_json().encode())
+
     async def settle(self, experiment: str, attempt: int) -> None:
         """The records of an attempt are all stored."""
         settled = AttemptSettled(experiment=experiment, attempt=attempt, points=1, lines=0, gaps=0)
@@ -117,12 +128,27 @@ class ScriptedRuns:
         if event.experiment not in self.stops:
             self.stops.append(event.experiment)
             if event.experiment in self.running:
-                self._later(event.experiment, STOPPED)
+                curve = self.curves.get(event.experiment)
+                logged = {"loss": max(curve)[1]} if curve else {}
+                self._later(event.experiment, replace(STOPPED, logged=logged))
 
     async def _event(self, subject: str, payload: bytes, headers: Mapping[str, str]) -> None:
         if headers["ce-id"] not in self._seen:
             self._seen.add(headers["ce-id"])
             self.events.append(REGISTER[headers["ce-type"]].read(payload))
+
+    def _step(self, experiment: str) -> int:
+        return max((step for step, _ in self.curves.get(experiment, ())), default=1)
+
+    async def _points(self, asker: Asker, query: GetPoints) -> Points:
+        known = self.curves.get(query.experiment)
+        if known is None or query.metric != "loss":
+            raise InvalidInput(f"no metric {query.metric!r}")
+        page = [point for point in sorted(known) if point[0] >= (query.from_step or 0)][: query.limit]
+        return Points(
+            experiment=query.experiment, metric="loss", rank=0, steps=tuple(step for step, _ in page),
+            times=tuple(0.0 for _ in page), values=tuple(value for _, value in page),
+        )  # fmt: skip
 
     async def _metrics(self, asker: Asker, query: ListMetrics) -> MetricPage:
         if query.experiment not in self.submitted:
@@ -131,7 +157,8 @@ class ScriptedRuns:
         goals = self.submitted[query.experiment].spec.metrics
         found = [
             MetricSummary(
-                name=name, last=last, last_step=1, minimum=None, maximum=None, goal=goals.get(name), points=1,
+                name=name, last=last, last_step=self._step(query.experiment),
+                minimum=None, maximum=None, goal=goals.get(name), points=1,
                 best=ran.best.get(name, last if math.isfinite(last) else None),
             )
             for name, last in sorted(ran.logged.items())

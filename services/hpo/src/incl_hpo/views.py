@@ -92,12 +92,26 @@ def row_of(connection: sa.Connection, sweep: Sweep) -> SweepRow:
     counts = {TrialState(state): count for state, count in connection.execute(counted)}
     best = _rows(connection, sweep.id, _t.score.is_not(None), (_t.score, _t.number), 1)
     spec = sweep.spec
+    steps, saved = _steps(connection, sweep.id)
     return SweepRow(
         id=sweep.id, name=sweep.name, project=sweep.project, user=sweep.user, state=sweep.state,
         message=sweep.message, hint=sweep.hint, created=sweep.created, ended=sweep.ended, budget=spec.most,
         trials=sweep.asked, counts=counts, algorithm=spec.algorithm.name,
-        metrics=tuple(one.metric for one in spec.objective), best=best[0] if best else None,
+        metrics=tuple(one.metric for one in spec.objective), steps=steps, steps_saved=saved,
+        best=best[0] if best else None,
     )  # fmt: skip
+
+
+def _steps(connection: sa.Connection, sweep: str) -> tuple[int, int]:
+    """(of all trials that are over, what the pruned ones had left of the longest complete one)."""
+    of = sa.select(sa.func.coalesce(sa.func.sum(_t.steps), 0)).where(_t.sweep == sweep)
+    longest = sa.select(sa.func.max(_t.steps)).where(_t.sweep == sweep, _t.state == TrialState.COMPLETE.value)
+    most = connection.execute(longest).scalar() or 0
+    left = sa.case((_t.steps < most, most - _t.steps), else_=0)
+    pruned = sa.select(sa.func.coalesce(sa.func.sum(left), 0)).where(
+        _t.sweep == sweep, _t.state == TrialState.PRUNED.value
+    )
+    return int(connection.execute(of).scalar() or 0), int(connection.execute(pruned).scalar() or 0)
 
 
 def view_of(connection: sa.Connection, sweep: Sweep) -> SweepView:
@@ -144,5 +158,5 @@ def _trial_view(row: sa.RowMapping) -> TrialView:
         trial=row["number"], experiment=row["experiment"], state=TrialState(row["state"]),
         parameters=json.loads(row["parameters"]), values=tuple(json.loads(row["values"])),
         constraints=tuple(json.loads(row["constraints"])), message=row["message"], attempts=row["attempts"],
-        asked=row["asked"], ended=row["ended"],
+        asked=row["asked"], ended=row["ended"], steps=row["steps"], rung=row["rung"],
     )  # fmt: skip

@@ -41,14 +41,16 @@ def _inbox(role: Role) -> str:
     return f"{INBOXES}.{role}.{NAME}.>"
 
 
-def _service(role: Role, about: str, *, serves: Iterable[str], publish: tuple[str, ...]) -> Scope:
+def _service(
+    role: Role, about: str, *, serves: Iterable[str], publish: tuple[str, ...], hears: tuple[str, ...] = ()
+) -> Scope:
     askers = [Role.ADMIN] if role is Role.GATEWAY else [Role.ADMIN, Role.GATEWAY]
     answers = (_EDGE_REPLIES, *(f"{INBOXES}.{asker}.>" for asker in askers))
     return Scope(
         role,
         about,
         publish=(*publish, *answers, *_durables(role)),
-        subscribe=(*(f"incl.query.*.*.{name}.>" for name in serves), _inbox(role)),
+        subscribe=(*(f"incl.query.*.*.{name}.>" for name in serves), *hears, _inbox(role)),
     )
 
 
@@ -163,8 +165,10 @@ _SCOPES = (
             "incl.request.*.*.experiment.*",
             "incl.request.*.*.stop.*",
             f"incl.query.*.{Role.HPO}.tracker.metrics",
+            f"incl.query.*.{Role.HPO}.tracker.points",
             *_own_events(),
         ),
+        hears=("incl.live.*.*",),
     ),
     Scope(
         Role.ADMIN,

@@ -43,6 +43,7 @@ from incl_shared.events.sweeps import (
     SweepStopRequested,
     SweepSubmitted,
     TrialEnded,
+    TrialPruned,
     TrialState,
     TrialSuggested,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "Thumbnail",
     "TrashRequested",
     "TrialEnded",
+    "TrialPruned",
     "TrialState",
     "TrialSuggested",
     "WriterCount",

@@ -36,6 +36,8 @@ class TrialState(StrEnum):
     """It failed, or its value is NaN or infinite."""
     METRIC_MISSING = "metric_missing"
     """It came to its end, and never logged the objective (or a constraint)."""
+    PRUNED = "pruned"
+    """The sweep stopped it early: it was behind the others."""
     STOPPED = "stopped"
     """A person stopped it, or the sweep was stopped."""
 
@@ -82,6 +84,19 @@ class TrialSuggested(Event):
     trial: int = Field(ge=0)
     experiment: Id
     parameters: Point
+
+
+class TrialPruned(Event):
+    """A trial is behind the others at a rung: its experiment is told to stop. value: as it was logged, at that step."""
+
+    aggregate: ClassVar[str] = "sweep"
+
+    sweep: Id
+    trial: int = Field(ge=0)
+    experiment: Id
+    rung: int = Field(ge=1, description="The step that was waited for.")
+    step: int = Field(ge=0)
+    value: float | None = Field(description="None: it is no number.")
 
 
 class TrialEnded(Event):

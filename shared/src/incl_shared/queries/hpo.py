@@ -23,6 +23,8 @@ class TrialView(Answer):
     constraints: tuple[float, ...] = ()
     message: str = ""
     attempts: int = Field(0, description="Of its experiment, once it is over.")
+    steps: int = Field(0, description="The last step of the objective, once it is over.")
+    rung: int = Field(0, description="The last rung that it has passed, or was stopped at; 0: none.")
     asked: float
     ended: float | None = None
 
@@ -44,6 +46,8 @@ class SweepRow(Answer):
     counts: dict[TrialState, int] = Field(default_factory=dict)
     algorithm: str
     metrics: tuple[str, ...] = Field(description="Of the objectives.")
+    steps: int = Field(0, description="Of all trials that are over.")
+    steps_saved: int = Field(0, description="What pruned trials had left of the longest complete one.")
     best: TrialView | None = Field(None, description="By the first objective, of those that keep the constraints.")
 
 

@@ -25,7 +25,7 @@ ENDS_TRIALS = frozenset({Closing.STOPPED, Closing.FAILING})
 
 
 def closing_of(spec: SweepSpec, asked: int, over: int, good: int, age_s: float) -> Closing:
-    """Why a sweep that asks asks no more. over: trials that have ended; age_s: seconds since it was submitted."""
+    """Why a sweep that asks asks no more. over: trials that ended without a value; age_s: seconds since the submit."""
     if not good and over >= spec.give_up_after:
         return Closing.FAILING
     if asked >= spec.most:

@@ -28,9 +28,9 @@ class Known:
 def known(spec: SweepSpec, trials: Iterable[Trial]) -> Known:
     """Complete trials by their values; failed ones, and those without the objective, as failures.
 
-    One that a person stopped counts as what it had logged, but as no better than the middling complete trial. One
-    that stopped before it logged anything, or whose machines were lost too often, says nothing of its parameters: it
-    is kept away from, as those that run are.
+    One that was pruned, or that a person stopped, counts as what it had logged, but as no better than the middling
+    complete trial. One that stopped before it logged anything, or whose machines were lost too often, says nothing of
+    its parameters: it is kept away from, as those that run are.
     """
     ordered = sorted(trials, key=lambda trial: trial.number)
     complete = [signed(spec, trial.values) for trial in ordered if trial.state is TrialState.COMPLETE]
@@ -54,7 +54,7 @@ def _told(spec: SweepSpec, trial: Trial, middling: Sequence[float]) -> Told | No
             return None
         case TrialState.FAILED | TrialState.METRIC_MISSING:
             return trial.parameters, (), ()
-        case TrialState.STOPPED if trial.values and all(map(math.isfinite, trial.values)):
+        case TrialState.STOPPED | TrialState.PRUNED if trial.values and all(map(math.isfinite, trial.values)):
             own = signed(spec, trial.values)
             worse = tuple(max(a, float(b)) for a, b in zip(own, middling, strict=True)) if len(middling) else own
             return trial.parameters, worse, trial.constraints

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import BaseModel, ConfigDict
 
@@ -42,6 +42,8 @@ class Outcome:
     values: tuple[float, ...] = ()
     constraints: tuple[float, ...] = ()
     message: str = ""
+    steps: int = 0
+    """The last step of the first objective."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class Trial:
     constraints: tuple[float, ...] = ()
     finish: Finish | None = None
     over: float | None = None
+    rung: int = 0
+    pruned: bool = False
 
 
 def experiment_id(sweep: str, number: int) -> str:
@@ -78,8 +82,14 @@ def submission(request: SweepSubmitted, name: str, number: int, point: Point) ->
     )
 
 
-def outcome(spec: SweepSpec, finish: Finish, metrics: Mapping[str, MetricSummary]) -> Outcome:
-    """What a trial came to. metrics: what its experiment logged, by name."""
+def outcome(spec: SweepSpec, finish: Finish, metrics: Mapping[str, MetricSummary], *, pruned: bool = False) -> Outcome:
+    """What a trial came to. metrics: what its experiment logged, by name. pruned: the sweep stopped it early."""
+    first = metrics.get(spec.objective[0].metric)
+    found = _outcome(spec, finish, metrics, pruned=pruned)
+    return replace(found, steps=max(0, first.last_step) if first is not None else 0)
+
+
+def _outcome(spec: SweepSpec, finish: Finish, metrics: Mapping[str, MetricSummary], *, pruned: bool) -> Outcome:
     wanted = [(one.metric, _value(one, metrics)) for one in spec.objective]
     kept = [(name, _last(name, metrics)) for name in spec.constraints]
     missing = [name for name, value in (*wanted, *kept) if value is None]
@@ -92,7 +102,8 @@ def outcome(spec: SweepSpec, finish: Finish, metrics: Mapping[str, MetricSummary
         return Outcome(TrialState.FAILED, message=finish.message or f"it ended with {finish.reason}")
     if finish.state is ExperimentState.STOPPED:
         some = (values, constraints) if not missing and not broken else ((), ())
-        return Outcome(TrialState.STOPPED, *some, message=finish.message)
+        state = TrialState.PRUNED if pruned else TrialState.STOPPED
+        return Outcome(state, *some, message="" if pruned else finish.message)
     if missing:
         return Outcome(TrialState.METRIC_MISSING, message=f"it never logged {missing[0]}")
     if broken:
