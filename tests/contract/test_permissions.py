@@ -98,6 +98,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
         f"incl.event.default.experiment.{E1}", f"incl.event.default.artifact.{E1}", "incl.event._system.node.n1",
         f"incl.event.default.settlement.{E1}", f"incl.event.default.alert.{E1}", f"incl.event.default.sweep.{E1}",
         f"incl.request.default.Ann-B.sweep.{E1}", f"incl.request.default.Ann-B.sweepstop.{E1}",
+        f"incl.request.default.Ann-B.sweepresume.{E1}",
         f"incl.request.default.Ann-B.experiment.{E1}", f"incl.request.Vision_2.Ann-B.stop.{E1}",
         f"incl.request.other.Ann-B.experiment.{E1}", f"incl.request.default.bob.experiment.{E1}",
         f"incl.request.default.Ann-B.runend.{E1}", f"incl.request.default.Ann-B.runend.{E2}",
@@ -110,6 +111,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
         f"incl.request.default.Ann-B.experiment.{E1}", f"incl.request.Vision_2.Ann-B.stop.{E1}",
         f"incl.request.default.Ann-B.runend.{E1}", f"incl.request.default.Ann-B.runend.{E2}",
         f"incl.request.default.Ann-B.sweep.{E1}", f"incl.request.default.Ann-B.sweepstop.{E1}",
+        f"incl.request.default.Ann-B.sweepresume.{E1}",
         "incl.query.default.Ann-B.tracker.experiment", "incl.query.Vision_2.Ann-B.signer.run",
     },
     "node": {

@@ -24,11 +24,11 @@ _UNSEEN_S = 30.0
 _PAGE = 500
 
 
-async def follow(platform: Platform, identifier: str, out: Output) -> int:
-    """Follow to its end; the exit code."""
+async def follow(platform: Platform, identifier: str, out: Output, *, after: int = -1) -> int:
+    """Follow to its end; the exit code. after: the version of a view that is known, and is not its end."""
     from incl_cli.sweep_views import print_view
 
-    work = asyncio.ensure_future(_until_over(platform, identifier, out))
+    work = asyncio.ensure_future(_until_over(platform, identifier, out, after))
     loop = asyncio.get_running_loop()
     with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):
         loop.add_signal_handler(signal.SIGINT, work.cancel)
@@ -48,23 +48,23 @@ async def follow(platform: Platform, identifier: str, out: Output) -> int:
     return 0 if view.row.state is SweepState.FINISHED else 3
 
 
-async def _until_over(platform: Platform, identifier: str, out: Output) -> SweepView:
+async def _until_over(platform: Platform, identifier: str, out: Output, after: int) -> SweepView:
     screen = _screen(out)
     with screen:
-        async for view in views(platform, identifier, out):
+        async for view in views(platform, identifier, out, after):
             await screen.show(platform, view)
             if view.row.state in OVER:
                 return view
     raise AssertionError("a sweep has an end")
 
 
-async def views(platform: Platform, identifier: str, out: Output) -> AsyncIterator[SweepView]:
+async def views(platform: Platform, identifier: str, out: Output, after: int = -1) -> AsyncIterator[SweepView]:
     """A view whenever it has changed. A service that is away is waited for.
 
     Raises:
         NotFoundError: nobody knows the sweep, after a while.
     """
-    seen, unseen, away = -1, 0.0, False
+    seen, unseen, away = after, 0.0, False
     while True:
         try:
             view = await platform.ask(GetSweep(ref=identifier))

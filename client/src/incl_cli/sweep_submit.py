@@ -98,6 +98,7 @@ async def _submit(args: argparse.Namespace, session: Session, spec: SweepSpec, p
 
     out = session.out
     plan = Plan(new_id(), spec.experiment, ("sweep", *session.words))
+    spec = await _with_earlier(args, session, spec)
     works = [
         asyncio.ensure_future(_checked(session, spec)),
         asyncio.ensure_future(prepare(plan, preparation, out)),
@@ -113,6 +114,30 @@ async def _submit(args: argparse.Namespace, session: Session, spec: SweepSpec, p
     await store(platform, plan, out)
     await _publish(session, platform, _event(plan, spec))
     return await _end(args, session, platform, plan.experiment, spec)
+
+
+async def _with_earlier(args: argparse.Namespace, session: Session, spec: SweepSpec) -> SweepSpec:
+    """The sweeps that it begins with by their ids.
+
+    Raises:
+        NotFoundError: there is no such sweep.
+        ConflictError: it was about something else.
+    """
+    from incl_shared.errors import ConflictError
+    from incl_shared.queries.hpo import GetSweep
+
+    refs = (*spec.warm_start, *(args.warm_start or ()))
+    if not refs:
+        return spec
+    platform = await session.platform(spec.project)
+    views = [await platform.ask(GetSweep(ref=ref)) for ref in refs]
+    for view in views:
+        if view.spec.objective != spec.objective:
+            raise ConflictError(
+                f"sweep {view.row.name} had another objective: what it taught says nothing here",
+                hint="leave it out of warm_start",
+            )
+    return spec.model_copy(update={"warm_start": tuple(view.row.id for view in views)})
 
 
 async def _checked(session: Session, spec: SweepSpec) -> Any:

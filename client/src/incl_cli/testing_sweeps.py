@@ -7,7 +7,7 @@ from typing import Any
 
 from incl_cli.testing import FakePlatform
 from incl_shared.errors import NotFoundError
-from incl_shared.events.sweeps import SweepState, SweepStopRequested, SweepSubmitted, TrialState
+from incl_shared.events.sweeps import SweepResumeRequested, SweepState, SweepStopRequested, SweepSubmitted, TrialState
 from incl_shared.ids import derived_id, new_id
 from incl_shared.queries.hpo import (
     GetSweep,
@@ -102,7 +102,7 @@ class FakeSweeps:
 
     def _go_on(self) -> None:
         """What was published takes effect; a submitted sweep goes a trial further."""
-        for event, _ in self.fake.published:
+        for event, _ in list(self.fake.published):
             if isinstance(event, SweepSubmitted) and event.sweep not in self.views:
                 self.add(event.spec, event.sweep)
             elif isinstance(event, SweepSubmitted) and self.views[event.sweep].row.ended is None:
@@ -110,6 +110,9 @@ class FakeSweeps:
                     self.tried(event.sweep, dict.fromkeys(event.spec.parameters, 0.5), self.values.pop(0))
                 else:
                     self.ends(event.sweep, self.end, message="it is over")
+            elif isinstance(event, SweepResumeRequested):
+                self.fake.published.remove((event, _))
+                self._renew(event.sweep, state=SweepState.FINISHED, ended=time.time(), message="it went on")
             elif isinstance(event, SweepStopRequested) and self.views[event.sweep].row.ended is None:
                 self.ends(event.sweep, SweepState.STOPPED)
 

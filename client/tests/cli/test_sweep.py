@@ -9,7 +9,7 @@ import pytest
 from incl_cli.testing import FakePlatform, Run
 from incl_cli.testing_sweeps import FakeSweeps
 from incl_shared.errors import UnavailableError, UnsupportedError
-from incl_shared.events import SweepState, SweepStopRequested, SweepSubmitted, TrialState
+from incl_shared.events import SweepResumeRequested, SweepState, SweepStopRequested, SweepSubmitted, TrialState
 from incl_shared.queries.provisioner import CheckFeasible, Cluster, NodeView
 from incl_shared.sweep import SweepSpec
 
@@ -198,3 +198,56 @@ def test_what_is_not_there(cli: Run, sweeps: FakeSweeps, spec: SweepSpec) -> Non
     assert (wrong.code, "failed" in wrong.err) == (2, True)
     assert cli("sweep", "ls", "-n", "0").code == 2
     assert "no trials yet" in cli("sweep", "trials").err
+
+
+def finished(sweeps: FakeSweeps, name: str = "sweep") -> str:
+    """A sweep of FILE that had its five trials."""
+    from incl_shared.sweepfile import load_sweep, validate_sweep
+
+    Path("there.yaml").write_text(f"name: {name}\n{FILE}")
+    sweep = sweeps.add(validate_sweep(load_sweep(Path("there.yaml"))))
+    for number in range(5):
+        sweeps.tried(sweep, {"LR": 0.001 * (number + 1)}, float(number))
+    sweeps.ends(sweep, SweepState.FINISHED, message="5 trials, 5 of them with a value")
+    return sweep
+
+
+def test_a_sweep_goes_on(cli: Run, fake: FakePlatform, sweeps: FakeSweeps) -> None:
+    sweep = finished(sweeps)
+    used_up = cli("sweep", "resume", "sweep")
+    assert used_up.code == 5
+    assert "has had 5 trials already, of 5" in used_up.err
+    assert "--trials 10" in used_up.err
+    detached = cli("sweep", "resume", "sweep", "--trials", "8", "--parallel", "2", "--detach")
+    assert detached.code == 0, detached.err
+    assert fake.published[-1][0] == SweepResumeRequested(sweep=sweep, trials=8, parallel=2)
+    followed = cli("sweep", "resume", "sweep", "--trials", "8")
+    assert followed.code == 0, followed.err
+    assert "it went on" in followed.out
+    assert cli("sweep", "resume", "sweep", "--trials", "0").code == 2
+
+
+def test_a_changed_file_is_refused_with_the_difference(cli: Run, fake: FakePlatform, sweeps: FakeSweeps) -> None:
+    sweep = finished(sweeps)
+    Path("sweep.yaml").write_text(FILE.replace("high: 0.1", "high: 0.2").replace("cpu: 1", "cpu: 2"))
+    refused = cli("sweep", "resume", "sweep", "--file", "sweep.yaml")
+    assert refused.code == 5
+    assert "error: sweep.yaml is not the file of sweep sweep any more" in refused.err
+    assert "parameters.LR.high: 0.1 in the sweep, 0.2 in the file" in refused.err
+    assert "experiment.resources.cpu: 1.0 in the sweep, 2.0 in the file" in refused.err
+    assert f"--warm-start {sweep[-8:]}" in refused.err
+    assert fake.published == []
+    Path("sweep.yaml").write_text(FILE.replace("trials: 5", "trials: 9").replace("parallel: 2", "parallel: 3"))
+    taken = cli("sweep", "resume", "sweep", "--file", "sweep.yaml", "--detach")
+    assert taken.code == 0, taken.err
+    assert fake.published[-1][0] == SweepResumeRequested(sweep=sweep, trials=9, parallel=3)
+
+
+def test_a_sweep_begins_with_others(cli: Run, fake: FakePlatform, sweeps: FakeSweeps) -> None:
+    earlier = finished(sweeps, "earlier")
+    Path("sweep.yaml").write_text(FILE)
+    assert cli("sweep", "run", "sweep.yaml", "--warm-start", "earlier", "--detach").code == 0
+    assert submitted(fake).spec.warm_start == (earlier,)
+    Path("sweep.yaml").write_text(FILE.replace("metric: loss", "metric: acc") + "warm_start: [earlier]\n")
+    other = cli("sweep", "run", "sweep.yaml", "--detach")
+    assert (other.code, "another objective" in other.err) == (5, True)

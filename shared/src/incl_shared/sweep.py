@@ -137,6 +137,9 @@ class SweepSpec(Strict):
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="The same seed asks the same first points.")
     initial: tuple[Point, ...] = Field((), max_length=1000, description="Points that are tried first, in this order.")
+    warm_start: tuple[Annotated[str, StringConstraints(min_length=1, max_length=200)], ...] = Field(
+        (), max_length=20, description="Earlier sweeps of the project whose trials are learned from: ids or names."
+    )
     give_up_after: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = Field(
         5, description="When so many trials have ended and none has a value, the sweep has failed."
     )

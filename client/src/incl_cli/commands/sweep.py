@@ -1,4 +1,4 @@
-"""incl sweep run|ls|show|trials|best|stop."""
+"""incl sweep run|ls|show|trials|best|stop|resume."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ EXAMPLES = """  incl sweep run sweep.yaml          also: incl sweep sweep.yaml
   incl sweep trials @last --sort value
   incl sweep best @last --env        the parameters as K=V, for incl run --env
   incl sweep stop @last
+  incl sweep resume @last --trials 100
   incl ls 'sweep ~ 3f9k2x7q'         its trials are experiments like any other
 
 What a sweep file says is in docs/sweeps.md. Ctrl-C detaches: the sweep goes on."""
@@ -29,7 +30,7 @@ def shorthand(words: list[str]) -> list[str]:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    names = "run | ls | show | trials | best | stop"
+    names = "run | ls | show | trials | best | stop | resume"
     actions = parser.add_subparsers(dest="action", metavar=names, required=True, parser_class=Parser)
     _run_arguments(actions.add_parser("run", help="submit a sweep file and follow it"))
     listing = actions.add_parser("ls", help="the sweeps of the project, the newest first")
@@ -46,9 +47,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     stop = actions.add_parser("stop", help="try no more, and stop the trials that run")
     stop.add_argument("--reason", default="", help="why; shown with the sweep")
     stop.add_argument("--wait", action="store_true", help="until it is over")
-    for action in (show, trials, best, stop):
+    resume = actions.add_parser("resume", help="go on with one that is over, or for longer")
+    resume.add_argument("--trials", type=int, metavar="N", help="so many in all")
+    resume.add_argument("--hours", type=float, metavar="H", help="so long from now")
+    resume.add_argument("--parallel", type=int, metavar="N", help="trials at once, at most")
+    resume.add_argument("--file", metavar="FILE", help="its sweep file: refused if more than its budget has changed")
+    resume.add_argument("-d", "--detach", action="store_true", help="do not follow")
+    for action in (show, trials, best, stop, resume):
         action.add_argument("sweep", nargs="?", default="@last", help="id, the end of one, name, @last (default)")
-    for action in (listing, show, trials, best, stop):
+    for action in (listing, show, trials, best, stop, resume):
         action.add_argument("--project", help="another project than the usual one")
         common(action)
 
@@ -61,6 +68,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parallel", metavar="N", help="trials at once, at most")
     parser.add_argument("--seed", metavar="N", help="another seed")
     parser.add_argument("--algorithm", metavar="NAME", help="tpe, random, grid, sobol")
+    parser.add_argument("--warm-start", action="append", metavar="SWEEP", help="learn from an earlier sweep first")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="any key: --set experiment.resources.cpu=2")
     parser.add_argument("--workdir", metavar="DIR", help="the folder to pack (that of the experiment's file)")
     parser.add_argument("-d", "--detach", action="store_true", help="do not follow; print the id")
@@ -75,6 +83,10 @@ def run(args: argparse.Namespace, session: Session) -> int:
         from incl_cli.sweep_submit import submit
 
         return submit(args, session)
+    if args.action == "resume":
+        from incl_cli.sweep_resume import resume
+
+        return session.run(resume(args, session))
     from incl_cli import sweep_views
 
     return session.run(sweep_views.ACTIONS[args.action](args, session))

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from incl_hpo import steps, store
 from incl_hpo.domain import ending
-from incl_hpo.domain.learning import known
+from incl_hpo.domain.learning import Told, known
 from incl_hpo.domain.trial import OVER, Finish, Outcome, Trial, outcome
 from incl_hpo.metrics import HpoMetrics
 from incl_hpo.pool import WorkerPool
@@ -63,6 +63,8 @@ class Book:
         self.live: dict[int, Trial] = {}
         """Those that are not over."""
         self.revision = 0
+        self.earlier: tuple[Told, ...] | None = None
+        """What other sweeps have taught; none: it was not read yet."""
 
     def update(self, revision: int, changed: Sequence[Trial]) -> None:
         """Take over what changed up to a revision."""
@@ -251,12 +253,14 @@ class Conductor:
         if first:
             return Proposed(first)
         told = known(spec, book.trials.values())
+        if book.earlier is None:
+            book.earlier = await self._database.read(lambda connection: _earlier(connection, sweep))
         with self._metrics.propose.labels("hpo").time():
             answer = await self._pool.ask(
                 {
                     "parameters": {name: one.model_dump(mode="json") for name, one in spec.parameters.items()},
                     "algorithm": spec.algorithm.name,
-                    "history": told.history,
+                    "history": (*book.earlier, *told.history),
                     "pending": told.pending,
                     "seed": spec.seed,
                     "count": count,
@@ -264,3 +268,15 @@ class Conductor:
                 }
             )
         return Proposed(tuple(answer["points"]), answer["exhausted"], answer["refused"])
+
+
+def _earlier(connection: sa.Connection, sweep: Sweep) -> tuple[Told, ...]:
+    """What the sweeps taught that this one begins with: those of its project, with the same objectives."""
+    found: list[Told] = []
+    for identifier in sweep.spec.warm_start:
+        other = store.load(connection, identifier)
+        if other is None or other.project != sweep.project or other.spec.objective != sweep.spec.objective:
+            _log.warning("sweep %s cannot begin with what %s taught", sweep.id, identifier)
+            continue
+        found += known(other.spec, store.changed_trials(connection, identifier, -1)).history
+    return tuple(found)

@@ -7,11 +7,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from incl_hpo import steps, store
-from incl_hpo.domain.ending import Closing
+from incl_hpo.domain.ending import ENDS_TRIALS, Closing
 from incl_hpo.domain.trial import Finish
 from incl_shared.bus.errors import Early, Poison
 from incl_shared.errors import InvalidInput
-from incl_shared.events import AttemptSettled, ExperimentFinished, SweepStopRequested, SweepSubmitted
+from incl_shared.events import (
+    AttemptSettled,
+    ExperimentFinished,
+    SweepResumeRequested,
+    SweepStopRequested,
+    SweepSubmitted,
+)
 from incl_shared.subjects import Asker, parse_event, parse_request
 
 if TYPE_CHECKING:
@@ -31,7 +37,7 @@ class Handlers:
         self._wake = wake
 
     def requests(self, tx: Transaction, delivery: Delivery) -> None:
-        """SweepSubmitted, SweepStopRequested. Who asks is read from the subject."""
+        """SweepSubmitted, SweepStopRequested, SweepResumeRequested. Who asks is read from the subject."""
         try:
             asker, _, identifier = parse_request(delivery.subject)
         except InvalidInput as error:
@@ -43,6 +49,8 @@ class Handlers:
             self._submitted(tx, event, asker)
         elif isinstance(event, SweepStopRequested):
             self._stop(tx, event, asker, delivery.deliveries)
+        elif isinstance(event, SweepResumeRequested):
+            self._resume(tx, event, asker, delivery.deliveries)
         else:
             raise Poison(f"{delivery.type} is not for the service of sweeps")
 
@@ -80,17 +88,31 @@ class Handlers:
         steps.begin(tx, event, asker.project, asker.user, refusal)
         self._awake(tx, event.sweep)
 
-    def _stop(self, tx: Transaction, event: SweepStopRequested, asker: Asker, deliveries: int) -> None:
-        sweep = store.load(tx.connection, event.sweep, write=True)
+    def _meant(self, tx: Transaction, identifier: str, asker: Asker, deliveries: int) -> store.Sweep | None:
+        """The sweep that somebody of its project means."""
+        sweep = store.load(tx.connection, identifier, write=True)
         if sweep is None:
             if deliveries < _STOP_PATIENCE:
-                raise Early(f"sweep {event.sweep} is not known yet")
-            _log.warning("a stop of sweep %s, which nobody has submitted", event.sweep)
-            return
+                raise Early(f"sweep {identifier} is not known yet")
+            _log.warning("a request about sweep %s, which nobody has submitted", identifier)
+            return None
         if sweep.project != asker.project:
-            _log.warning("%s of project %s may not stop sweep %s", asker.user, asker.project, event.sweep)
+            _log.warning("%s of project %s has no say in sweep %s", asker.user, asker.project, identifier)
+            return None
+        return sweep
+
+    def _resume(self, tx: Transaction, event: SweepResumeRequested, asker: Asker, deliveries: int) -> None:
+        sweep = self._meant(tx, event.sweep, asker, deliveries)
+        if sweep is None or sweep.closing is Closing.REFUSED:
             return
-        if sweep.over or sweep.closing is Closing.STOPPED:
+        if sweep.closing in ENDS_TRIALS and not sweep.over:
+            raise Early(f"sweep {event.sweep} stops just now")
+        steps.resume(tx, sweep, event, asker.user)
+        self._awake(tx, event.sweep)
+
+    def _stop(self, tx: Transaction, event: SweepStopRequested, asker: Asker, deliveries: int) -> None:
+        sweep = self._meant(tx, event.sweep, asker, deliveries)
+        if sweep is None or sweep.over or sweep.closing is Closing.STOPPED:
             return
         why = f": {event.reason}" if event.reason else ""
         sweep.message = f"stopped by {asker.user}{why}"

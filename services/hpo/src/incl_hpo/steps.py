@@ -17,6 +17,8 @@ from incl_hpo.store import Sweep
 from incl_shared.events import (
     StopRequested,
     SweepFinished,
+    SweepResumed,
+    SweepResumeRequested,
     SweepStarted,
     SweepState,
     SweepSubmitted,
@@ -59,6 +61,22 @@ def begin(tx: Transaction, request: SweepSubmitted, project: str, user: str, ref
 def _refuse(tx: Transaction, sweep: Sweep, refusal: str) -> None:
     sweep.message, sweep.hint = refusal, "mend the sweep file: docs/sweeps.md"
     close(tx, sweep, Closing.REFUSED)
+
+
+def resume(tx: Transaction, sweep: Sweep, event: SweepResumeRequested, user: str) -> None:
+    """It goes on, where it is over too, with what the request changes of its budget."""
+    spec, age = sweep.spec, tx.clock.now() - sweep.created
+    budget = spec.budget
+    if event.trials is not None:
+        budget = budget.model_copy(update={"trials": event.trials})
+    if event.hours is not None:
+        budget = budget.model_copy(update={"hours": age / 3600 + event.hours})
+    changes = {"budget": budget, "parallel": event.parallel or spec.parallel}
+    changed = sweep.request.model_copy(update={"spec": spec.model_copy(update=changes)})
+    sweep.request_text = changed.model_dump_json()
+    sweep.closing, sweep.state, sweep.ended, sweep.message, sweep.hint = Closing.NOT, SweepState.RUNNING, None, "", ""
+    _emit(tx, sweep, SweepResumed(sweep=sweep.id, user=user, budget=budget, parallel=sweep.spec.parallel))
+    settle(tx, sweep)
 
 
 def suggest(tx: Transaction, sweep_id: str, expected: int, found: Proposed) -> bool:

@@ -151,7 +151,9 @@ TRACKER_METRICS = _telemetry(METRICS, "metrics")
 TRACKER_LOGS = _telemetry(LOGS, "logs")
 """By partition."""
 REGISTRY_EVENTS = Durable(EVENTS, "registry", ("incl.event.*.experiment.*", "incl.event.*.trash.*"))
-HPO_REQUESTS = Durable(REQUESTS, "hpo", ("incl.request.*.*.sweep.*", "incl.request.*.*.sweepstop.*"))
+HPO_REQUESTS = Durable(
+    REQUESTS, "hpo", tuple(f"incl.request.*.*.{kind}.*" for kind in ("sweep", "sweepstop", "sweepresume"))
+)
 HPO_EVENTS = Durable(EVENTS, "hpo", ("incl.event.*.experiment.*", "incl.event.*.settlement.*"))
 DURABLES = (
     PROVISIONER_REQUESTS,

@@ -38,6 +38,8 @@ from incl_shared.events.experiments import (
 )
 from incl_shared.events.sweeps import (
     SweepFinished,
+    SweepResumed,
+    SweepResumeRequested,
     SweepStarted,
     SweepState,
     SweepStopRequested,
@@ -82,6 +84,8 @@ __all__ = [
     "StopRequested",
     "Submitter",
     "SweepFinished",
+    "SweepResumeRequested",
+    "SweepResumed",
     "SweepStarted",
     "SweepState",
     "SweepStopRequested",

@@ -10,7 +10,7 @@ from pydantic import Field
 from incl_shared.events.base import Event
 from incl_shared.events.experiments import CodeRef, Provenance, Submitter
 from incl_shared.ids import Id, Token
-from incl_shared.sweep import Point, SweepSpec
+from incl_shared.sweep import MOST_PARALLEL, MOST_TRIALS, Budget, Point, SweepSpec
 
 
 class SweepState(StrEnum):
@@ -63,6 +63,29 @@ class SweepStopRequested(Event):
 
     sweep: Id
     reason: str = Field("", max_length=1000)
+
+
+class SweepResumeRequested(Event):
+    """Somebody wants a sweep to go on, or to go on for longer: what is none stays as it is."""
+
+    stream: ClassVar[str] = "REQUESTS"
+    aggregate: ClassVar[str] = "sweepresume"
+
+    sweep: Id
+    trials: int | None = Field(None, ge=1, le=MOST_TRIALS, description="How many there may be in all.")
+    hours: float | None = Field(None, gt=0, le=8784, description="How long trials may begin from now on.")
+    parallel: int | None = Field(None, ge=1, le=MOST_PARALLEL)
+
+
+class SweepResumed(Event):
+    """A sweep goes on, with this budget (hours since its submit)."""
+
+    aggregate: ClassVar[str] = "sweep"
+
+    sweep: Id
+    user: Token
+    budget: Budget
+    parallel: int
 
 
 class SweepStarted(Event):
