@@ -18,7 +18,7 @@ import pytest
 from incl_agent.runtimes import Plan, RuntimeFailure
 from incl_agent.runtimes.containers import ContainerRuntime
 from incl_agent.runtimes.fake_registry import Registry, conf
-from incl_agent.runtimes.pulling import Login, digest_of, failure, kept, registry_of
+from incl_agent.runtimes.pulling import Login, digest_of, failure, kept, registry_of, untagged
 from incl_shared.ids import job_id, new_id
 from incl_shared.states import EndReason
 
@@ -83,6 +83,50 @@ async def test_a_tag_becomes_the_digest_that_it_is_now(podman: ContainerRuntime,
     assert (await podman.prepare(image, LOGIN)).digest == second
     pinned = await podman.prepare(f"{registry.host}/{NAME}@{first}", LOGIN)
     assert (pinned.digest, pinned.image) == (first, found.image)
+
+
+@pytest.mark.podman
+async def test_a_later_attempt_runs_what_the_first_one_found(podman: ContainerRuntime, registry: Registry) -> None:
+    """Also on another machine, where nothing is here yet; and where the tag means something else by now."""
+    first = registry.put(NAME, "v1", layer("one"))
+    image = f"{registry.host}/{NAME}:v1"
+    found = await podman.prepare(image, LOGIN)
+    second = registry.put(NAME, "v1", layer("two"))
+    again = await podman.prepare(image, LOGIN, first)
+    assert (again.digest, again.image) == (first, found.image)
+    await podman._run("rmi", "--all", "--force", seconds=60)
+    elsewhere = await podman.prepare(image, LOGIN, first)
+    assert (elsewhere.digest, elsewhere.image) == (first, found.image)
+    by_digest = await podman.prepare(f"{registry.host}/{NAME}@{second}", LOGIN, first)
+    assert by_digest.digest == second, "who names a digest gets that"
+    with pytest.raises(RuntimeFailure, match=f"@sha256:{'0' * 64}"):
+        await podman.prepare(image, LOGIN, f"sha256:{'0' * 64}")
+
+
+@pytest.mark.podman
+async def test_an_image_that_no_registry_has_is_found_again_by_its_id(
+    podman: ContainerRuntime, registry: Registry
+) -> None:
+    registry.put(NAME, "v1", layer("one"))
+    image = f"{registry.host}/{NAME}:v1"
+    await podman.prepare(image, LOGIN)
+    assert (await podman._run("tag", image, "localhost/mine:dev", seconds=20)).code == 0
+    assert (await podman._run("rmi", image, seconds=20)).code == 0
+    local = await podman.prepare("localhost/mine:dev")
+    assert local.digest is not None
+    asked = len(registry.requests)
+    assert (await podman.prepare("localhost/mine:dev", None, local.digest)).image == local.image
+    assert len(registry.requests) == asked
+
+
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [
+        ("x", "x"), ("x:v1", "x"), ("a.b:5000/x", "a.b:5000/x"), ("a.b:5000/x/y:v1", "a.b:5000/x/y"),
+    ],
+)  # fmt: skip
+def test_a_name_without_its_tag(image: str, name: str) -> None:
+    assert untagged(image) == name
 
 
 @pytest.mark.podman

@@ -54,6 +54,7 @@ class JobSpec(Wire):
     env: dict[str, str] = Field(default_factory=dict)
     secrets: tuple[str, ...] = ()
     image: str | None = None
+    image_digest: str | None = Field(None, description="What the image's name meant in the first attempt.")
     image_login: str | None = Field(None, description="The secret by which the image is pulled; not for the job.")
     sandbox: bool = False
     nodes: int = 1

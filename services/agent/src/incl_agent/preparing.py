@@ -132,7 +132,7 @@ class Preparation:
         name = spec.image_login
         if name is not None:
             login = Login.parse(name, (await self._retry(lambda: self._secrets((name,))))[name])
-        return await self._node.runtimes[self._life.state.runtime].prepare(spec.image, login)
+        return await self._node.runtimes[self._life.state.runtime].prepare(spec.image, login, spec.image_digest)
 
     async def _code(self) -> None:
         """The working directory, unpacked anew from the node's cache."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 
-from incl_provisioner import store, store_gangs
+from incl_provisioner import images, store, store_gangs
 from incl_provisioner.domain.attempt import (
     AttemptFact,
     End,
@@ -87,8 +87,21 @@ def _advance(work: Work, execution: Execution, row: RankRow, fact: RankFact, fin
             changed = True
     elif execution.demand.nodes > 1 and state is RankState.READY and all_ready(+counts):
         work.touch(Change.EXPERIMENT, execution.id)
+        if _one_image(work, execution):
+            return
     if changed or state is RankState.READY:
         store.save(work.connection, execution)
+
+
+def _one_image(work: Work, execution: Execution) -> bool:
+    """All ranks of a gang run the same image, or the attempt ends before it begins; whether it does."""
+    digest, others = images.strays(store.load_ranks(work.connection, execution.id, execution.attempt))
+    for row in others[:1]:
+        store.save(work.connection, execution)
+        found = images.image_of(row) or ""
+        text = f"the tag of the image moved while the nodes pulled it: {found}, and {digest} on rank 0"
+        give_up(work, row, EndReason.INFRA, text, work.now)
+    return bool(others)
 
 
 def _counts(work: Work, execution: Execution, row: RankRow) -> Counter[RankState]:

@@ -4,11 +4,11 @@ what changes there, thrown away whenever a transaction did not commit."""
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import sqlalchemy as sa
 
-from incl_provisioner import store
+from incl_provisioner import images, store
 from incl_provisioner.domain.cloud.names import rank_of
 from incl_provisioner.domain.quotas import Quotas
 from incl_provisioner.domain.scheduler import Assignment, Policy, Running, Scheduler, Waiting
@@ -43,7 +43,7 @@ class Model:
         """Everything that is live. Every node's list is to be written anew."""
         self.load_nodes(connection)
         executions = store.load_live(connection)
-        active = {each.id for each in executions if each.state is not ExperimentState.QUEUED}
+        active = {each.id: each.attempt for each in executions if each.state is not ExperimentState.QUEUED}
         self._specs(connection, active)
         ranks = store.current_ranks(connection)
         for execution in executions:
@@ -74,7 +74,11 @@ class Model:
         if not ids:
             return
         executions = store.load_many(connection, ids)
-        active = {each.id for each in executions.values() if each.live and each.state is not ExperimentState.QUEUED}
+        active = {
+            each.id: each.attempt
+            for each in executions.values()
+            if each.live and each.state is not ExperimentState.QUEUED
+        }
         self._specs(connection, active)
         ranks = store.current_ranks(connection, active) if active else {}
         for experiment in sorted(ids):
@@ -147,10 +151,10 @@ class Model:
             self.said[execution.id] = (execution.waiting, 0.0)
             heapq.heappush(self.notices, (execution.created, execution.id))
 
-    def _specs(self, connection: sa.Connection, ids: Iterable[str]) -> None:
-        missing = [each for each in ids if each not in self.fleet.specs]
-        for experiment, request in store.requests(connection, missing).items():
-            self.fleet.specs[experiment] = job_spec(request)
+    def _specs(self, connection: sa.Connection, attempts: Mapping[str, int]) -> None:
+        missing = [each for each in attempts if each not in self.fleet.specs]
+        specs = {key: job_spec(request) for key, request in store.requests(connection, missing).items()}
+        self.fleet.specs.update(images.pinned(connection, specs, attempts))
 
 
 def waiting_of(execution: Execution) -> Waiting:

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from incl_provisioner import admission, attempts, machines, store
+from incl_provisioner import admission, attempts, images, machines, store
 from incl_provisioner.backends import Backend
 from incl_provisioner.cloud import asking
 from incl_provisioner.cloud.asking import Cloud
@@ -94,7 +94,11 @@ def _assign(work: Work, model: Model, assignments: list[Assignment]) -> None:
         return
     ids = [each.waiting.experiment for each in assignments]
     executions = store.load_many(work.connection, ids)
-    requests = store.requests(work.connection, ids)
+    specs = images.pinned(
+        work.connection,
+        {key: job_spec(request) for key, request in store.requests(work.connection, ids).items()},
+        {key: execution.attempt + 1 for key, execution in executions.items()},
+    )
     saved: list[Execution] = []
     rows = []
     for assignment in assignments:
@@ -111,7 +115,7 @@ def _assign(work: Work, model: Model, assignments: list[Assignment]) -> None:
         ]
         model.said.pop(execution.id, None)
         model.begun(execution, assignment)
-        model.fleet.specs[execution.id] = job_spec(requests[execution.id])
+        model.fleet.specs[execution.id] = specs[execution.id]
         model.fleet.put(_attempt(execution, assignment, model))
     store.save(work.connection, *saved)
     store.insert_ranks(work.connection, rows)

@@ -140,8 +140,12 @@ class Runtime(Protocol):
         """Whether it really works here; tried, not guessed."""
         ...
 
-    async def prepare(self, image: str | None, login: Login | None = None) -> Prepared:
-        """Fetch what the job needs besides its files. login: for the image's registry.
+    async def prepare(self, image: str | None, login: Login | None = None, digest: str | None = None) -> Prepared:
+        """Fetch what the job needs besides its files.
+
+        Args:
+            login: for the image's registry.
+            digest: what the image's name meant when the first attempt ran it; that is what is run again.
 
         Raises:
             RuntimeFailure: with reason image when it cannot be had, in the runtime's words.

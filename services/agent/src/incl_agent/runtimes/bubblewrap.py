@@ -44,7 +44,7 @@ class BubblewrapRuntime:
             await process.wait()
             return False
 
-    async def prepare(self, image: str | None, login: Login | None = None) -> Prepared:
+    async def prepare(self, image: str | None, login: Login | None = None, digest: str | None = None) -> Prepared:
         """Nothing to fetch."""
         if image is not None:
             raise RuntimeFailure(EndReason.UNSUPPORTED, f"a sandbox cannot run the image {image}")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from incl_agent.runtimes.base import Exit, Launch, Outcome, Plan, Prepared, Refusal, RuntimeFailure
 from incl_agent.runtimes.host import from_shell_code
-from incl_agent.runtimes.pulling import Login, digest_of, failure, kept
+from incl_agent.runtimes.pulling import Login, digest_of, failure, kept, untagged
 from incl_shared.states import EndReason
 
 _PROBE_S = 60.0
@@ -79,10 +79,11 @@ class ContainerRuntime:
         self._configure()
         return (await self._run("info", "--format", "{{.Host.OCIRuntime.Name}}", seconds=_PROBE_S)).code == 0
 
-    async def prepare(self, image: str | None, login: Login | None = None) -> Prepared:
+    async def prepare(self, image: str | None, login: Login | None = None, digest: str | None = None) -> Prepared:
         """Pull the image unless it is here, and pin what it is now. Without a login the tool's own are used.
 
-        With a login the registry is always asked: that an image is here says nothing of who may have it.
+        With a login the registry is always asked: that an image is here says nothing of who may have it. A digest from
+        an earlier attempt is what a tag means from then on. It may be that of an image that was only ever built here.
 
         Raises:
             RuntimeFailure: reason image (or infra), in the tool's words.
@@ -92,6 +93,11 @@ class ContainerRuntime:
         if image.startswith("-"):
             raise RuntimeFailure(EndReason.IMAGE, f"{image!r} is not the name of an image")
         pinned = digest_of(image)
+        if pinned is None and digest is not None:
+            there = await self._here(image, digest) if login is None else None
+            if there is not None:
+                return there
+            pinned, image = digest, f"{untagged(image)}@{digest}"
         found = None if login is not None else await self._inspect(image, pinned)
         if found is not None:
             return found
@@ -101,6 +107,14 @@ class ContainerRuntime:
         if found is None:
             raise failure(self.name, image, pulled.words, login)
         return replace(found, pulling=began, pulled=max(began, time.time()))
+
+    async def _here(self, image: str, digest: str) -> Prepared | None:
+        """An image that an earlier attempt ran here: by its name, or by its own id where no registry has it."""
+        for name in (image, digest):
+            found = await self._inspect(name, None)
+            if found is not None and found.digest == digest:
+                return found
+        return None
 
     async def _pull(self, image: str, login: Login | None) -> _Said:
         more = {name: os.environ[name] for name in _PULL_NAMES if name in os.environ}

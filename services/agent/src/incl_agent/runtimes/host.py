@@ -16,7 +16,7 @@ class HostRuntime:
         """Always."""
         return True
 
-    async def prepare(self, image: str | None, login: Login | None = None) -> Prepared:
+    async def prepare(self, image: str | None, login: Login | None = None, digest: str | None = None) -> Prepared:
         """Nothing to fetch; an image cannot be honoured here."""
         if image is not None:
             raise RuntimeFailure(EndReason.UNSUPPORTED, f"the host runtime cannot run the image {image}")

@@ -80,6 +80,12 @@ def registry_of(image: str) -> str:
     return first if more and (first == "localhost" or "." in first or ":" in first) else _HUB
 
 
+def untagged(image: str) -> str:
+    """Its name without the tag; a port of the registry stays."""
+    folder, slash, last = image.rpartition("/")
+    return f"{folder}{slash}{last.partition(':')[0]}"
+
+
 def digest_of(image: str) -> str | None:
     """The digest that a name pins.
 

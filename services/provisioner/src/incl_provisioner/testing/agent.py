@@ -44,6 +44,8 @@ class Script:
     stops: bool = True
     """Whether it obeys a stop."""
     message: str = ""
+    image: str | None = None
+    """The digest that its node finds for the image."""
 
 
 @dataclass(slots=True)
@@ -226,4 +228,5 @@ class FakeAgent:
         return {"experiment": job.experiment, "attempt": job.attempt, "rank": job.rank}
 
     def _times(self, held: Held) -> RankTimes:
-        return RankTimes(rank=held.wanted.rank, **held.times)
+        image = held.script.image if "prepared" in held.times else None
+        return RankTimes(rank=held.wanted.rank, image=image, **held.times)
