@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ with deferred_jetstream():
 
 if TYPE_CHECKING:
     from incl_shared.artifacts import ArtifactClient
+    from incl_shared.errors import InclError
     from incl_shared.events.base import Event
     from incl_shared.queries.registry import Grant
 
@@ -35,9 +37,11 @@ _PATIENCE_S = 5.0
 class BusPlatform:
     """`Platform` over a connection to the bus."""
 
-    def __init__(self, context: Context, client: BusClient) -> None:
+    def __init__(self, context: Context, client: BusClient, say: Callable[[str], None] = lambda _: None) -> None:
+        """say: a remark for the person, from any thread."""
         self._context = context
         self._client = client
+        self._say = say
 
     @property
     def context(self) -> Context:
@@ -86,7 +90,9 @@ class BusPlatform:
         from incl_shared.queries.registry import UploadGrant
 
         grant = await self.ask(UploadGrant(experiment=experiment))
-        with ArtifactClient(grant, renew=self._renewal(UploadGrant(experiment=experiment))) as client:
+        with ArtifactClient(
+            grant, renew=self._renewal(UploadGrant(experiment=experiment)), waiting=self._wait_told()
+        ) as client:
             return sum(await self._each([functools.partial(_put, client, blob, progress) for blob in blobs]))
 
     async def download(self, experiment: str, wanted: Sequence[Wanted], progress: Progress) -> None:
@@ -95,13 +101,27 @@ class BusPlatform:
         from incl_shared.queries.registry import DownloadGrant
 
         grant = await self.ask(DownloadGrant(experiment=experiment))
-        with ArtifactClient(grant, renew=self._renewal(DownloadGrant(experiment=experiment))) as client:
+        with ArtifactClient(
+            grant, renew=self._renewal(DownloadGrant(experiment=experiment)), waiting=self._wait_told()
+        ) as client:
             await self._each([functools.partial(_get, client, one, progress) for one in wanted])
 
     def _renewal(self, query: Query[Grant]) -> Callable[[], Grant]:
         """Asked from a worker thread when a grant has expired."""
         loop = asyncio.get_running_loop()
         return lambda: asyncio.run_coroutine_threadsafe(self.ask(query), loop).result(30)
+
+    def _wait_told(self) -> Callable[[InclError], None]:
+        """Says once why a transfer waits."""
+        told = threading.Event()
+
+        def waiting(error: InclError) -> None:
+            if not told.is_set():
+                told.set()
+                why = f"{error.message}: {error.cause}" if error.cause else error.message
+                self._say(f"the artifact store is waited for, a minute at most: {why}")
+
+        return waiting
 
     async def _each(self, works: Sequence[Callable[[], bool]]) -> list[bool]:
         gate = asyncio.Semaphore(_TRANSFERS)
@@ -154,4 +174,4 @@ async def connect(project: str | None, out: Output) -> BusPlatform:
             "the credential of this platform is gone", cause=f"there is no {creds}", hint="incl up, or incl login again"
         )
     settings = BusSettings(urls=context.urls, creds=creds, name="incl-cli", inbox_prefix=context.inbox)
-    return BusPlatform(context, await BusClient.connect(settings))
+    return BusPlatform(context, await BusClient.connect(settings), lambda text: out.note(text, "yellow"))

@@ -15,9 +15,10 @@ import pytest
 
 from incl_agent import vm as vm_module
 from incl_agent import vm_metadata
-from incl_agent.app import Agent
+from incl_agent.app import Agent, create_app
 from incl_agent.fakes import FakePlatform
 from incl_agent.jobfiles import JobFiles
+from incl_agent.settings import AgentSettings
 from incl_agent.vm import Vm, _alone, _go_down, _watch
 from incl_agent.vm_metadata import Metadata
 from incl_shared.reports import PreemptionNotice
@@ -167,6 +168,27 @@ async def test_it_ends_when_the_bus_takes_no_word_and_no_job_runs() -> None:
     done, _ = await asyncio.wait({alone}, timeout=0.3)
     assert not done, "the bus took a word a moment ago"
     await asyncio.wait_for(alone, 10)
+
+
+@pytest.mark.parametrize(
+    ("cloud", "says"), [(True, "INCL_PROVISIONER_CLOUD__IMAGE_FAMILY"), (False, "on that machine")]
+)
+async def test_a_machine_without_podman_says_what_can_be_done(
+    agent_settings: AgentSettings, platform: FakePlatform, tmp_path: Path, cloud: bool, says: str
+) -> None:
+    """One of a cloud is deleted by the time that somebody reads it: nothing can be installed there."""
+    agent = create_app(agent_settings.model_copy(update={"disks": tmp_path if cloud else None}))
+    await agent.start()
+    try:
+        job = platform.job("true", image="x")
+        await platform.want(job)
+        end = await platform.ended(job)
+    finally:
+        await agent.stop()
+    assert end.reason is EndReason.UNSUPPORTED
+    assert says in end.hint
+    assert "--no-image" in end.hint
+    assert ("on that machine" in end.hint) is not cloud
 
 
 def test_what_the_startup_script_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

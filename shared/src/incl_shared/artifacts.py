@@ -32,6 +32,9 @@ FOLLOWS: Final = {"Incl-Follows": "yes"}
 _BLOCK: Final = 1 << 20
 _REFUSALS: Final = 2
 """So often a signed address may lead nowhere; then the store itself is asked for the bytes."""
+_TOLD_AT: Final = 2
+_TOLD_AFTER_S: Final = 2.0
+"""A third try in a row that leads nowhere is told, or one that took long: what heals at once is nobody's business."""
 _T = TypeVar("_T")
 _A = TypeVar("_A")
 
@@ -86,6 +89,7 @@ class ArtifactClient:
         renew: asked for a new grant when this one is no longer accepted; called from the thread that found out.
         patience_s: how long to go on without any progress while the store is away.
         timeout_s: of one network step.
+        waiting: told why nothing moves, once for each time that it is waited; called from the thread that waits.
     """
 
     def __init__(
@@ -95,10 +99,12 @@ class ArtifactClient:
         renew: Callable[[], Grant] | None = None,
         patience_s: float = 60.0,
         timeout_s: float = 30.0,
+        waiting: Callable[[InclError], None] | None = None,
     ) -> None:
         self._grant = grant
         self._renew = renew
         self._patience = patience_s
+        self._waiting = waiting
         self._timeout = timeout_s
         self._door = Door(grant.url, timeout_s)
         self._places = Places(grant.url, timeout_s)
@@ -314,14 +320,15 @@ class ArtifactClient:
 
     def _retry(self, once: Callable[[], _T]) -> _T:
         """Until it works, is refused, or nothing moves for longer than the patience."""
-        deadline, tries, renewed = time.monotonic() + self._patience, 0, False
+        began = time.monotonic()
+        deadline, tries, renewed, told = began + self._patience, 0, False, False
         while True:
             try:
                 return once()
             except _Again as again:
                 error = again.error
                 if again.progress:
-                    deadline, tries, renewed = time.monotonic() + self._patience, 0, False
+                    deadline, tries, renewed, told = time.monotonic() + self._patience, 0, False, False
             except DeniedError:
                 if self._renew is None or renewed:
                     raise
@@ -331,6 +338,13 @@ class ArtifactClient:
                 raise
             except (*TRANSIENT, UnavailableError) as caught:
                 error = self._as_error(caught)
+            if (
+                self._waiting is not None
+                and not told
+                and (tries >= _TOLD_AT or time.monotonic() > began + _TOLD_AFTER_S)
+            ):
+                told = True
+                self._waiting(error)
             pause = min(5.0, 0.05 * 2**tries) * random.uniform(0.5, 1.0) if tries else 0.0  # noqa: S311
             tries += 1
             if time.monotonic() + pause > deadline or self._door.closed.wait(pause):

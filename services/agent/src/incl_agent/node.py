@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("incl.agent")
 
+_NO_TOOL = "install podman on that machine, or run without an image: --no-image"
+_NO_TOOL_IN_THE_CLOUD = (
+    "the image that machines boot from has neither: the platform's operator names one that has, by "
+    "INCL_PROVISIONER_CLOUD__IMAGE_PROJECT and INCL_PROVISIONER_CLOUD__IMAGE_FAMILY (for GPUs …__GPU_IMAGE_FAMILY); "
+    "or run without an image: --no-image"
+)
+"""For a machine that is deleted by the time somebody reads it."""
+
 
 @dataclass
 class Node:
@@ -80,8 +88,7 @@ class Node:
         raise RuntimeFailure(
             EndReason.UNSUPPORTED,
             f"the image {spec.image} cannot be run: no podman or docker works on the machine {self.settings.node}",
-            "install podman there (machines of a cloud: name an image that has podman or docker by "
-            "INCL_PROVISIONER_CLOUD__IMAGE_FAMILY), or run without an image: --no-image",
+            _NO_TOOL_IN_THE_CLOUD if self.settings.disks is not None else _NO_TOOL,
         )
 
     def no_room(self, job: str) -> None:

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-import requests
 from google.api_core import exceptions as api
 from google.api_core.retry import Retry
 from google.auth import exceptions as auth
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.retry import DEFAULT_RETRY
 
+from incl_registry.gcs import lost
 from incl_shared.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ MOST_SOURCES: Final = 32
 """Of one compose."""
 _FIELDS: Final = "items(name,size,generation,metageneration,crc32c,customTime,timeCreated,updated),nextPageToken"
 _PAGE: Final = 1000
-_LOST: Final = (requests.RequestException, auth.TransportError, ConnectionError, TimeoutError)
 
 
 class Unmet(Exception):  # noqa: N818
@@ -47,11 +46,13 @@ class BucketRefusedError(UnavailableError):
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long one call may take: connect_s and read_s of each try, retry_s for all tries together."""
+    """How long one call may take: connect_s and read_s of each try, retry_s for all tries together; away_s where all
+    calls before it failed as well."""
 
     connect_s: float = 4.0
     read_s: float = 15.0
     retry_s: float = 8.0
+    away_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +207,9 @@ class Bucket:
 
     def _limits(self) -> dict[str, Any]:
         patience = self._patience
-        retry: Retry = DEFAULT_RETRY.with_delay(0.1, 2.0, 2.0).with_timeout(patience.retry_s)
+        retry: Retry = DEFAULT_RETRY.with_delay(0.1, 2.0, 2.0).with_timeout(
+            patience.retry_s if self.failing is None else min(patience.away_s, patience.retry_s)
+        )
         return {"timeout": (patience.connect_s, patience.read_s), "retry": retry}
 
     @contextlib.contextmanager
@@ -242,7 +245,7 @@ class Bucket:
             raise self._refused(what, error, self._permission) from error
         except (auth.RefreshError, auth.DefaultCredentialsError) as error:
             raise self._refused(what, error, "see that the credentials of the registry are still valid") from error
-        except (api.GoogleAPIError, DataCorruption, ValueError, *_LOST) as error:
+        except (api.GoogleAPIError, DataCorruption, ValueError, *lost.LOST) as error:
             raise self._away(what, error) from error
 
     def _of_status(self, what: str, error: InvalidResponse) -> Exception:
@@ -275,6 +278,8 @@ def _moment(seconds: float) -> datetime:
 
 def _short(error: BaseException) -> str:
     """What the provider says, in one line, without addresses (a signed one is a key)."""
+    if told := lost.words(error):
+        return told
     said = str(getattr(error, "message", "") or error)
     status = f"HTTP {_status(error)}: " if _status(error) else ""
     line = " ".join(word for word in said.split() if "://" not in word)
