@@ -30,6 +30,7 @@ from incl_shared.errors import DeniedError, InclError, NotFoundError, Unavailabl
 from incl_shared.events import REGISTER
 from incl_shared.events.experiments import AttemptEnded, AttemptSettled
 from incl_shared.ids import derived_id
+from incl_shared.protocol import PROTOCOL
 from incl_shared.queries.provisioner import EnrollNode
 from incl_shared.subjects import NODES_PROJECT
 from incl_shared.testing.virtual import HOST, Host
@@ -198,7 +199,7 @@ class Clouds:
             DeniedError: the platform says no.
             UnavailableError: it does not answer now.
         """
-        query = EnrollNode(node=name, token=token, key=key)
+        query = EnrollNode(node=name, token=token, key=key, protocol=PROTOCOL)
         asking = self.world.people.run(self._ask(query), self.world.loop)
         await asyncio.wait({asking})
         try:
@@ -253,7 +254,8 @@ class Clouds:
         """At the end: no token that ever was lets anybody in."""
         for name, token in self.seen:
             try:
-                query = EnrollNode(node=name, token=token, key=public_key(self.world.numbers))
+                key = public_key(self.world.numbers)
+                query = EnrollNode(node=name, token=token, key=key, protocol=PROTOCOL)
                 await asyncio.wait_for(asyncio.shield(self.world.people.run(self._ask(query), self.world.loop)), 30.0)
             except (DeniedError, NotFoundError, UnavailableError, TimeoutError):
                 continue

@@ -39,7 +39,7 @@ class FakeWorld:
     async def wanted(self, node: str) -> NodeWanted | None:
         return self.nodes.get(node)
 
-    async def admit(self, node: str, key: str, token: str) -> float:
+    async def admit(self, node: str, key: str, token: str, protocol: int) -> float:
         if (node, token) not in self.machines:
             raise DeniedError(f"the token is not that of {node}", hint="it is deleted")
         return self.machines[node, token]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -22,8 +23,9 @@ from incl_shared.events.experiments import (
     NodeDeleted,
 )
 from incl_shared.ids import job_id
+from incl_shared.protocol import OLDEST
 from incl_shared.queries.provisioner import CheckFeasible, EnrollNode, GetCluster
-from incl_shared.reports import PreemptionNotice
+from incl_shared.reports import NodeHeartbeat, PreemptionNotice
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import EndReason, ExperimentState
 from incl_shared.testing.wait import until
@@ -369,6 +371,40 @@ async def test_a_token_expires_and_an_answer_that_was_lost_is_given_again(begin:
     assert await enroll(site.platform.client, vm.name, token, key) == first
     assert first < 3 * 3600
     assert experiment in vm.name
+
+
+async def test_an_old_agent_fails_it_with_the_next_step_and_leaves_nothing(begin: Begin) -> None:
+    site = await begin()
+    site.vms.protocol = OLDEST - 1
+    experiment = await site.submit(nodes=2)
+    done = await site.platform.finished(experiment)
+    assert done.state is ExperimentState.FAILED
+    assert "ended before it was ready" in done.message
+    assert "is too old: it speaks version 0" in done.message
+    await site.until_empty()
+
+
+@pytest.mark.parametrize("ahead", [3600.0, -3600.0])
+async def test_a_clock_that_is_an_hour_off_blames_nobody_else(begin: Begin, ahead: float) -> None:
+    """The rank that failed first speaks for the attempt, and all times are told by the platform's clock."""
+    site = await begin()
+    site.vms.ahead = lambda name: ahead if name.endswith("n1") else 0.0
+    site.vms.script = lambda _: Script(seconds=None, stops=False)
+    began = time.time()
+    experiment = await site.submit(nodes=2)
+    await site.platform.event(experiment, AttemptStarted)
+    agents = [site.vms.agents[f"incl-{experiment}-a1-n{rank}"] for rank in (0, 1)]
+    for agent in agents:
+        await agent.say(NodeHeartbeat())
+    first = 1 if ahead > 0 else 0  # by its own clock, the other one fails an hour before
+    await agents[first].end(job_id(experiment, 1, first), EndReason.ERROR, 1, "ValueError: it was me")
+    await agents[1 - first].end(job_id(experiment, 1, 1 - first), EndReason.ERROR, 1, "ConnectionError: a peer")
+    done = await site.platform.finished(experiment)
+    assert "it was me" in done.message
+    ended: AttemptEnded = await site.platform.event(experiment, AttemptEnded)
+    for rank in ended.ranks:
+        assert rank.times.ended is not None
+        assert began - 1 <= rank.times.ended <= time.time() + 1
 
 
 async def test_only_the_gateway_may_ask(begin: Begin) -> None:

@@ -27,6 +27,7 @@ from incl_shared.db import Database, Transaction, migrate
 from incl_shared.errors import DeniedError
 from incl_shared.events.experiments import ExperimentSubmitted
 from incl_shared.ids import new_id
+from incl_shared.protocol import OLDEST, PROTOCOL
 from incl_shared.queries.provisioner import EnrollNode
 from incl_shared.recovery import Recovery
 from incl_shared.reports import NodeHello, Report
@@ -76,10 +77,10 @@ class Door:
     def token(self, turn: int = 1) -> str:
         return token(self.key, self.gang.experiment, 1, turn)
 
-    async def knock(self, rank: int = 0, key: str = "", text: str | None = None) -> float:
+    async def knock(self, rank: int = 0, key: str = "", text: str | None = None, protocol: int = PROTOCOL) -> float:
         query = EnrollNode(
             node=f"incl-{self.gang.experiment}-a1-n{rank}", key=key or jwt.Key.new(jwt.USER).public,
-            token=self.token() if text is None else text,
+            token=self.token() if text is None else text, protocol=protocol,
         )  # fmt: skip
         return (await self.enrolment.enroll(GATEWAY, query)).ttl_s
 
@@ -160,6 +161,17 @@ async def test_a_hello_that_is_delivered_after_the_end_of_a_machine_makes_it_kno
     await door.becomes(Phase.GONE)
     await door.database.write(lambda tx: store_gangs.drop_nodes(tx.connection, door.gang.names))
     assert await door.database.write(hello) is None
+
+
+async def test_an_agent_that_is_too_old_is_refused_and_leaves_the_token_for_another(door: Door) -> None:
+    protocol = OLDEST - 1
+    with pytest.raises(DeniedError, match="too old") as caught:
+        await door.knock(protocol=protocol)
+    assert "incl_agent.archive" in caught.value.hint
+    with pytest.raises(DeniedError, match="not that of"):
+        await door.knock(text="x" * 43, protocol=protocol)
+    assert await door.knock() > 0
+    assert await door.knock(rank=1, protocol=PROTOCOL + 1) > 0, "one that is newer is let in"
 
 
 async def test_other_ranks_names_and_tokens_are_refused(door: Door) -> None:

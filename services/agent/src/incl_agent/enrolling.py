@@ -15,6 +15,7 @@ from incl_shared.auth import jwt
 from incl_shared.auth.creds import write_creds
 from incl_shared.auth.files import write_private
 from incl_shared.errors import UnavailableError
+from incl_shared.protocol import PROTOCOL
 
 _log = logging.getLogger("incl.agent")
 _TIMEOUT_S = 20.0
@@ -78,7 +79,7 @@ def _trade(url: str, secret: str, node: str, key: str) -> str:
         Refused: the platform said no.
         OSError: no answer, or one that may be another one later.
     """
-    body = json.dumps({"node": node, "key": key}).encode()
+    body = json.dumps({"node": node, "key": key, "protocol": PROTOCOL}).encode()
     headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
     request = urllib.request.Request(url, body, headers, method="POST")  # noqa: S310 - checked by the startup script
     try:

@@ -55,9 +55,9 @@ class BusWorld:
         stored = await self._client.last(topology.CONTROL, control(node))
         return None if stored is None else NodeWanted.model_validate_json(stored.payload)
 
-    async def admit(self, node: str, key: str, token: str) -> float:
+    async def admit(self, node: str, key: str, token: str, protocol: int) -> float:
         """The provisioner's answer."""
-        query = EnrollNode(node=node, key=key, token=token)
+        query = EnrollNode(node=node, key=key, token=token, protocol=protocol)
         return (await self._client.ask(query, project=NODES_PROJECT, user=str(Role.GATEWAY))).ttl_s
 
     async def experiment(self, project: str, experiment: str) -> ExperimentView:

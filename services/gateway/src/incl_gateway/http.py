@@ -66,10 +66,11 @@ class BusLogin(BaseModel):
 class NodeWish(BaseModel):
     """A machine that was made for an experiment, and the public key that it made."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="ignore")
 
     node: Token
     key: str = Field(pattern=r"^U[A-Z2-7]{55}$")
+    protocol: int = Field(0, ge=0)
 
 
 class NodeLogin(BaseModel):
@@ -167,7 +168,7 @@ def _machine_routes(api: FastAPI, signer: Signer, agent: Path | None) -> None:
         kind, _, token = authorization.partition(" ")
         if kind.lower() != "bearer" or not _ONE_TIME.fullmatch(token.strip()):
             raise DeniedError("a machine's token is needed", hint="it is in the metadata of the machine")
-        jwt, expires = await signer.enroll(wish.node, wish.key, token.strip())
+        jwt, expires = await signer.enroll(wish.node, wish.key, token.strip(), wish.protocol)
         return NodeLogin(jwt=jwt, expires=expires)
 
     @api.get(AGENT_PATH)

@@ -35,7 +35,7 @@ class World(Protocol):
         """The wanted state of a node as the provisioner wrote it, or none."""
         ...
 
-    async def admit(self, node: str, key: str, token: str) -> float:
+    async def admit(self, node: str, key: str, token: str, protocol: int) -> float:
         """How long a machine that shows this token may have a credential, in seconds; DeniedError where none."""
         ...
 
@@ -104,13 +104,13 @@ class Signer:
             raise DeniedError(f"{query.experiment} is not a run of {asker.user} outside the platform")
         return _answer(self._minter.run(asker.project, asker.user, query.experiment, self._run_ttl))
 
-    async def enroll(self, node: str, key: str, token: str) -> tuple[str, float]:
+    async def enroll(self, node: str, key: str, token: str, protocol: int) -> tuple[str, float]:
         """(JWT, its end) for a machine of a cloud, for the public key that it made. The provisioner lets it in.
 
         Raises:
             DeniedError: when the provisioner knows no such machine, or not this token of it.
         """
-        ttl = await self._world.admit(node, key, token)
+        ttl = await self._world.admit(node, key, token, protocol)
         return self._minter.node_of(node, key, ttl)
 
     async def person(self, user: str, projects: tuple[str, ...], ttl: float) -> mint.Credential:

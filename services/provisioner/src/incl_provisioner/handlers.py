@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from incl_provisioner import admission, machines, store, store_gangs
 from incl_provisioner.attempts import rank_reported
 from incl_provisioner.backends import Backend
+from incl_provisioner.clocks import NodeClocks
 from incl_provisioner.cloud import asking
 from incl_provisioner.domain.attempt import RankFact
 from incl_provisioner.metrics import ProvisionerMetrics
@@ -59,6 +60,7 @@ class Handlers:
         vitals: Vitals,
     ) -> None:
         self._vitals = vitals
+        self._clocks = NodeClocks()
         self._settings = settings
         self._metrics = metrics
         self._backend = backend
@@ -126,6 +128,7 @@ class Handlers:
             case NodeHello() as body:
                 machines.hello(work, report, body)
             case NodeHeartbeat() as body:
+                self._clocks.note(node, report.time, work.said)
                 if body.vitals is not None:
                     self._vitals.note(node, body.vitals)
                 machines.heartbeat(work, node, body)
@@ -138,7 +141,7 @@ class Handlers:
             case JobUploading() as body:
                 self._rank(work, report, body, RankFact.UPLOADING)
             case JobEnded() as body:
-                self._rank(work, report, body, RankFact.ENDED, finish=_finish(work, body))
+                self._rank(work, report, body, RankFact.ENDED, finish=self._finish(work, node, body))
             case _:
                 machines.preempting(work, node)
 
@@ -152,12 +155,12 @@ class Handlers:
         finish: Finish | None = None,
         port: int | None = None,
     ) -> None:
-        key = (body.experiment, body.attempt, body.rank)
-        rank_reported(work, report.node, key, fact, body.times, finish=finish, port=port, seq=report.seq)
+        key, times = (body.experiment, body.attempt, body.rank), self._clocks.told(report.node, body.times)
+        rank_reported(work, report.node, key, fact, times, finish=finish, port=port, seq=report.seq)
 
-
-def _finish(work: Work, body: JobEnded) -> Finish:
-    return Finish(
-        reason=body.reason, exit_code=body.exit_code, signal=body.signal, message=body.message, hint=body.hint,
-        writers=body.writers, at=body.times.ended or work.now,
-    )  # fmt: skip
+    def _finish(self, work: Work, node: str, body: JobEnded) -> Finish:
+        ended = self._clocks.told(node, body.times).ended
+        return Finish(
+            reason=body.reason, exit_code=body.exit_code, signal=body.signal, message=body.message, hint=body.hint,
+            writers=body.writers, at=min(ended, work.now) if ended else work.now,
+        )  # fmt: skip

@@ -19,14 +19,19 @@ def pinned(connection: sa.Connection, specs: Mapping[str, JobSpec], attempts: Ma
         specs: by experiment.
         attempts: the number of the attempt that they are for.
     """
-    again = [
-        key for key, spec in specs.items() if attempts[key] > 1 and spec.image is not None and "@" not in spec.image
-    ]
     found = dict(specs)
-    for key, rows in store.ranks_of(connection, again).items():
-        digest = next((said for row in rows if row.attempt < attempts[key] and (said := image_of(row))), None)
-        found[key] = specs[key].model_copy(update={"image_digest": digest})
+    for key, spec in specs.items():
+        if "@" not in (spec.image or "@"):
+            found[key] = spec.model_copy(update={"image_digest": _first(connection, key, attempts[key])})
     return found
+
+
+def _first(connection: sa.Connection, experiment: str, before: int) -> str | None:
+    for attempt in range(1, before):
+        for row in store.load_ranks(connection, experiment, attempt):
+            if said := image_of(row):
+                return said
+    return None
 
 
 def image_of(row: RankRow) -> str | None:

@@ -152,11 +152,6 @@ _RANKS = (
     .where(ranks.c.experiment == bindparam("key"), ranks.c.attempt == bindparam("of_attempt"))
     .order_by(ranks.c.rank)
 )
-_RANKS_EVER = (
-    sa.select(ranks)
-    .where(ranks.c.experiment.in_(bindparam("keys", expanding=True)))
-    .order_by(ranks.c.experiment, ranks.c.attempt, ranks.c.rank)
-)
 _RANKS_NOW = sa.select(ranks).join(
     experiments, sa.and_(experiments.c.id == ranks.c.experiment, experiments.c.attempt == ranks.c.attempt)
 )
@@ -325,15 +320,6 @@ def load_ranks(connection: sa.Connection, experiment: str, attempt: int) -> list
     """All ranks of an attempt, in their order."""
     rows = connection.execute(_RANKS, {"key": experiment, "of_attempt": attempt})
     return [_rank(row) for row in rows]
-
-
-def ranks_of(connection: sa.Connection, ids: Iterable[str]) -> dict[str, list[RankRow]]:
-    """The ranks of all attempts of these experiments, in the order of attempts and ranks."""
-    found: dict[str, list[RankRow]] = {}
-    for keys in _chunks(list(ids)):
-        for row in connection.execute(_RANKS_EVER, {"keys": keys}):
-            found.setdefault(row.experiment, []).append(_rank(row))
-    return found
 
 
 def current_ranks(connection: sa.Connection, ids: Iterable[str] | None = None) -> dict[str, list[RankRow]]:

@@ -189,3 +189,4 @@ class EnrollNode(Query[NodeAdmitted]):
     node: Token
     key: str = Field(pattern=r"^U[A-Z2-7]{55}$", description="The public key that the machine made.")
     token: str = Field(min_length=16, max_length=200, repr=False)
+    protocol: int = Field(0, ge=0, description="What its agent speaks (incl_shared.protocol); 0: it does not say.")

@@ -76,7 +76,9 @@ class FakeAgent:
         script: Callable[[JobWanted], Script] = lambda _: Script(),
         beat_s: float | None = 0.2,
         look_s: float = 0.5,
+        ahead_s: float = 0.0,
     ) -> None:
+        """ahead_s: by which its machine's clock is off."""
         self.client = client
         self.node = node
         self.cpu, self.memory, self.gpus, self.address, self.runtimes = cpu, memory, gpus, address, runtimes
@@ -93,6 +95,7 @@ class FakeAgent:
         self._seq = 0
         self._beat_s = beat_s
         self._look_s = look_s
+        self._ahead_s = ahead_s
         self._tasks: list[asyncio.Task[None]] = []
         self._done: set[str] = set()
 
@@ -128,7 +131,7 @@ class FakeAgent:
         if not beat:
             self._seq += 1
         report = Report(
-            node=self.node, journal=self._journal, seq=0 if beat else self._seq, time=time.time(), body=body
+            node=self.node, journal=self._journal, seq=0 if beat else self._seq, time=self._now(), body=body
         )  # fmt: skip
         message_id = new_id() if beat else f"{self.node}:{self._journal}:{self._seq}"
         payload = report.model_dump_json().encode()
@@ -185,13 +188,13 @@ class FakeAgent:
             held.task = asyncio.create_task(self._run(name, held))
 
     async def _prepare(self, name: str, held: Held) -> None:
-        held.times["preparing"] = time.time()
+        held.times["preparing"] = self._now()
         job = held.wanted
         await self.say(JobPreparing(**self._key(job), times=self._times(held)))
         if not held.script.ready:
             return
         held.ready = True
-        held.times["prepared"] = time.time()
+        held.times["prepared"] = self._now()
         if job.spec.nodes > 1:
             await self.say(JobReady(**self._key(job), times=self._times(held), port=_BASE_PORT + job.rank))
         if held.wanted.wanted is Wanted.RUN and not held.running:
@@ -199,7 +202,7 @@ class FakeAgent:
             await self._run(name, held)
 
     async def _run(self, name: str, held: Held) -> None:
-        held.times["started"] = time.time()
+        held.times["started"] = self._now()
         self.started.append(name)
         await self.say(JobStarted(**self._key(held.wanted), times=self._times(held)))
         if held.script.seconds is None:
@@ -210,11 +213,11 @@ class FakeAgent:
     async def end(self, name: str, reason: EndReason, exit_code: int | None, message: str = "") -> None:
         """The job's end, reported in full."""
         held = self.held[name]
-        held.times["ended"] = time.time()
+        held.times["ended"] = self._now()
         if held.running:
             uploading = JobUploading(**self._key(held.wanted), times=self._times(held), exit_code=exit_code)
             await self.say(uploading)
-        held.times["uploaded"] = time.time()
+        held.times["uploaded"] = self._now()
         self._done.add(name)
         self.held.pop(name, None)
         await self.say(
@@ -223,6 +226,9 @@ class FakeAgent:
                 message=message, writers=(WriterCount(writer="w1", records=3),),
             )
         )  # fmt: skip
+
+    def _now(self) -> float:
+        return time.time() + self._ahead_s
 
     def _key(self, job: JobWanted) -> dict[str, str | int]:
         return {"experiment": job.experiment, "attempt": job.attempt, "rank": job.rank}

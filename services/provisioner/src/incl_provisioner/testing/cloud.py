@@ -10,6 +10,7 @@ from incl_provisioner.backends.gce.calls import Calls, Limits
 from incl_provisioner.backends.gce.port import Compute
 from incl_provisioner.fakes.gce import FakeCloud
 from incl_provisioner.fakes.gce.direct import DirectCompute
+from incl_provisioner.fakes.gce.model import Instance
 from incl_provisioner.settings import CloudOptions
 from incl_provisioner.testing.agent import FakeAgent, Script
 from incl_shared.auth import jwt
@@ -17,6 +18,7 @@ from incl_shared.bus.client import BusClient
 from incl_shared.clock import SystemClock
 from incl_shared.control import JobWanted
 from incl_shared.errors import DeniedError
+from incl_shared.protocol import PROTOCOL
 from incl_shared.queries.provisioner import EnrollNode
 from incl_shared.subjects import NODES_PROJECT
 from incl_shared.tasks import end_all
@@ -30,9 +32,9 @@ QUICK_CLOUD = CloudOptions(
 _UP = "RUNNING"
 
 
-async def enroll(client: BusClient, node: str, token: str, key: str = "") -> float:
+async def enroll(client: BusClient, node: str, token: str, key: str = "", protocol: int = PROTOCOL) -> float:
     """Trade a token as the gateway does; how long the credential lives, in seconds."""
-    query = EnrollNode(node=node, token=token, key=key or jwt.Key.new(jwt.USER).public)
+    query = EnrollNode(node=node, token=token, key=key or jwt.Key.new(jwt.USER).public, protocol=protocol)
     return (await client.ask(query, project=NODES_PROJECT, user="gateway")).ttl_s
 
 
@@ -46,6 +48,10 @@ class Vms:
     agents: dict[str, FakeAgent] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
     mute: Callable[[str], bool] = lambda _: False
+    protocol: int = PROTOCOL
+    """What their agents speak."""
+    ahead: Callable[[str], float] = lambda _: 0.0
+    """By how many seconds the clock of a guest is ahead."""
     ever: list[str] = field(default_factory=list)
     _task: asyncio.Task[None] | None = None
 
@@ -81,15 +87,21 @@ class Vms:
                 await self.agents.pop(name).stop()
             for name, vm in up.items():
                 if name not in self.agents and not self.mute(name):
-                    await self._boot(name, vm.address, vm.metadata())
+                    await self._boot(name, vm)
             await asyncio.sleep(0.01)
 
-    async def _boot(self, name: str, address: str, metadata: dict[str, str]) -> None:
-        self.tokens[name] = metadata["incl-enroll-token"]
+    async def _boot(self, name: str, vm: Instance) -> None:
+        self.tokens[name] = vm.metadata()["incl-enroll-token"]
         self.ever.append(name)
-        agent = self.agents[name] = FakeAgent(self.client, name, address=address, cpu=4.0, script=self.script)
+        agent = self.agents[name] = FakeAgent(
+            self.client, name, address=vm.address, cpu=4.0, script=self.script, ahead_s=self.ahead(name)
+        )
         try:
-            await enroll(self.client, name, self.tokens[name])
-        except DeniedError:
+            await enroll(self.client, name, self.tokens[name], protocol=self.protocol)
+        except DeniedError as error:
+            words = f"incl-agent: the platform refuses {name}: {error.message}\nincl-vm: off the platform refused it\n"
+            (self.cloud.machines.folder(vm) / "console").write_text(words)
+            if vm.running is not None:
+                vm.running.cut_power()
             return
         await agent.start()
