@@ -35,11 +35,14 @@ class FakeWorld:
     runs: dict[str, ExperimentView] = field(default_factory=dict)
     machines: dict[tuple[str, str], float] = field(default_factory=dict)
     """(name, token) -> how long its credential may live."""
+    spoken: list[int] = field(default_factory=list)
+    """What agents that knocked said they speak."""
 
     async def wanted(self, node: str) -> NodeWanted | None:
         return self.nodes.get(node)
 
     async def admit(self, node: str, key: str, token: str, protocol: int) -> float:
+        self.spoken.append(protocol)
         if (node, token) not in self.machines:
             raise DeniedError(f"the token is not that of {node}", hint="it is deleted")
         return self.machines[node, token]

@@ -213,8 +213,10 @@ async def test_a_machine_trades_its_token_for_a_credential_of_its_own_key(
     token, key = "t" * 43, jwt.Key.new(jwt.USER)
     world.machines["vm-1", token] = 600.0
     headers = {"Authorization": f"Bearer {token}"}
-    made = await http.post(ENROLL_PATH, headers=headers, json={"node": "vm-1", "key": key.public})
+    newer = {"node": "vm-1", "key": key.public, "protocol": 7, "of_the_future": True}
+    made = await http.post(ENROLL_PATH, headers=headers, json=newer)
     assert made.status_code == 201, made.text
+    assert world.spoken == [7]
     info = parse_info(creds_text(made.json()["jwt"], key.seed))
     assert (info.role, info.name, info.expires) == (Role.NODE, "vm-1", made.json()["expires"])
     assert key.seed not in made.text
@@ -231,7 +233,7 @@ async def test_a_machine_trades_its_token_for_a_credential_of_its_own_key(
         ({"Authorization": "Bearer " + "t" * 43}, {"node": "a.b"}, 422),
         ({"Authorization": "Bearer " + "t" * 43}, {"node": "*"}, 422),
         ({"Authorization": "Bearer " + "t" * 43}, {"key": "SUAB"}, 422),
-        ({"Authorization": "Bearer " + "t" * 43}, {"more": 1}, 422),
+        ({"Authorization": "Bearer " + "t" * 43}, {"protocol": -1}, 422),
     ],
 )
 async def test_another_token_or_machine_is_refused(
