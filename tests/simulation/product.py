@@ -26,7 +26,7 @@ from incl_shared.bus.topology import Durable
 from incl_shared.db import DatabaseUnavailable
 from incl_shared.errors import UnavailableError
 from incl_shared.testing.virtual import HOST
-from simulation import cloud
+from simulation import cloud, silence
 from simulation.machine import Link, Uploads, machine_now
 
 if TYPE_CHECKING:
@@ -183,6 +183,7 @@ def exchanged(world: World) -> Iterator[None]:
         (incl_agent.preparing, "free_port", lambda address: 20_000),
         (incl_agent.app, "probe", lambda urls: world.probe()),
         (incl_agent.app.importlib.metadata, "version", lambda name: "0"),
+        *silence.exchanges(),
     ]
     if world.clouds is not None:
         exchanges += cloud.exchanges(world)

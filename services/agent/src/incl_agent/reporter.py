@@ -65,8 +65,9 @@ class Reporter:
                 await asyncio.sleep(_RETRY_S)
 
     async def _send_batch(self) -> bool:
-        """Send the oldest entries. Whether more may be waiting."""
+        """Send the oldest entries. Whether more may be waiting that `fresh` does not tell of."""
         entries = await self._journal.unsent(_BATCH)
+        more = len(entries) == _BATCH
         sent: list[int] = []
         try:
             for entry in entries:
@@ -76,10 +77,11 @@ class Reporter:
             self.failures += 1
             _log.warning("reports wait: %s", error)
             await asyncio.sleep(_RETRY_S)
+            more = True
         finally:
             if sent:
                 await self._journal.confirm(sent)
-        return bool(entries)
+        return more
 
     async def heartbeats(
         self, every_s: float, state: Callable[[], NodeHeartbeat], heard: Callable[[float], None]

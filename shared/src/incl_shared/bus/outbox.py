@@ -70,6 +70,8 @@ class Relay:
         self._blocked: set[str] = set()
         self._looked: int | None = None
         self._lock = _SessionLock(database.url) if database.dialect == "postgresql" else None
+        self._more = False
+        """Whether there may be events behind those that were read last: of what comes later `_wake` tells."""
         self.oldest: float | None = None
         """When the oldest event that is not sent yet was committed (epoch s)."""
         self.trouble = ""
@@ -99,8 +101,8 @@ class Relay:
                 backoff = min(backoff * 2, _MAX_BACKOFF_S)
                 continue
             self._database_works(works=True)
-            if sent:
-                backoff = 0.05
+            backoff = 0.05 if sent else backoff
+            if sent and self._more:
                 continue
             if self._blocked:
                 await asyncio.sleep(backoff)
@@ -122,6 +124,7 @@ class Relay:
             return 0
         await self._look()
         rows, self.depth = await self._database.read(self._waiting)
+        self._more = True
         self.oldest = rows[0].created if rows else (self.oldest if self._blocked else None)
         if not rows:
             return 0
@@ -134,6 +137,8 @@ class Relay:
             self._failed(row, error)
         if not failed and not self._blocked:
             self.trouble = ""
+        if len(stored) == len(rows) < _BATCH and not self._blocked:
+            self.oldest, self._more = None, False
         return len(stored)
 
     async def _send_some(self, rows: list[_Row]) -> tuple[list[kept.Sent], list[tuple[_Row, BaseException]]]:

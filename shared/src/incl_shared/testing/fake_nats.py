@@ -46,7 +46,8 @@ class Wire:
 
     def delay(self) -> float:
         """Seconds that the next message takes."""
-        return self.numbers.uniform(*self.latency_s)
+        least, most = self.latency_s
+        return least + (most - least) * self.numbers.random()
 
     def lost(self) -> bool:
         """Whether the next message gets lost."""
@@ -148,7 +149,8 @@ class FakeServer:
 
     def _listeners(self, subject: str) -> list[FakeSubscription]:
         found = [*self._exact.get(subject, ()), *self._star.get(subject.rpartition(".")[0], ())]
-        found += [one for one in self._tails if matches(one.subject, subject)]
+        if self._tails:
+            found += [one for one in self._tails if matches(one.subject, subject)]
         return [one for one in found if one.connection.is_connected]
 
     # --- messages
@@ -169,6 +171,9 @@ class FakeServer:
     def send(self, packet: Packet) -> bool:
         """To everybody who listens; of a queue group to one. False: nobody does."""
         listeners = self._listeners(packet.to or packet.subject)
+        if len(listeners) == 1 and not listeners[0].queue:
+            listeners[0].connection.deliver(listeners[0], packet)
+            return True
         groups: dict[str, list[FakeSubscription]] = {}
         for listener in listeners:
             if listener.queue:

@@ -32,6 +32,8 @@ EPOCH = 1_800_000_000.0
 BOOT = 10_000.0
 """The monotonic clock's time at the beginning, in seconds."""
 
+_copied, _push = contextvars.copy_context, heapq.heappush
+
 HOST: contextvars.ContextVar[Host | None] = contextvars.ContextVar("incl_virtual_host", default=None)
 
 
@@ -131,9 +133,7 @@ class _Handle:
         return self._when
 
     def step(self, loop: VirtualLoop) -> None:
-        """Call it, if its host lets it."""
-        if self._cancelled:
-            return
+        """Call it, if its host lets it. It is not cancelled."""
         host = self._context.get(HOST)
         if host is not None:
             if host.dead:
@@ -145,7 +145,8 @@ class _Handle:
             if host.fuse is not None and host.steps >= host.fuse:
                 host.fuse = None
                 host.on_fuse()
-                self.step(loop)
+                if not self._cancelled:
+                    self.step(loop)
                 return
         try:
             self._context.run(self._callback, *self._args)
@@ -176,7 +177,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.errors: list[str] = []
         """What reached the loop's exception handler: tasks that broke and nobody looked at."""
         self._all: list[asyncio.Task[Any]] = []
-        self.set_task_factory(_make_task)
         self.set_exception_handler(_note)
         self._clock_resolution = 1e-9
 
@@ -192,11 +192,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """See the base."""
         return _Future(loop=self)
 
-    def made(self, task: asyncio.Task[Any]) -> None:
-        """A task was made: it is kept, so that one of a dead host is not closed before the end."""
+    def create_task(self, coro: Any, *, name: str | None = None, context: Any = None) -> asyncio.Task[Any]:
+        """See the base. It is kept, so that one of a dead host is not closed before the end."""
+        task = _Task(coro, loop=self, name=name, context=context)
         self._all.append(task)
         if len(self._all) > 4096:
             self._all = [each for each in self._all if not each.done()]
+        return task
 
     def go_on(self, host: Host) -> None:
         """A paused host goes on."""
@@ -222,19 +224,22 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:  # type: ignore[override]
         """See the base."""
-        handle = _Handle(callback, args, context if context is not None else contextvars.copy_context())
+        handle = _Handle(callback, args, context if context is not None else _copied())
         self._next.append(handle)
         return handle
 
     def call_at(self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:  # type: ignore[override]
         """See the base."""
-        handle = _Handle(callback, args, context if context is not None else contextvars.copy_context(), when)
-        heapq.heappush(self._timers, (when, next(self._timed), handle))
+        handle = _Handle(callback, args, context if context is not None else _copied(), when)
+        _push(self._timers, (when, next(self._timed), handle))
         return handle
 
     def call_later(self, delay: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:  # type: ignore[override]
         """See the base."""
-        return self.call_at(self._now + delay, callback, *args, context=context)
+        when = self._now + delay
+        handle = _Handle(callback, args, context if context is not None else _copied(), when)
+        _push(self._timers, (when, next(self._timed), handle))
+        return handle
 
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Any, *args: Any, context: contextvars.Context | None = None
@@ -271,24 +276,21 @@ class VirtualLoop(asyncio.BaseEventLoop):
             VirtualLoop.running = None
 
     def _go(self) -> None:
-        ready, timers = self._next, self._timers
+        ready, timers, pop = self._next, self._timers, heapq.heappop
+        next_one = ready.popleft
         while not self._stopping:  # type: ignore[attr-defined]
             while timers and timers[0][2]._cancelled:  # noqa: SLF001
-                heapq.heappop(timers)
+                pop(timers)
             if not ready:
                 if not timers:
                     raise Stalled
-                self._now = max(self._now, timers[0][0])
+                self._now = timers[0][0] if timers[0][0] > self._now else self._now
             while timers and timers[0][0] <= self._now:
-                ready.append(heapq.heappop(timers)[2])
+                ready.append(pop(timers)[2])
             for _ in range(len(ready)):
-                ready.popleft().step(self)
-
-
-def _make_task(loop: Any, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
-    task = _Task(coroutine, loop=loop, **options)
-    loop.made(task)
-    return task
+                handle = next_one()
+                if not handle._cancelled:  # noqa: SLF001
+                    handle.step(self)
 
 
 def _note(loop: asyncio.AbstractEventLoop, about: dict[str, Any]) -> None:
