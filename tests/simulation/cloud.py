@@ -122,6 +122,8 @@ class Clouds:
         self.made = 0
         self.away = False
         """Whether the API cannot be reached."""
+        self.under_way = 0
+        """Calls that were sent, and have not had their effect yet: whoever made them may have given them up."""
         self.on_call: dict[Host | None, Any] = {}
         """Told of the next call that a host makes."""
         self._read = 0
@@ -145,6 +147,7 @@ class Clouds:
         if told is not None:
             told()
         answer: asyncio.Future[Outcome] = self.world.loop.create_future()
+        self.under_way += 1
         self.cloud.owner.run(self._received(call, answer, host.name if host else ""), self.world.loop)
         outcome = await answer
         await asyncio.sleep(numbers.uniform(0.01, 0.2))
@@ -156,6 +159,7 @@ class Clouds:
             outcome = Outcome("cut", 0, {})
         else:
             outcome = await self.cloud.api.outcome(call)
+        self.under_way -= 1
         if not answer.done():
             answer.set_result(outcome)
 
@@ -244,8 +248,8 @@ class Clouds:
     # --- the end
 
     def settled(self) -> bool:
-        """Whether the cloud is empty, and every row is closed."""
-        if self.cloud.state.instances or self.cloud.state.disks:
+        """Whether the cloud is empty, no call can fill it any more, and every row is closed."""
+        if self.cloud.state.instances or self.cloud.state.disks or self.under_way:
             return False
         drains = "SELECT 1 FROM timers WHERE kind = 'drain' LIMIT 1"
         return not self.world.rows("SELECT 1 FROM gangs WHERE live = 1 LIMIT 1") and not self.world.rows(drains)

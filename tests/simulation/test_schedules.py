@@ -12,12 +12,14 @@ import pytest
 
 from simulation.campaign import run_campaign
 from simulation.schedule import simulate
+from simulation.shown import MENDED
 from simulation.world import World
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 FIXED, FRESH = range(1, 151), 10
 FOUND = {
+    2744: "a shim was killed while its agent was stopped, which is left out of the schedules: see faults.py",
     85: "a machine that was cut off for longer than its lease began by an old list what had been given up meanwhile",
     341: "an old hello, delivered again after a newer one, was taken for the newest: its machine was given no job",
 }
@@ -45,3 +47,8 @@ def test_nothing_is_left_of_a_world(kind: str, tmp_path: Path, caplog: pytest.Lo
     simulate(1, tmp_path, change=lambda world: seen.append(weakref.ref(world)), kind=kind)
     gc.collect()
     assert [ref() for ref in seen] == [None]
+
+
+@pytest.mark.parametrize("what", MENDED)
+def test_what_was_mended_stays_so(what: str, tmp_path: Path) -> None:
+    assert not simulate(MENDED[what].seed, tmp_path, plan=MENDED[what]).violations

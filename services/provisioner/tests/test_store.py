@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import sqlalchemy as sa
 
 from incl_provisioner import store
 from incl_provisioner.app import PACKAGE
 from incl_provisioner.domain.liveness import Watch
-from incl_provisioner.tables import metadata
+from incl_provisioner.tables import metadata, timers
 from incl_provisioner.usage import USAGE
 from incl_shared.db import make_engine
 from incl_shared.migrations import assert_migrations_match, migrate
@@ -95,3 +96,24 @@ def test_a_pause_of_ours_counts_as_nothing() -> None:
     watch.heard({"a": 1.0})
     assert watch.tick(1000, healthy=True)
     assert watch.silent() == {}
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+def test_a_clock_that_is_set_shifts_what_was_timed_before_and_nothing_else(sqlite_url: str, jump: float) -> None:
+    migrate(sqlite_url, PACKAGE)
+    engine = make_engine(sqlite_url, write=True, size=1)
+    before = 10_000.0
+    now = before + jump
+    try:
+        with engine.begin() as connection:
+            store.arm(connection, "stop", "overdue", before - 1.0)
+            store.arm(connection, "stop", "soon", before + 1.0)
+            store.arm(connection, "drain", "late", before + 90.0)
+            store.arm(connection, "feasible", "hastened", 0.0)
+            store.arm(connection, "stop", "timed since", now + 2.0)
+            store.arm(connection, "drain", "timed since, late", now + 90.0)
+            store.shift_times(connection, jump, now, 100.0)
+            left = {row.key: row.due - now for row in connection.execute(sa.select(timers)) if row.due}
+        assert left == {"overdue": -1.0, "soon": 1.0, "late": 90.0, "timed since": 2.0, "timed since, late": 90.0}
+    finally:
+        engine.dispose()

@@ -8,14 +8,12 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from incl_provisioner import store, store_gangs
+from incl_provisioner import store_gangs
 from incl_provisioner.app import PACKAGE
 from incl_provisioner.domain.cloud.errors import Meaning, Scope, Verdict
 from incl_provisioner.domain.cloud.gangs import Gang, Phase, Where, decide, view_of
 from incl_provisioner.domain.cloud.gangs import Limits as GangLimits
 from incl_provisioner.store_gangs import Enrolled
-from incl_provisioner.tables import timers
-from incl_provisioner.work import Timer
 from incl_shared.db import make_engine, migrate
 from incl_shared.ids import new_id
 
@@ -98,12 +96,3 @@ def test_an_enrolment_is_of_one_try(connection: sa.Connection) -> None:
     store_gangs.put_enrolled(connection, experiment, 1, 1, Enrolled(1, "UB", 6.0))
     store_gangs.put_enrolled(connection, experiment, 1, 0, Enrolled(2, "UC", 7.0))
     assert store_gangs.enrolled(connection, experiment, 1) == {0: Enrolled(2, "UC", 7.0), 1: Enrolled(1, "UB", 6.0)}
-
-
-def test_no_timer_of_a_kind_comes_later_than_it_can(connection: sa.Connection) -> None:
-    for key, due in (("soon", 5.0), ("late", 3700.0)):
-        store.arm(connection, Timer.DRAIN, key, due)
-    store.arm(connection, Timer.STOP, "other", 3700.0)
-    store_gangs.cut_timers(connection, Timer.DRAIN, 100.0)
-    rows = connection.execute(sa.select(timers.c.key, timers.c.due).order_by(timers.c.key)).all()
-    assert [tuple(row) for row in rows] == [("late", 100.0), ("other", 3700.0), ("soon", 5.0)]

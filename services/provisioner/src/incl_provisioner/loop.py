@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
-from incl_provisioner import passes, store, store_gangs
+from incl_provisioner import passes, store
 from incl_provisioner.backends import Backend
 from incl_provisioner.cloud.loop import CloudLoop
 from incl_provisioner.control import ControlBus, Publisher
@@ -20,7 +20,7 @@ from incl_provisioner.metrics import ProvisionerMetrics
 from incl_provisioner.model import Model
 from incl_provisioner.passes import Outcome
 from incl_provisioner.settings import ProvisionerSettings
-from incl_provisioner.work import Timer, Work
+from incl_provisioner.work import Work
 from incl_shared import leases
 from incl_shared.clock import Clock
 from incl_shared.db import Database, DatabaseUnavailable, Transaction
@@ -259,11 +259,16 @@ class Reconciler:
             tx.after_commit(lambda: self._note_clock(ahead))
             return False
         _log.warning("the clock was set by %.1f s: timers go along", jump)
-        store.shift_times(tx.connection, jump)
-        if self._settings.cloud is not None:
-            store_gangs.cut_timers(tx.connection, Timer.DRAIN, tx.clock.now() + self._settings.cloud.drain_s)
+        store.shift_times(tx.connection, jump, tx.clock.now(), self._longest_s(tx))
         tx.after_commit(lambda: self._note_clock(ahead))
         return True
+
+    def _longest_s(self, tx: Transaction) -> float:
+        """Seconds that any timer lasts at most."""
+        settings, cloud = self._settings, self._settings.cloud
+        stop = settings.stop_margin_s + store.longest_grace(tx.connection)
+        drain = cloud.drain_s if cloud is not None else 0.0
+        return max(stop, drain, settings.machine_wait_s, settings.retry_pause_s, LONGEST_S)
 
     def _note_clock(self, ahead: float) -> None:
         self._ahead = ahead

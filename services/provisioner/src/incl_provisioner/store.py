@@ -196,6 +196,7 @@ _CUT_WAITS = (
     .where(experiments.c.live == 1, experiments.c.not_before > bindparam("latest"))
     .values(not_before=bindparam("latest"))
 )
+_GRACE = sa.select(sa.func.max(experiments.c.grace)).where(_LIVE_EXPERIMENT)
 _HASTEN = sa.update(timers).where(timers.c.kind == bindparam("of_kind")).values(due=0.0)
 
 
@@ -477,11 +478,21 @@ def cut_waits(connection: sa.Connection, latest: float) -> None:
     connection.execute(_CUT_WAITS, {"latest": latest})
 
 
-def shift_times(connection: sa.Connection, seconds: float) -> None:
-    """The clock was set by so many seconds: what is still to come comes as long from now as before."""
-    connection.execute(sa.update(timers).where(timers.c.due > 0).values(due=timers.c.due + seconds))
-    waits = sa.and_(experiments.c.live == 1, experiments.c.not_before > 0)
-    connection.execute(sa.update(experiments).where(waits).values(not_before=experiments.c.not_before + seconds))
+def longest_grace(connection: sa.Connection) -> float:
+    """Seconds, of those that are live."""
+    return float(connection.execute(_GRACE).scalar() or 0.0)
+
+
+def shift_times(connection: sa.Connection, seconds: float, now: float, longest: float) -> None:
+    """The clock was set by so many seconds, to `now`: what is still to come comes as long from now as before.
+
+    longest: seconds that a timer lasts at most. What was timed after the clock was set is right as it is: set forward,
+    it comes later than anything timed before could; set back, earlier. By less than `longest`: some is off by that.
+    """
+    for column, live in ((timers.c.due, timers.c.due > 0), (experiments.c.not_before, experiments.c.live == 1)):
+        before = column <= now - seconds + longest if seconds > 0 else column > now + longest
+        values = {column.name: column + seconds}
+        connection.execute(sa.update(column.table).where(live, column > 0, before).values(values))
 
 
 def _chunks(keys: Sequence[K]) -> Iterator[Sequence[K]]:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from incl_provisioner.domain.cloud.errors import Meaning, Scope, Verdict
 from incl_provisioner.domain.cloud.gangs import LAST, Gang, Phase
 from incl_provisioner.domain.cloud.names import rank_of
-from incl_provisioner.tables import enrolments, experiments, gangs, installation, nodes, timers
+from incl_provisioner.tables import enrolments, experiments, gangs, installation, nodes
 from incl_shared.db import Transaction, insert_ignore
 from incl_shared.ids import new_id
 
@@ -288,9 +288,3 @@ def _values(gang: Gang) -> dict[str, Any]:
 def _row(row: sa.Row[Any]) -> GangRow:
     gang = parse(row.state, wanted=bool(row.wanted))
     return GangRow(gang, bool(row.live), row.created, row.asked, row.made, row.preempted, row.ended)
-
-
-def cut_timers(connection: sa.Connection, kind: str, latest: float) -> None:
-    """No timer of a kind comes later. One that was set between a jump of the clock and whoever saw it was set along."""
-    late = sa.and_(timers.c.kind == kind, timers.c.due > latest)
-    connection.execute(sa.update(timers).where(late).values(due=latest))

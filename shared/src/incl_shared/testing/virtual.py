@@ -192,9 +192,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """See the base."""
         return _Future(loop=self)
 
-    def create_task(self, coro: Any, *, name: str | None = None, context: Any = None) -> asyncio.Task[Any]:
+    def create_task(self, coro: Any, *, name: object = None, context: Any = None) -> asyncio.Task[Any]:
         """See the base. It is kept, so that one of a dead host is not closed before the end."""
-        task = _Task(coro, loop=self, name=name, context=context)
+        task = _Task(coro, loop=self, name=None if name is None else str(name), context=context)
         self._all.append(task)
         if len(self._all) > 4096:
             self._all = [each for each in self._all if not each.done()]
@@ -284,7 +284,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if not ready:
                 if not timers:
                     raise Stalled
-                self._now = timers[0][0] if timers[0][0] > self._now else self._now
+                self._now = max(self._now, timers[0][0])
             while timers and timers[0][0] <= self._now:
                 ready.append(pop(timers)[2])
             for _ in range(len(ready)):
