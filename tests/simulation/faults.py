@@ -137,8 +137,8 @@ async def _machine_lost(world: World, fault: Fault) -> None:
 
 
 async def _kill_shim(world: World, fault: Fault) -> None:
-    """Not while its agent is dead or stopped as well: then nobody is left who could end the job."""
-    living = [machine for machine in world.machines if machine.host is not None and not machine.host.paused]
+    """Not while its agent is dead, stopped, or about to die as well: then nobody is left who could end the job."""
+    living = [each for each in world.machines if each.host and not each.host.paused and each.host.fuse is None]
     shims = [shim for machine in living for shim in machine.shims.values() if shim.alive]
     if shims:
         shims[fault.whom % len(shims)].kill()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from incl_shared.ids import derived_id
@@ -32,20 +34,30 @@ def _cloud(*faults: Fault, **asked: Any) -> Plan:
     )  # fmt: skip
 
 
-SHOWN: dict[str, Plan] = {
-    # The end of a job is reported while nobody reads; then the bus forgets the report.
-    "said once": _here(Fault("kill provisioner", 4.0, 13.0, 0, 0.0), Fault("bus restored", 4.5, 1.0, 0, 0.375)),
-    # Whoever holds the scheduler's lease dies while his clock is an hour ahead.
-    "lease of the wall clock": _here(
-        Fault("server clock", 3.0, 12.0, 0, 0.9), Fault("kill provisioner", 8.0, 1.0, 0, 0.0), at=9.5
-    ),
-    # The clock is an hour ahead when the machine is let go (at 45 s), and right again before it is gone.
-    "times of the wall clock": _cloud(Fault("server clock", 43.0, 8.0, 0, 0.9)),
-    # All tries of a call hang and have their effect after 35 s; meanwhile the experiment is stopped.
-    "lost insert not looked for": _cloud(Fault("call late", 0.5, 0.0, 2, 1.0), stop_at=10.0),
-}
-"""Mutation -> a schedule that is wrong with it, and right without."""
+def _late_hellos() -> Iterator[Plan]:
+    """The hello waits for a durable that is made anew over a slow wire; meanwhile the experiment is stopped."""
+    numbers = random.Random("late hello")
+    for _ in range(60):
+        slow = Fault("slow", numbers.uniform(10.0, 13.2), 40.0, 0, numbers.uniform(0.7, 1.0))
+        deleted = Fault("durable deleted", numbers.uniform(12.0, 20.0), 0.0, 1, 0.0)
+        yield _cloud(slow, deleted, stop_at=numbers.uniform(5.0, 20.0))
 
+
+SHOWN: dict[str, Iterable[Plan]] = {
+    # The end of a job is reported while nobody reads; then the bus forgets the report.
+    "said once": (_here(Fault("kill provisioner", 4.0, 13.0, 0, 0.0), Fault("bus restored", 4.5, 1.0, 0, 0.375)),),
+    # Whoever holds the scheduler's lease dies while his clock is an hour ahead.
+    "lease of the wall clock": (
+        _here(Fault("server clock", 3.0, 12.0, 0, 0.9), Fault("kill provisioner", 8.0, 1.0, 0, 0.0), at=9.5),
+    ),
+    # The clock is an hour ahead when the machine is let go, and right again before it is gone.
+    "times of the wall clock": [_cloud(Fault("server clock", at, 6.0, 0, 0.9)) for at in map(float, range(16, 56, 2))],
+    "a late hello": _late_hellos(),
+    # All tries of a call hang and have their effect after 35 s; meanwhile the experiment is stopped.
+    "lost insert not looked for": (_cloud(Fault("call late", 0.5, 0.0, 2, 1.0), stop_at=10.0),),
+}
+"""Mutation -> schedules that are right without it, and one of them is wrong with it: a moment that depends on how fast
+everything is comes at several times."""
 MENDED: dict[str, Plan] = {
     "a stop that was timed between a jump of the clock and the pass that saw it was over at once: two attempts lived": (
         _here(

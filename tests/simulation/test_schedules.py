@@ -20,6 +20,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 FIXED, FRESH = range(1, 151), 10
 FOUND = {
     2744: "a shim was killed while its agent was stopped, which is left out of the schedules: see faults.py",
+    4367: "a job that had only been prepared was started by the next agent with no lease for its shim to watch",
+    5552: "a shim was killed while its agent was about to die, which is left out of the schedules as well",
+    5691: "a job that had only been prepared was started by the next agent, its work being another's by then",
     85: "a machine that was cut off for longer than its lease began by an old list what had been given up meanwhile",
     341: "an old hello, delivered again after a newer one, was taken for the newest: its machine was given no job",
 }

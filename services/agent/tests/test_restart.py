@@ -17,8 +17,9 @@ import pytest
 from incl_agent.fakes import FakePlatform
 from incl_agent.jobfiles import JobFiles
 from incl_agent.settings import AgentSettings
+from incl_shared import subjects
 from incl_shared.control import JobWanted, Wanted
-from incl_shared.reports import JobReady
+from incl_shared.reports import JobReady, NodeHeartbeat, NodeHello, Report
 from incl_shared.states import EndReason
 from incl_shared.testing.wait import until
 
@@ -125,6 +126,54 @@ async def test_killed_when_it_is_ready(
     await go_on(agent_settings, job)
     assert (await platform.ended(job)).reason is EndReason.COMPLETED
     await check(platform, job)
+
+
+async def test_what_was_only_prepared_starts_when_a_list_asks_for_it_that_knows_of_the_new_agent(
+    process: AgentProcess, platform: FakePlatform, agent_settings: AgentSettings
+) -> None:
+    """Until then it may be another machine's work: this one may have been away for longer than its lease."""
+    job = platform.job("sh", "-c", LOOP, wanted=Wanted.PREPARE)
+    process.start()
+    await platform.want(job)
+    await platform.said(job, JobReady)
+    process.kill()
+    platform.life = "the one before"
+    await platform.run_job(job)
+    process.start()
+    hello = await _hello(platform, lives=2)
+    await until(lambda: "1 jobs" in process.log)
+    await platform.write()
+    await _generation(platform, platform.generation)
+    assert files_of(agent_settings, job).shim() is None
+    platform.life = hello.life
+    await platform.write()
+    await until(lambda: files_of(agent_settings, job).child_time())
+    await go_on(agent_settings, job)
+    assert (await platform.ended(job)).reason is EndReason.COMPLETED
+
+
+async def _hello(platform: FakePlatform, lives: int) -> NodeHello:
+    """That of the newest of so many lives."""
+    found: list[NodeHello] = []
+
+    async def said() -> bool:
+        found[:] = [one.body for one in await platform.reports() if isinstance(one.body, NodeHello)]
+        return len({one.life for one in found}) >= lives
+
+    await until(said)
+    return found[-1]
+
+
+async def _generation(platform: FakePlatform, number: int) -> None:
+    """Until a heartbeat says that this list was applied."""
+
+    async def seen() -> bool:
+        subject = subjects.report(platform.node)
+        messages = await platform.messages("REPORTS", lambda name: name == subject)
+        bodies = [Report.model_validate_json(data).body for _, data in messages]
+        return any(isinstance(body, NodeHeartbeat) and body.generation >= number for body in bodies)
+
+    await until(seen)
 
 
 async def test_killed_again_and_again_while_it_runs(

@@ -288,6 +288,7 @@ class Agent:
         _log.warning("the lease of this node was over: it says hello anew before it begins anything")
         self._outlived = True
         self._life = self.manager.life = uuid.uuid4().hex
+        self.manager.doubt()
         self._say_hello()
 
     async def _apply(self, wanted: NodeWanted) -> None:

@@ -46,8 +46,15 @@ class Stopped(Exception):  # noqa: N818
 class JobLife:
     """Drives one job. `run` returns when the job has ended; it can be cancelled, and begun again by another agent."""
 
-    def __init__(self, node: Node, files: JobFiles, wanted: JobWanted, *, begun: bool = False) -> None:
-        """begun: an earlier agent has said that the command runs."""
+    def __init__(
+        self, node: Node, files: JobFiles, wanted: JobWanted, asked: asyncio.Event, *, begun: bool = False
+    ) -> None:
+        """begun: an earlier agent has said that the command runs.
+
+        asked: set while a list that knows of this agent's hello has the job. What was only prepared starts no sooner:
+        since it was listed, its work may have been given to another machine.
+        """
+        self.asked = asked
         self._begun = begun
         self.node = node
         self.files = files
@@ -189,10 +196,12 @@ class JobLife:
         if self._stop_wanted.is_set() and self.files.bar_shims():
             return self._stopped(endings.stopped_before_start())
         if self.files.shim() is None:
+            await self._until_asked()  # with the list comes how long the lease is, which the shim is to watch
             preparation = preparation or Preparation(self.node, self)
             launch = await self._unless_stopped(preparation.launch())
             if self.node.clear_way is not None:
                 await self._unless_stopped(self.node.clear_way(self.wanted))
+            await self._until_asked()
             self.state.phase = Phase.STARTING
             self.files.save_state(self.state)
             pid, pipe = spawn_shim(self.files.root, launch, self.node.shim)
@@ -213,6 +222,10 @@ class JobLife:
         self.state.phase = Phase.RUNNING
         self.say("started", JobStarted(**self.place(), times=self.times()))
         return None
+
+    async def _until_asked(self) -> None:
+        while not self.asked.is_set():
+            await self._unless_stopped(self.asked.wait())
 
     async def _settle_claim(self, pid: int) -> None:
         """Our shim ended without a word: another one holds the job, or it could not even begin."""

@@ -148,17 +148,25 @@ class JobManager:
         earlier one, of which nothing is left.
         """
         listed = {job.job for job in wanted.jobs}
+        known = wanted.life in ("", self.life)
         for job in wanted.jobs:
             held = self._held.get(job.job)
             if held is not None:
                 held.life.want(job)
             elif job.wanted is Wanted.STOP:
                 self._never_started(job)
-            elif wanted.life in ("", self.life):
-                self._hold(JobFiles(self._node.settings.jobs_dir / job.job), job)
+            elif known:
+                held = self._hold(JobFiles(self._node.settings.jobs_dir / job.job), job)
+            if held is not None and known:
+                held.life.asked.set()
         for name, held in self._held.items():
             if name not in listed and held.unwanted is None:
                 held.unwanted = asyncio.create_task(self._clear(name, held))
+
+    def doubt(self) -> None:
+        """What has not started waits for a list that knows of the hello that is said now."""
+        for held in self._held.values():
+            held.life.asked.clear()
 
     def fence(self, why: str) -> None:
         """This node is cut off: its jobs end before others are given their work."""
@@ -207,9 +215,10 @@ class JobManager:
         tasks = [task for held in self._held.values() for task in (held.task, held.unwanted) if task is not None]
         await end_all(tasks, _CLEANING_UP_S)
 
-    def _hold(self, files: JobFiles, wanted: JobWanted, *, begun: bool = False) -> None:
-        life = JobLife(self._node, files, wanted, begun=begun)
-        self._held[wanted.job] = _Held(life, self._task(life))
+    def _hold(self, files: JobFiles, wanted: JobWanted, *, begun: bool = False) -> _Held:
+        life = JobLife(self._node, files, wanted, asyncio.Event(), begun=begun)
+        held = self._held[wanted.job] = _Held(life, self._task(life))
+        return held
 
     def _begin(self, held: _Held, life: JobLife) -> None:
         held.life, held.task = life, self._task(life)
@@ -240,7 +249,7 @@ class JobManager:
                 return
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LAST_RETRY_S)
-            fresh = JobLife(self._node, life.files, life.wanted)
+            fresh = JobLife(self._node, life.files, life.wanted, life.asked)
             if life.stop_wanted:
                 fresh.stop()
             held = self._held.get(life.job)
@@ -278,7 +287,7 @@ class JobManager:
             _log.warning("job %s is not wanted, and what it made cannot be stored: it is left out", name)
             await end_all((held.task,), _CLEANING_UP_S)
             held.life.leave()
-            self._begin(held, JobLife(self._node, held.life.files, held.life.wanted))
+            self._begin(held, JobLife(self._node, held.life.files, held.life.wanted, held.life.asked))
             await _either(held, held.life.said)
         await asyncio.to_thread(held.life.files.trim)
         await asyncio.wait({held.task})
