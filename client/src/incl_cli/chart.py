@@ -16,11 +16,12 @@ _BLANK = 0x2800
 
 @dataclass(frozen=True)
 class Line:
-    """A named series: steps and values; values that are not finite are left out, and counted."""
+    """A named series: steps and values; values that are not finite are left out, and counted. joined: by a line."""
 
     name: str
     steps: Sequence[float]
     values: Sequence[float]
+    joined: bool = True
 
     @property
     def finite(self) -> list[tuple[float, float]]:
@@ -73,11 +74,13 @@ def draw(
     height: int,
     log: bool = False,
     first: int | None = None,
+    axis: str = "step",
 ) -> list[str]:
     """A chart with title, axes and (for several series) a legend.
 
     first: the step that the axis begins with; none: 0 where the points begin within a cell of it, else their first.
-    width, height: of the plot with its labels, in cells. log: a logarithmic value axis (values above 0 only).
+    axis: what the steps are. log: a logarithmic value axis (values above 0 only).
+    width, height: of the plot with its labels, in cells.
     """
     series = [[(x, _scaled(y, log=log)) for x, y in line.finite if not log or y > 0] for line in lines]
     points = [point for one in series for point in one]
@@ -96,7 +99,7 @@ def draw(
     elif 0 < low_x * canvas.columns < high_x:
         low_x = 0  # a thinned curve has the extremes of its first cell, not always its first point
     for index, one in enumerate(series):
-        _plot(canvas, one, index, (low_x, high_x, low_y, high_y))
+        _plot(canvas, one, index, (low_x, high_x, low_y, high_y), joined=lines[index].joined)
     styles = [COLORS[index % len(COLORS)] for index in range(len(lines))]
     text = [out.paint(title, "bold") + ("  (log)" if log else "")]
     for index in range(height):
@@ -104,7 +107,7 @@ def draw(
         text.append(f" {shown:>{left}} {'┤' if shown else '│'}{canvas.row(index, out, styles)}")
     text.append(f" {'':>{left}} └{'─' * canvas.columns}")
     ends = number(low_x), number(high_x)
-    text.append(f" {'':>{left}}  {ends[0]}{'step'.center(canvas.columns - len(ends[0]) - len(ends[1]))}{ends[1]}")
+    text.append(f" {'':>{left}}  {ends[0]}{axis.center(canvas.columns - len(ends[0]) - len(ends[1]))}{ends[1]}")
     if len(lines) > 1:
         text += [
             f" {'':>{left}}  {out.paint('━━', styles[i])} {fit(line.name, out.width - left - 8)}"
@@ -138,14 +141,19 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _plot(
-    canvas: Canvas, points: Sequence[tuple[float, float]], owner: int, box: tuple[float, float, float, float]
+    canvas: Canvas,
+    points: Sequence[tuple[float, float]],
+    owner: int,
+    box: tuple[float, float, float, float],
+    *,
+    joined: bool = True,
 ) -> None:
     low_x, high_x, low_y, high_y = box
     wide, tall = canvas.columns * 2 - 1, canvas.rows * 4 - 1
     before: tuple[int, int] | None = None
     for x, y in sorted(points, key=lambda point: point[0]):
         at = (round((x - low_x) / (high_x - low_x) * wide), round((high_y - y) / (high_y - low_y) * tall))
-        if before is None:
+        if before is None or not joined:
             canvas.dot(*at, owner)
         else:
             canvas.line(*before, *at, owner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -251,3 +252,42 @@ def test_a_sweep_begins_with_others(cli: Run, fake: FakePlatform, sweeps: FakeSw
     Path("sweep.yaml").write_text(FILE.replace("metric: loss", "metric: acc") + "warm_start: [earlier]\n")
     other = cli("sweep", "run", "sweep.yaml", "--detach")
     assert (other.code, "another objective" in other.err) == (5, True)
+
+
+def test_plots(cli: Run, sweeps: FakeSweeps, spec: SweepSpec) -> None:
+    sweep = sweeps.add(spec)
+    empty = cli("sweep", "plot")
+    assert (empty.code, "has a value yet" in empty.err) == (4, True)
+    for number, value in enumerate((3.0, 1.0, 2.0)):
+        sweeps.tried(sweep, {"LR": 10.0 ** -(number + 1), "OPT": "adam" if number else "sgd"}, value)
+    sweeps.tried(sweep, {"LR": 0.5, "OPT": "adam"}, state=TrialState.FAILED)
+    history = cli("sweep", "plot").out
+    assert "digits: loss (min)" in history
+    assert "best so far" in history
+    assert "trial" in history.splitlines()[-3]
+    assert any("\u2800" < letter <= "\u28ff" for letter in history)
+    slices = cli("sweep", "plot", "--kind", "slice").out
+    assert "log10 LR" in slices
+    (row,) = [line.split() for line in slices.splitlines() if line.startswith("adam")]
+    assert row == ["adam", "2", "1", "1.5"]
+    timeline = cli("sweep", "plot", "--kind", "timeline").out.splitlines()
+    assert "4 trials in" in timeline[0]
+    assert [line.split()[:2] for line in timeline[1:]][-1] == ["3", "failed"]
+    assert len(cli("sweep", "plot", "--json").json) == 4
+    assert cli("sweep", "plot", "--height", "1").code == 2
+
+
+def test_trials_as_csv(cli: Run, sweeps: FakeSweeps, spec: SweepSpec) -> None:
+    sweep = sweeps.add(spec)
+    sweeps.tried(sweep, {"LR": 0.01, "OPT": "sgd"}, 0.5)
+    sweeps.tried(sweep, {"LR": 0.1}, state=TrialState.FAILED, message='exit code 1, "no data"')
+    rows = list(csv.DictReader(cli("sweep", "export").out.splitlines()))
+    assert [(row["LR"], row["OPT"], row["loss"], row["state"]) for row in rows] == [
+        ("0.01", "sgd", "0.5", "complete"), ("0.1", "", "", "failed"),
+    ]  # fmt: skip
+    assert rows[1]["message"] == 'exit code 1, "no data"'
+    written = cli("sweep", "export", "-o", "trials.csv")
+    assert written.code == 0
+    assert list(csv.DictReader(Path("trials.csv").read_text().splitlines())) == rows
+    refused = cli("sweep", "export", "-o", "no/such/folder.csv")
+    assert (refused.code, "cannot write" in refused.err) == (5, True)

@@ -1,4 +1,4 @@
-"""incl sweep run|ls|show|trials|best|stop|resume."""
+"""incl sweep run|ls|show|trials|best|plot|export|stop|resume."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ EXAMPLES = """  incl sweep run sweep.yaml          also: incl sweep sweep.yaml
   incl sweep show @last
   incl sweep trials @last --sort value
   incl sweep best @last --env        the parameters as K=V, for incl run --env
+  incl sweep plot @last --kind slice
+  incl sweep export @last -o trials.csv
   incl sweep stop @last
   incl sweep resume @last --trials 100
   incl ls 'sweep ~ 3f9k2x7q'         its trials are experiments like any other
@@ -30,7 +32,7 @@ def shorthand(words: list[str]) -> list[str]:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    names = "run | ls | show | trials | best | stop | resume"
+    names = "run | ls | show | trials | best | plot | export | stop | resume"
     actions = parser.add_subparsers(dest="action", metavar=names, required=True, parser_class=Parser)
     _run_arguments(actions.add_parser("run", help="submit a sweep file and follow it"))
     listing = actions.add_parser("ls", help="the sweeps of the project, the newest first")
@@ -53,9 +55,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     resume.add_argument("--parallel", type=int, metavar="N", help="trials at once, at most")
     resume.add_argument("--file", metavar="FILE", help="its sweep file: refused if more than its budget has changed")
     resume.add_argument("-d", "--detach", action="store_true", help="do not follow")
-    for action in (show, trials, best, stop, resume):
+    plot = actions.add_parser("plot", help="history, slice or timeline, in the terminal")
+    plot.add_argument("--kind", choices=("history", "slice", "timeline"), default="history", help="history (default)")
+    plot.add_argument("--height", type=int, default=14, metavar="ROWS", help="of each chart (14)")
+    export = actions.add_parser("export", help="the trials as CSV")
+    export.add_argument("-o", "--output", metavar="FILE", help="into a file, not to stdout")
+    for action in (show, trials, best, plot, export, stop, resume):
         action.add_argument("sweep", nargs="?", default="@last", help="id, the end of one, name, @last (default)")
-    for action in (listing, show, trials, best, stop, resume):
+    for action in (listing, show, trials, best, plot, export, stop, resume):
         action.add_argument("--project", help="another project than the usual one")
         common(action)
 
@@ -87,6 +94,10 @@ def run(args: argparse.Namespace, session: Session) -> int:
         from incl_cli.sweep_resume import resume
 
         return session.run(resume(args, session))
+    if args.action in ("plot", "export"):
+        from incl_cli import sweep_plots
+
+        return session.run((sweep_plots.plot if args.action == "plot" else sweep_plots.export)(args, session))
     from incl_cli import sweep_views
 
     return session.run(sweep_views.ACTIONS[args.action](args, session))
