@@ -69,7 +69,7 @@ def test_status_and_doctor_say_what_is(fresh: Home) -> None:
 def test_a_service_that_dies_is_started_again(fresh: Home) -> None:
     assert fresh.incl("up", "--detach", "--processes", timeout=90).code == 0
     before = {s["name"]: s for s in fresh.incl("status", "--json").json["services"]}
-    for name in ("tracker", "provisioner", "agent", "registry", "gateway"):
+    for name in ("tracker", "provisioner", "agent", "registry", "gateway", "hpo"):
         os.kill(before[name]["pid"], signal.SIGKILL)
 
     def back() -> bool:

@@ -42,11 +42,12 @@ async def test_services_that_are_down_and_what_waits_for_them(secure_nats: Secur
         await client.publish_event(event, project="default")
         found = await kinds(secure_nats)
         silent = {one.subject for one in found["service.silent"]}
-        assert silent == {"provisioner", "tracker", "registry", "gateway"}
+        assert silent == {"provisioner", "tracker", "registry", "gateway", "hpo"}
         assert {one.subject for one in found["durable.unread"]} == {
             "EVENTS/tracker",
             "EVENTS/tracker-history",
             "EVENTS/registry",
+            "EVENTS/hpo",
         }
         await client.jetstream().delete_consumer("EVENTS", "tracker")
         found = await kinds(secure_nats)
@@ -87,7 +88,7 @@ async def test_a_service_that_fails_to_answer(secure_nats: SecureNats) -> None:
     try:
         found = await kinds(secure_nats)
         assert [one.subject for one in found["service.failing"]] == ["gateway"]
-        assert len(found["service.silent"]) == 3
+        assert len(found["service.silent"]) == 4
     finally:
         await bus.stop()
 
