@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from incl_provisioner import store
+from incl_provisioner import store, store_times
 from incl_provisioner.app import PACKAGE
 from incl_provisioner.domain.liveness import Watch
 from incl_provisioner.tables import metadata, timers
@@ -112,7 +112,7 @@ def test_a_clock_that_is_set_shifts_what_was_timed_before_and_nothing_else(sqlit
             store.arm(connection, "feasible", "hastened", 0.0)
             store.arm(connection, "stop", "timed since", now + 2.0)
             store.arm(connection, "drain", "timed since, late", now + 90.0)
-            store.shift_times(connection, jump, now, 100.0)
+            store_times.shift_times(connection, jump, now, 100.0)
             left = {row.key: row.due - now for row in connection.execute(sa.select(timers)) if row.due}
         assert left == {"overdue": -1.0, "soon": 1.0, "late": 90.0, "timed since": 2.0, "timed since, late": 90.0}
     finally:

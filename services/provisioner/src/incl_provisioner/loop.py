@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
-from incl_provisioner import passes, store
+from incl_provisioner import passes, store, store_times
 from incl_provisioner.backends import Backend
 from incl_provisioner.cloud.loop import CloudLoop
 from incl_provisioner.control import ControlBus, Publisher
@@ -233,7 +233,7 @@ class Reconciler:
             work = Work(tx, self._settings, self._metrics, now, now, touched=set())
             touched = store.take_changes(tx.connection)
             if model is None:
-                store.cut_waits(tx.connection, now + max(LONGEST_S, self._settings.retry_pause_s))
+                store_times.cut_waits(tx.connection, now + max(LONGEST_S, self._settings.retry_pause_s))
                 model = Model(self._policy, self._quotas)
                 model.load(tx.connection)
             else:
@@ -259,14 +259,14 @@ class Reconciler:
             tx.after_commit(lambda: self._note_clock(ahead))
             return False
         _log.warning("the clock was set by %.1f s: timers go along", jump)
-        store.shift_times(tx.connection, jump, tx.clock.now(), self._longest_s(tx))
+        store_times.shift_times(tx.connection, jump, tx.clock.now(), self._longest_s(tx))
         tx.after_commit(lambda: self._note_clock(ahead))
         return True
 
     def _longest_s(self, tx: Transaction) -> float:
         """Seconds that any timer lasts at most."""
         settings, cloud = self._settings, self._settings.cloud
-        stop = settings.stop_margin_s + store.longest_grace(tx.connection)
+        stop = settings.stop_margin_s + store_times.longest_grace(tx.connection)
         drain = cloud.drain_s if cloud is not None else 0.0
         return max(stop, drain, settings.machine_wait_s, settings.retry_pause_s, LONGEST_S)
 

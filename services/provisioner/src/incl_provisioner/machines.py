@@ -56,6 +56,8 @@ def hello(work: Work, report: Report, body: NodeHello) -> None:
 
 def heartbeat(work: Work, node: str, body: NodeHeartbeat) -> None:
     """It lives. A lost machine that is heard again has room again; what it holds is not wanted any more."""
+    if store.seen(work.connection, node, work.said, body.generation):
+        return
     row = store.load_node(work.connection, node)
     if row is None:
         return
@@ -65,7 +67,7 @@ def heartbeat(work: Work, node: str, body: NodeHeartbeat) -> None:
         work.touch(Change.NODE, node)
     row.seen, row.generation = work.said, max(row.generation, body.generation)
     if row.alive:
-        store.seen(work.connection, node, work.said)
+        store.seen(work.connection, node, work.said, row.generation)
     else:
         row.alive = True
         _ready(work, row, new=False)

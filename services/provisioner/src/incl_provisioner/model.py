@@ -61,12 +61,30 @@ class Model:
                 self.scheduler.machine(row.room())
         self.seen = {row.node: row.seen for row in rows if row.alive}
 
+    def _reload(self, connection: sa.Connection, names: set[str]) -> None:
+        """Some machines, one of which may be gone."""
+        rows = {row.node: row for row in store.load_nodes(connection, names)}
+        for name in names - rows.keys():
+            for known in (self.made, self.generations, self.lives, self.seen):
+                known.pop(name, None)
+        for name, row in rows.items():
+            self.generations[name] = max(row.generation, self.generations.get(name, 0))
+            self.lives[name] = row.life
+            if row.alive:
+                self.seen[name] = row.seen
+            else:
+                self.seen.pop(name, None)
+            if row.made_for is not None:
+                self.made[name] = row
+            else:
+                self.scheduler.machine(row.room())
+
     def refresh(self, connection: sa.Connection, touched: Iterable[tuple[str, str]]) -> None:
         """What changed in the database."""
         changes = list(touched)
         nodes = {key for kind, key in changes if kind == Change.NODE}
         if nodes:
-            self.load_nodes(connection)
+            self._reload(connection, nodes)
             self.fleet.dirty.update(nodes & self.generations.keys())
             self.cloud_due.update(place.experiment for node in nodes if (place := rank_of(node)) is not None)
         self.cloud_due.update(key for kind, key in changes if kind == Change.GANG)

@@ -176,13 +176,18 @@ _RANK_FIELDS = ("experiment", "attempt", "rank", "live", "node", "address", "gpu
 _INSERT_RANKS = sa.insert(ranks)
 _NODE = sa.select(nodes).where(nodes.c.node == bindparam("key")).with_for_update()
 _NODES = sa.select(nodes).order_by(nodes.c.node)
+_NODES_MANY = _NODES.where(nodes.c.node.in_(bindparam("keys", expanding=True)))
 _INSERT_NODE = sa.insert(nodes)
 _PUT_NODE = (
     sa.update(nodes)
     .where(nodes.c.node == bindparam("key"))
     .values({column.name: bindparam(f"new_{column.name}") for column in nodes.c if column.name != "node"})
 )
-_SEEN = sa.update(nodes).where(nodes.c.node == bindparam("key")).values(seen=bindparam("new_seen"))
+_BEAT = (
+    sa.update(nodes)
+    .where(nodes.c.node == bindparam("key"), nodes.c.alive == 1, nodes.c.generation >= bindparam("of_generation"))
+    .values(seen=bindparam("new_seen"))
+)
 _GENERATION = sa.update(nodes).where(nodes.c.node == bindparam("key")).values(generation=bindparam("new_generation"))
 _CHANGED = sa.insert(changes)
 _CHANGES = sa.select(changes).order_by(changes.c.id)
@@ -191,12 +196,6 @@ _DUE = sa.select(timers).where(timers.c.due <= bindparam("now")).order_by(timers
 _NEXT_DUE = sa.select(sa.func.min(timers.c.due))
 _ARM = sa.insert(timers)
 _DISARM = sa.delete(timers).where(timers.c.kind == bindparam("of_kind"), timers.c.key == bindparam("of_key"))
-_CUT_WAITS = (
-    sa.update(experiments)
-    .where(experiments.c.live == 1, experiments.c.not_before > bindparam("latest"))
-    .values(not_before=bindparam("latest"))
-)
-_GRACE = sa.select(sa.func.max(experiments.c.grace)).where(_LIVE_EXPERIMENT)
 _HASTEN = sa.update(timers).where(timers.c.kind == bindparam("of_kind")).values(due=0.0)
 
 
@@ -388,9 +387,12 @@ def load_node(connection: sa.Connection, node: str) -> NodeRow | None:
     return None if row is None else _node(row)
 
 
-def load_nodes(connection: sa.Connection) -> list[NodeRow]:
-    """Every machine that has said hello."""
-    return [_node(row) for row in connection.execute(_NODES)]
+def load_nodes(connection: sa.Connection, names: Iterable[str] | None = None) -> list[NodeRow]:
+    """Every machine that has said hello, or those of these names."""
+    if names is None:
+        return [_node(row) for row in connection.execute(_NODES)]
+    found = (connection.execute(_NODES_MANY, {"keys": keys}) for keys in _chunks(sorted(set(names))))
+    return [_node(row) for rows in found for row in rows]
 
 
 def shared_rooms(connection: sa.Connection) -> list[Room]:
@@ -412,9 +414,10 @@ def put_node(connection: sa.Connection, row: NodeRow, *, new: bool) -> None:
         connection.execute(_PUT_NODE, {"key": row.node, **new_values})
 
 
-def seen(connection: sa.Connection, node: str, now: float) -> None:
-    """A machine lives."""
-    connection.execute(_SEEN, {"key": node, "new_seen": now})
+def seen(connection: sa.Connection, node: str, now: float, generation: int) -> bool:
+    """A machine lives; False, and nothing is changed, where it was not known to, or has seen a newer wanted list."""
+    done = connection.execute(_BEAT, {"key": node, "new_seen": now, "of_generation": generation})
+    return bool(done.rowcount)
 
 
 def set_generation(connection: sa.Connection, node: str, generation: int) -> None:
@@ -471,28 +474,6 @@ def next_due(connection: sa.Connection) -> float | None:
     """When the next timer is due."""
     value: float | None = connection.execute(_NEXT_DUE).scalar()
     return value
-
-
-def cut_waits(connection: sa.Connection, latest: float) -> None:
-    """No pause ends later than that: one that would was written when the clock was wrong, by a process that is gone."""
-    connection.execute(_CUT_WAITS, {"latest": latest})
-
-
-def longest_grace(connection: sa.Connection) -> float:
-    """Seconds, of those that are live."""
-    return float(connection.execute(_GRACE).scalar() or 0.0)
-
-
-def shift_times(connection: sa.Connection, seconds: float, now: float, longest: float) -> None:
-    """The clock was set by so many seconds, to `now`: what is still to come comes as long from now as before.
-
-    longest: seconds that a timer lasts at most. What was timed after the clock was set is right as it is: set forward,
-    it comes later than anything timed before could; set back, earlier. By less than `longest`: some is off by that.
-    """
-    for column, live in ((timers.c.due, timers.c.due > 0), (experiments.c.not_before, experiments.c.live == 1)):
-        before = column <= now - seconds + longest if seconds > 0 else column > now + longest
-        values = {column.name: column + seconds}
-        connection.execute(sa.update(column.table).where(live, column > 0, before).values(values))
 
 
 def _chunks(keys: Sequence[K]) -> Iterator[Sequence[K]]:

@@ -6,7 +6,7 @@ import functools
 import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -27,14 +27,6 @@ _LOAD = sa.select(gangs).where(*_ONE)
 _LOAD_LIVE = sa.select(gangs).where(_LIVE)
 _LOAD_ALL = sa.select(gangs).where(_g.experiment.in_(sa.bindparam("keys", expanding=True)))
 _ANY_LIVE = sa.select(_g.attempt).where(_LIVE).limit(1)
-_FIELDS = ("phase", "state", "machine", "zone", "spot")
-_TIMES = ("live", "asked", "made", "ended")
-_SAVE = (
-    sa.update(gangs)
-    .where(*_ONE, _g.state == sa.bindparam("old_state"), _g.wanted == sa.bindparam("old_wanted"))
-    .values({name: sa.bindparam(f"new_{name}") for name in (*_FIELDS, *_TIMES)})
-)
-_TIMES_NOW = sa.select(*(_g[name] for name in _TIMES)).where(*_ONE)
 _UNWANT = (
     sa.update(gangs)
     .where(_g.experiment == sa.bindparam("key"), _g.attempt > sa.bindparam("above"), _g.wanted == 1, _LIVE)
@@ -43,6 +35,9 @@ _UNWANT = (
 _UNWANT_ONE = sa.update(gangs).where(*_ONE, _g.wanted == 1, _LIVE).values(wanted=0)
 _PREEMPTIONS = sa.select(_g.experiment, _g.preempted).where(
     _g.experiment.in_(sa.bindparam("keys", expanding=True)), _g.preempted.is_not(None)
+)
+_OWNERS = sa.select(*(experiments.c[name] for name in ("id", "project", "user", "attempt", "live"))).where(
+    experiments.c.id.in_(sa.bindparam("keys", expanding=True))
 )
 _ENROLLED = sa.select(_e.rank, _e.turn, _e.key, _e.at).where(
     _e.experiment == sa.bindparam("key"), _e.attempt == sa.bindparam("of_attempt")
@@ -66,6 +61,7 @@ _NAMED = nodes.c.node.in_(sa.bindparam("names", expanding=True))
 _VERSIONS = sa.select(nodes.c.node, nodes.c.version).where(_NAMED)
 _DROP = sa.delete(nodes).where(_NAMED)
 _STRANGER = sa.update(nodes).where(nodes.c.node == sa.bindparam("key")).values(alive=0, life="", journal="")
+_STATE = tuple(each.name for each in fields(Gang) if each.name != "wanted")
 _KNOWN_BY = sa.select(installation.c.name, installation.c.value)
 
 
@@ -150,20 +146,28 @@ def of_project(connection: sa.Connection, project: str, experiment: str | None, 
 
 def save(connection: sa.Connection, before: Gang, after: Gang, now: float) -> bool:
     """Replace a gang; False when it is not `before` any more, and nothing is changed."""
-    which = {"key": before.experiment, "of_attempt": before.attempt}
-    times = connection.execute(_TIMES_NOW, which).first()
-    if times is None:
-        return False
-    values = {**_values(after), **dict(zip(_TIMES, times, strict=True))}
+    values = _values(after)
     if after.phase is Phase.ASKED and before.phase is Phase.PLANNED:
         values |= {"asked": now, "made": None}
     if after.phase is Phase.MADE and before.phase is not Phase.MADE:
         values["made"] = now
     if after.phase in LAST:
         values |= {"live": 0, "ended": now}
-    same = {**which, "old_state": dump(before), "old_wanted": int(before.wanted)}
-    done = connection.execute(_SAVE, {**same, **{f"new_{name}": value for name, value in values.items()}})
+    same = {
+        "key": before.experiment, "of_attempt": before.attempt, "old_state": dump(before),
+        "old_wanted": int(before.wanted),
+    }  # fmt: skip
+    done = connection.execute(
+        _replacing(tuple(values)), {**same, **{f"new_{name}": value for name, value in values.items()}}
+    )
     return bool(done.rowcount)
+
+
+@functools.cache
+def _replacing(names: tuple[str, ...]) -> sa.Update:
+    """Replaces these columns of a gang that is as it was."""
+    same = (*_ONE, _g.state == sa.bindparam("old_state"), _g.wanted == sa.bindparam("old_wanted"))
+    return sa.update(gangs).where(*same).values({name: sa.bindparam(f"new_{name}") for name in names})
 
 
 def unwant(connection: sa.Connection, experiment: str, above: int) -> bool:
@@ -187,6 +191,11 @@ def preemptions(connection: sa.Connection, ids: Iterable[str]) -> dict[str, list
     for experiment, at in connection.execute(_PREEMPTIONS, {"keys": sorted(ids)}):
         found.setdefault(experiment, []).append(at)
     return found
+
+
+def owners(connection: sa.Connection, ids: Iterable[str]) -> dict[str, sa.Row[Any]]:
+    """(id, project, user, attempt, live) of experiments."""
+    return {row.id: row for row in connection.execute(_OWNERS, {"keys": sorted(ids)})}
 
 
 def spot_lives(connection: sa.Connection, since: float) -> list[tuple[str, str, float, float | None, bool]]:
@@ -241,10 +250,11 @@ def drop_nodes(connection: sa.Connection, names: Sequence[str]) -> dict[str, int
 
 def known_by(tx: Transaction) -> tuple[str, str]:
     """(the id in the labels of machines, the key of the tokens) of this installation; made at the first time."""
-    fresh = {"platform": new_id(), "token_key": secrets.token_hex(32)}
+    rows = tx.connection.execute(_KNOWN_BY).all()
+    fresh = {} if rows else {"platform": new_id(), "token_key": secrets.token_hex(32)}
     for name, value in fresh.items():
         tx.connection.execute(insert_ignore(tx.connection, installation), {"name": name, "value": value})
-    rows = tx.connection.execute(_KNOWN_BY).all()
+    rows = rows or tx.connection.execute(_KNOWN_BY).all()
     found: dict[str, str] = {row.name: row.value for row in rows}
     return found["platform"], found["token_key"]
 
@@ -252,12 +262,12 @@ def known_by(tx: Transaction) -> tuple[str, str]:
 # -- a gang as text --
 
 
+@functools.lru_cache(maxsize=4096)
 def dump(gang: Gang) -> str:
-    """A gang but for `wanted`: the same gang is always the same text."""
-    values = asdict(gang)
-    del values["wanted"]
-    values["zones"], values["tried"] = list(gang.zones), sorted(gang.tried)
-    values["origins"], values["given"] = list(gang.origins), sorted(gang.given)
+    """A gang but for `wanted`: the same gang is always the same text. What is saved is what the next save compares."""
+    values: dict[str, Any] = {name: getattr(gang, name) for name in _STATE}
+    values["verdict"] = None if gang.verdict is None else asdict(gang.verdict)
+    values["tried"], values["given"] = sorted(gang.tried), sorted(gang.given)
     return json.dumps(values, sort_keys=True)
 
 

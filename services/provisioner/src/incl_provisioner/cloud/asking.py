@@ -75,7 +75,10 @@ def _one(work: Work, model: Model, execution: Execution, cloud: Cloud | None, se
         return None
     row = seen.rows.get((execution.id, execution.attempt + 1))
     if row is None:
-        _want(work, model, execution, seen.rows.get((execution.id, execution.attempt)))
+        wanted = _want(work, model, execution, seen.rows.get((execution.id, execution.attempt)))
+        why = cloud.why(execution.id) if wanted else ""
+        if why:  # what keeps the cloud from being used may have been told to all before this one came
+            _say(work, execution, why)
         return None
     hopeless = row.gang.verdict is not None and _hopeless(row.gang, row.gang.verdict)
     if row.gang.phase is Phase.FAILED or hopeless:
@@ -89,16 +92,18 @@ def _one(work: Work, model: Model, execution: Execution, cloud: Cloud | None, se
     return None
 
 
-def _want(work: Work, model: Model, execution: Execution, before: GangRow | None) -> None:
+def _want(work: Work, model: Model, execution: Execution, before: GangRow | None) -> bool:
+    """Whether its machines are wanted now."""
     refusal = model.scheduler.quotas.refusal(execution.user, execution.project, execution.demand)
     if refusal:
         _say(work, execution, refusal)
         store.arm(work.connection, Timer.CLOUD, execution.id, work.now + _SOON_S)
-        return
+        return False
     gang = keeping.take_over(work, execution, before, model.made) if before is not None else None
     if gang is None:
         gang = Gang(execution.id, execution.attempt + 1, execution.demand.nodes, since=work.now)
     store_gangs.want(work.connection, gang, work.now)
+    return True
 
 
 def _hopeless(gang: Gang, verdict: Verdict) -> bool:

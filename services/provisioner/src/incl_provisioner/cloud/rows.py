@@ -106,7 +106,7 @@ class GangRows:
     def _read(self, connection: sa.Connection) -> tuple[dict[Key, GangRow], dict[Key, About]]:
         rows = store_gangs.live(connection)
         ids = {experiment for experiment, _ in rows}
-        executions = {each.id: each for each in store.peek_many(connection, ids)}
+        executions = store_gangs.owners(connection, ids)
         requests = store.requests(connection, [each for each in ids if each not in self._specs])
         fresh = {key: ExperimentSubmitted.model_validate_json(text).spec for key, text in requests.items() if text}
         specs = {**self._specs, **fresh}
@@ -117,7 +117,7 @@ class GangRows:
             if execution is not None and spec is not None:
                 about[key] = About(
                     spec, execution.project, execution.user, tuple(taken.get(key[0], ())), execution.attempt,
-                    execution.live,
+                    bool(execution.live),
                 )  # fmt: skip
         return rows, about
 

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Sequence
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 from incl_provisioner.backends.gce import bodies, reading
 from incl_provisioner.backends.gce.calls import Calls, Limits
 from incl_provisioner.backends.gce.library import Library, Threads
-from incl_provisioner.backends.gce.port import CloudFailure, DiskSeen, Listing, Operation, Order, Serial, Vm
+from incl_provisioner.backends.gce.port import CloudFailure, DiskSeen, Listing, Operation, Order, Serial, Vm, VmSeen
 from incl_provisioner.domain.cloud.plan import Image
 from incl_provisioner.domain.cloud.zones import Advice
 from incl_shared.clock import Clock
 
 T = TypeVar("T")
 PAGE = 500
+_log = logging.getLogger("incl.provisioner")
+_SCOPES = "items/*/warning/code,nextPageToken,unreachables"
+_MASKS = {
+    "instances": f"items/*/instances(id,name,status,zone),{_SCOPES}",
+    "disks": f"items/*/disks(id,labels,name,sizeGb,users,zone),{_SCOPES}",
+}
+"""Of a list of everything: a whole VM has a hundred fields, and all of them would be turned into messages."""
 IMAGE_KEPT_S = 3600.0
 
 
@@ -31,6 +40,8 @@ class GoogleCompute:
         self._threads = threads
         self.calls = calls
         self._done = int(library.types.Operation.Status.DONE)
+        self._masks = True
+        """Whether the provider takes masks of fields."""
         self._images: dict[Image, tuple[float, str]] = {}
         self._finding_image = asyncio.Lock()
 
@@ -46,14 +57,28 @@ class GoogleCompute:
     async def _make(self, name: str, call: Callable[[float], Any], *, write: bool) -> Any:
         return await self.calls.make(name, lambda limit: self._threads.run(name, call, limit), write=write)
 
-    async def _page(self, name: str, request: Any) -> Any:
-        """One page of a list."""
+    async def _page(self, name: str, request: Any, mask: str = "") -> Any:
+        """One page of a list. mask: the fields that are wanted; empty: all."""
+        headers = (("x-goog-fieldmask", mask),) if mask else ()
 
         def call(limit: float) -> Any:
-            page = next(iter(self._library.method(name)(request, timeout=limit, retry=None).pages))
+            page = next(iter(self._library.method(name)(request, timeout=limit, retry=None, metadata=headers).pages))
             return type(page).pb(page)
 
         return await self._make(name, call, write=False)
+
+    async def _masked(self, name: str, request: Any, mask: str) -> Any:
+        """One page with the fields that are wanted; whole, from then on, where the provider does not take the mask."""
+        if self._masks:
+            try:
+                return await self._page(name, request, mask)
+            except CloudFailure as error:
+                if error.status != HTTPStatus.BAD_REQUEST:
+                    raise
+                _log.warning("the provider refuses to leave fields out of %s: %s", name, error)
+        page = await self._page(name, request)
+        self._masks = False
+        return page
 
     def _operation(self, message: Any) -> Operation:
         return reading.operation_of(message, self._done)
@@ -114,9 +139,9 @@ class GoogleCompute:
         found = await self._or_none(self._call("instances.get", request), name)
         return None if found is None else reading.vm_of(found)
 
-    async def vms(self, label_filter: str) -> Listing[Vm]:
+    async def vms(self, label_filter: str) -> Listing[VmSeen]:
         """See `Compute.vms`."""
-        return await self._everywhere("instances", label_filter, reading.vm_of)
+        return await self._everywhere("instances", label_filter, reading.seen_of)
 
     async def disks(self, label_filter: str) -> Listing[DiskSeen]:
         """See `Compute.disks`."""
@@ -129,7 +154,7 @@ class GoogleCompute:
         found: list[T] = []
         lost: set[str] = set()
         while True:
-            page = await self._page(f"{kind}.aggregatedList", request)
+            page = await self._masked(f"{kind}.aggregatedList", request, _MASKS[kind])
             lost.update(reading.unreachable(page))
             found += [read(one) for scoped in page.items.values() for one in getattr(scoped, kind)]
             if not page.next_page_token:

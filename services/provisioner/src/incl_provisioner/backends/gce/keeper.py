@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Protocol
 
-from incl_provisioner.backends.gce.port import CloudFailure, Compute, DiskSeen, Order, Vm
+from incl_provisioner.backends.gce.port import CloudFailure, Compute, DiskSeen, Order, VmSeen
 from incl_provisioner.domain.cloud import gangs
 from incl_provisioner.domain.cloud.errors import Verdict
 from incl_provisioner.domain.cloud.gangs import Action, Do, Gang, Limits, Thing, View, Where
@@ -230,7 +230,7 @@ class Keeper:
         log.warning("the cloud: %s", error, extra={"call": error.call, "reason": error.verdict.reason})
 
 
-def _vm(vm: Vm) -> Thing:
+def _vm(vm: VmSeen) -> Thing:
     return Thing(vm.name, vm.zone, vm.status)
 
 

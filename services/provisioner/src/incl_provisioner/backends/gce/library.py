@@ -46,8 +46,8 @@ class Library:
         self.types: Any = importlib.import_module("google.cloud.compute_v1")
         self._credentials = credentials or (self._anonymous() if endpoint else None)
         options = importlib.import_module("google.api_core.client_options").ClientOptions(api_endpoint=endpoint)
-        self._make: Callable[[str], Any] = lambda kind: getattr(self.types, kind)(
-            credentials=self._credentials, client_options=options, transport="rest"
+        self._make: Callable[[str], Any] = lambda kind: _settled(
+            getattr(self.types, kind)(credentials=self._credentials, client_options=options, transport="rest")
         )
         self._clients: dict[str, Any] = {}
         self._lock = threading.Lock()
@@ -70,6 +70,20 @@ class Library:
         for client in self._clients.values():
             client.transport.close()
         self._clients.clear()
+
+
+def _settled(client: Any) -> Any:
+    """A client whose session has read the environment (proxies, authorities) once, not for every call.
+
+    A sixth of a call's time was that. All calls of a client go to one host.
+    """
+    session, host = getattr(client.transport, "_session", None), getattr(client, "api_endpoint", "")
+    if session is None or not host:
+        return client
+    url = host if "://" in host else f"https://{host}"
+    found = session.merge_environment_settings(url, {}, None, None, None)
+    session.proxies, session.verify, session.trust_env = dict(found["proxies"]), found["verify"], False
+    return client
 
 
 class Threads:

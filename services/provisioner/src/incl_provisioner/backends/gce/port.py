@@ -80,6 +80,16 @@ class Vm:
 
 
 @dataclass(frozen=True, slots=True)
+class VmSeen:
+    """A VM as a list of all shows it."""
+
+    name: str
+    zone: str
+    id: int
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
 class DiskSeen:
     """A disk as the provider shows it. `users`: names of the VMs that have it."""
 
@@ -159,7 +169,7 @@ class Compute(Protocol):
     async def vm(self, zone: str, name: str) -> Vm | None:
         """One VM."""
 
-    async def vms(self, label_filter: str) -> Listing[Vm]:
+    async def vms(self, label_filter: str) -> Listing[VmSeen]:
         """All VMs with these labels, in all zones."""
 
     async def delete_vm(self, zone: str, name: str, request_id: str) -> Operation | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from incl_provisioner.backends.gce.port import DiskSeen, Operation, Vm
+from incl_provisioner.backends.gce.port import DiskSeen, Operation, Vm, VmSeen
 from incl_provisioner.domain.cloud.classify import classify
 from incl_provisioner.domain.cloud.errors import CloudError
 from incl_provisioner.domain.cloud.zones import Advice
@@ -61,6 +61,11 @@ def vm_of(message: Any) -> Vm:
         scheduling.provisioning_model == "SPOT" or scheduling.preemptible, when(message.creation_timestamp),
         when(message.resource_status.scheduling.termination_timestamp),
     )  # fmt: skip
+
+
+def seen_of(message: Any) -> VmSeen:
+    """A VM of a list."""
+    return VmSeen(message.name, last(message.zone), message.id, message.status)
 
 
 def disk_of(message: Any) -> DiskSeen:

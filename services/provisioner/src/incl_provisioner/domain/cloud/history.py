@@ -62,6 +62,10 @@ class PreemptionHistory:
             zone, machine, before.hours + max(0.0, hours), before.preemptions + preempted, max(now, before.at)
         )
 
+    def knows(self, zone: str, machine: str) -> bool:
+        """Whether anything was seen there."""
+        return (zone, machine) in self._seen
+
     def estimate(self, zone: str, machine: str, now: float, expected: float | None = None) -> Estimate:
         """The rate to reckon with; expected: the provider's own word on a zone's rate, in place of the usual belief."""
         seen = self._faded(zone, machine, now)

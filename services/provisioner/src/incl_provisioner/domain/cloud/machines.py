@@ -5,6 +5,7 @@ Another provider's machines fit the same forms: a machine, what it brings, what 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -111,6 +112,7 @@ class MachineTable:
         return frozenset(region_of(zone) for zone in self.zones)
 
 
+@functools.lru_cache(maxsize=1024)
 def region_of(zone: str) -> str:
     """The region of a zone: its name without the last part."""
     return zone.rpartition("-")[0] or zone

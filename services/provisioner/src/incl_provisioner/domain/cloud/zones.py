@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from incl_provisioner.domain.cloud.cooldowns import CooldownBook, Cooling, Target
-from incl_provisioner.domain.cloud.history import PreemptionHistory
+from incl_provisioner.domain.cloud.history import Estimate, PreemptionHistory
 from incl_provisioner.domain.cloud.machines import MachineTable, Shape, region_of
 from incl_provisioner.domain.cloud.prices import Disk, Hour, PriceTable, money
 from incl_shared.errors import InvalidInput
@@ -27,6 +27,9 @@ class Advice:
 
     obtainability: float | None = None
     rate: float | None = None
+
+
+_UNSAID = Advice()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,18 +145,23 @@ def rank(
         InvalidInput: no zone has any of the machines.
     """
     weights = weights or Weights()
-    pairs = [(zone, shape) for shape in shapes for zone in sorted(shape.zones.intersection(zones))]
+    pairs = [(zone, shape, shape.name) for shape in shapes for zone in sorted(shape.zones.intersection(zones))]
     if not pairs:
         raise InvalidInput(f"{shapes[0].name} is in no zone that is allowed", hint=_elsewhere(shapes))
-    places = {(region_of(zone), shape.name): shape for zone, shape in pairs}
+    places = {(region_of(zone), name): shape for zone, shape, name in pairs}
     hours = {key: prices.hour(shape, key[0], disks(shape)) for key, shape in places.items()}
     dearest = max((total for hour in hours.values() if (total := hour.total(spot=spot)) is not None), default=1.0)
     found = []
-    for zone, shape in pairs:
-        hour = hours[region_of(zone), shape.name]
-        parts = _parts(zone, shape, hour, dearest, state, weights, spot=spot, nodes=nodes, data=data)
-        cooling = state.cooldowns.cooled(Target(zone, shape.name, spot), state.now)
-        found.append(Ranked(zone, shape, spot, hour, parts, cooling))
+    same: dict[tuple[str, str], tuple[Part, ...]] = {}
+    for zone, shape, name in pairs:
+        region, target = region_of(zone), Target(zone, name, spot)
+        hour, advice = hours[region, name], state.advice.get(target, _UNSAID)
+        # Of most zones of a region nothing is known but the price.
+        alike = (region if advice is _UNSAID and not state.history.knows(zone, name) else zone, name)
+        if alike not in same:
+            seen = state.history.estimate(zone, name, state.now, advice.rate)
+            same[alike] = _parts(zone, hour, dearest, advice, seen, weights, spot=spot, nodes=nodes, data=data)
+        found.append(Ranked(zone, shape, spot, hour, same[alike], state.cooldowns.cooled(target, state.now)))
     return tuple(sorted(found, key=lambda each: _order(each, state.key)))
 
 
@@ -164,17 +172,15 @@ def _order(ranked: Ranked, key: str) -> tuple[bool, float, float, bytes, str, st
 
 
 def _parts(
-    zone: str, shape: Shape, hour: Hour, dearest: float, state: State, weights: Weights,
+    zone: str, hour: Hour, dearest: float, advice: Advice, seen: Estimate, weights: Weights,
     *, spot: bool, nodes: int, data: Collection[str],
 ) -> tuple[Part, ...]:  # fmt: skip
     price = hour.total(spot=spot)
     each = dearest if price is None else price
     total = each * nodes
-    advice = state.advice.get(Target(zone, shape.name, spot), Advice())
     shown = "price unknown" if price is None else f"{money(total, hour.currency)} an hour"
     parts = [Part("price", total, shown)]
     if spot:
-        seen = state.history.estimate(zone, shape.name, state.now, advice.rate)
         cost = total * seen.rate * nodes * weights.lost_h
         met = (
             f"{seen.preemptions:.1f} seen in {seen.hours:.0f} h" if seen.hours or seen.preemptions else "none seen yet"

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
-from incl_provisioner.fakes.gce import routes
+from incl_provisioner.fakes.gce import masks, routes
 from incl_provisioner.fakes.gce.call import Call, Handler
 from incl_provisioner.fakes.gce.catalog import IMAGES
 from incl_provisioner.fakes.gce.faults import Faults
@@ -59,7 +59,7 @@ class Api:
         call = Call(method, project, place, name, dict(parse_qsl(scope["query_string"].decode())), body)
         outcome = await self.outcome(call)
         if outcome.kind == "answer":
-            await respond_json(send, outcome.status, outcome.body)
+            await respond_json(send, *_masked(scope, outcome))
         elif outcome.kind == "garbage":
             await respond(send, 200, GARBAGE, "text/html; charset=UTF-8")
         else:
@@ -110,3 +110,14 @@ class Api:
                 self._operations.remember(request_id, request, answer)
             return answer.body
         return answer
+
+
+def _masked(scope: Scope, outcome: Outcome) -> tuple[int, JSON]:
+    """(status, body) with the fields that the caller wants."""
+    mask = next((value.decode() for name, value in scope["headers"] if name == b"x-goog-fieldmask"), "")
+    if not mask or outcome.status != 200:
+        return outcome.status, outcome.body
+    try:
+        return 200, masks.apply(masks.parse(mask), outcome.body)
+    except ApiError as error:
+        return error.status, error.body()

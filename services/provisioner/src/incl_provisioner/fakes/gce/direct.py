@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from incl_provisioner.backends.gce import bodies
 from incl_provisioner.backends.gce.calls import Calls
-from incl_provisioner.backends.gce.port import CloudFailure, DiskSeen, Listing, Operation, Order, Serial, Vm
+from incl_provisioner.backends.gce.port import CloudFailure, DiskSeen, Listing, Operation, Order, Serial, Vm, VmSeen
 from incl_provisioner.backends.gce.reading import last, when
 from incl_provisioner.domain.cloud.classify import classify
 from incl_provisioner.domain.cloud.errors import CloudError, read_errors
@@ -126,9 +126,9 @@ class DirectCompute:
         found = await self._or_none(self._call("instances.get", zone, name), name)
         return None if found is None else _vm(found)
 
-    async def vms(self, label_filter: str) -> Listing[Vm]:
+    async def vms(self, label_filter: str) -> Listing[VmSeen]:
         """See `Compute.vms`."""
-        return await self._everywhere("instances", label_filter, _vm)
+        return await self._everywhere("instances", label_filter, _seen)
 
     async def disks(self, label_filter: str) -> Listing[DiskSeen]:
         """See `Compute.disks`."""
@@ -224,6 +224,10 @@ def _vm(body: JSON) -> Vm:
         body["networkInterfaces"][0]["networkIP"], last(body["machineType"]), body["scheduling"]["preemptible"],
         when(body["creationTimestamp"]), when(ends),
     )  # fmt: skip
+
+
+def _seen(body: JSON) -> VmSeen:
+    return VmSeen(body["name"], last(body["zone"]), int(body["id"]), body["status"])
 
 
 def _disk(body: JSON) -> DiskSeen:
