@@ -407,6 +407,21 @@ async def test_a_clock_that_is_an_hour_off_blames_nobody_else(begin: Begin, ahea
         assert began - 1 <= rank.times.ended <= time.time() + 1
 
 
+@pytest.mark.parametrize("account", ["", "worker@lab"])
+async def test_machines_have_an_account_only_where_one_is_named_and_read_files_with_it(
+    begin: Begin, account: str
+) -> None:
+    """Whatever runs on a machine can ask its metadata server for a token of its account."""
+    site = await begin(service_account=account)
+    site.vms.mute = lambda _: True
+    await site.submit()
+    await until(lambda: len(site.vms.names) == 1, 15)
+    (vm,) = site.cloud.state.instances.values()
+    scopes = [scope.rpartition("/")[2] for each in vm.body["serviceAccounts"] for scope in each["scopes"]]
+    assert [each["email"] for each in vm.body["serviceAccounts"]] == ([account] if account else [])
+    assert scopes == (["devstorage.read_only"] if account else [])
+
+
 async def test_only_the_gateway_may_ask(begin: Begin) -> None:
     site = await begin()
     query = EnrollNode(node="local", token="x" * 43, key=jwt.Key.new(jwt.USER).public)

@@ -22,6 +22,10 @@ class CloudOptions(BaseModel):
     network: str = "default"
     subnetwork: str = Field("", description="Empty: the region's own.")
     service_account: str = Field("", description="The account that machines run as; empty: none at all.")
+    scopes: tuple[str, ...] = Field(
+        ("https://www.googleapis.com/auth/devstorage.read_only",),
+        description="What tokens of that account are good for at most. Jobs on the machine can get one.",
+    )
     external_ip: bool = False
     image_project: str = "debian-cloud"
     image_family: str = "debian-12"

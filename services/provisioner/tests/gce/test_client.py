@@ -150,7 +150,7 @@ async def test_the_body_says_what_the_order_says(compute: Any, cloud: Cloud) -> 
     order = replace(
         ORDER, machine="n1-standard-8", guest=("nvidia-tesla-t4", 2), scratch=1, network="projects/x/global/networks/n",
         subnetwork=f"regions/{REGION}/subnetworks/s", service_account="worker@x.iam.gserviceaccount.com",
-        external_ip=True, notice_s=120,
+        scopes=["https://www.googleapis.com/auth/devstorage.read_only"], external_ip=True, notice_s=120,
     )  # fmt: skip
     await ended(compute, await compute.insert(name(), ZONE, order, fresh()))
     body = cloud.running.do(lambda c: c.state.instances[ZONE, name()].body)
@@ -158,7 +158,9 @@ async def test_the_body_says_what_the_order_says(compute: Any, cloud: Cloud) -> 
     assert [one["type"] for one in body["disks"]] == ["PERSISTENT", "SCRATCH"]
     assert body["networkInterfaces"][0]["subnetwork"].endswith("/subnetworks/s")
     assert body["networkInterfaces"][0]["accessConfigs"][0]["type"] == "ONE_TO_ONE_NAT"
-    assert body["serviceAccounts"][0]["email"] == "worker@x.iam.gserviceaccount.com"
+    assert body["serviceAccounts"] == [{
+        "email": "worker@x.iam.gserviceaccount.com", "scopes": ["https://www.googleapis.com/auth/devstorage.read_only"],
+    }]  # fmt: skip
     scheduling = body["scheduling"]
     assert (scheduling["provisioningModel"], scheduling["instanceTerminationAction"]) == ("SPOT", "DELETE")
     assert int(scheduling["preemptionNoticeDuration"]["seconds"]) == 120

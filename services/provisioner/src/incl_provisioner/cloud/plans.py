@@ -134,7 +134,7 @@ class CloudPlans:
             metadata=startup.metadata(self._boot(gang)), spot=gang.spot, longest_s=node.longest_s, guest=shape.guest,
             scratch=len(node.scratch), terminates=shape.terminates, network=settings.network,
             subnetwork=settings.subnetwork, service_account=settings.service_account,
-            external_ip=settings.external_ip, notice_s=self._options.notice_s,
+            scopes=self._options.scopes, external_ip=settings.external_ip, notice_s=self._options.notice_s,
         )  # fmt: skip
 
     def failed(self, gang: Gang, verdict: Verdict, now: float) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 from incl_provisioner.backends.gce.port import Order
 
 Body = dict[str, Any]
-SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 
 
 def instance(name: str, zone: str, order: Order, image: str) -> Body:
@@ -52,7 +51,7 @@ def properties(order: Order, image: str, *, names: Sequence[str], place: str) ->
         accelerator = f"{place}acceleratorTypes/{kind}" if place else kind
         body["guest_accelerators"] = [{"accelerator_type": accelerator, "accelerator_count": count}]
     if order.service_account:
-        body["service_accounts"] = [{"email": order.service_account, "scopes": list(SCOPES)}]
+        body["service_accounts"] = [{"email": order.service_account, "scopes": list(order.scopes)}]
     return body
 
 

@@ -115,6 +115,7 @@ class Order:
 
     `guest`: (type, count) of GPUs that are attached; `disks[0]` boots from `image`; `scratch`: local SSDs.
     `terminates`: host maintenance ends it. `longest_s`: after so long the provider deletes it.
+    `service_account`, `scopes`: whose tokens the metadata server gives, and what they are good for; "": none at all.
     `notice_s`: of a preemption, before the ACPI signal; 0: none.
     """
 
@@ -131,6 +132,7 @@ class Order:
     network: str = "default"
     subnetwork: str = ""
     service_account: str = ""
+    scopes: Sequence[str] = ()
     external_ip: bool = False
     notice_s: int = 0
     data_disks: Sequence[str] = field(default=())
