@@ -230,6 +230,7 @@ CLOUD_FOUND_BY = {
     "token without end": 26,
     "the row after the call": 31,
     "an old view": 33,
+    "request id not repeated": 44,
     "token reused": 46,
     "disks are left": 661,
 }
