@@ -153,15 +153,18 @@ def test_four_machines_reduce_through_a_preemption(site: Home, cloud: CloudSwitc
     assert "takes this machine back" in done["attempts"][0]["message"]
     before, after = ({one["node"]: one["address"] for one in each["placements"]} for each in done["attempts"])
     kept = {f"incl-{identifier}-a1-n{rank}" for rank in (0, 1, 3)}
-    assert after.keys() == kept | {f"incl-{identifier}-a2-n2"}, "only the one that was taken is made anew"
-    assert {name: now[name] for name in kept} == {name: made[name] for name in kept}, "the very same machines"
-    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
-    assert after[f"incl-{identifier}-a2-n2"] not in before.values(), "a new machine, a new address"
+    if machines(site, identifier)[0]["tries"] == 1:
+        assert after.keys() == kept | {f"incl-{identifier}-a2-n2"}, "only the one that was taken is made anew"
+        assert {name: now[name] for name in kept} == {name: made[name] for name in kept}, "the very same machines"
+        assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+        assert after[f"incl-{identifier}-a2-n2"] not in before.values(), "a new machine, a new address"
+    else:  # on a busy machine it may not boot in the 40 s that are set here: then all are made anew, never some
+        assert after.keys() == {f"incl-{identifier}-a2-n{rank}" for rank in range(4)}
     fetched = site.incl("download", identifier, "-o", str(tmp_path / "kept"))
     assert fetched.code == 0, fetched.err
     sums = {p.read_text() for p in tmp_path.rglob("checksum-*.txt")}
     assert len(sums) == 1
-    wait(cloud.empty, 90, "all five are deleted")
+    wait(cloud.empty, 90, "all are deleted")
     assert machines(site, identifier)[-1]["preempted"] is not None
 
 
