@@ -142,7 +142,7 @@ async def test_what_is_old_goes_once_every_consumer_has_handled_it(
     first, second = await pull.fetch(2)
     await first.ack_sync()
     assert await kept.handled(js) == 0, "the registry has handled nothing"
-    for name in ("registry", "tracker-history"):
+    for name in ("registry", "tracker-history", "hpo"):
         for message in await (await js.pull_subscribe_bind(name, EVENTS)).fetch(2):
             await message.ack_sync()
     floor = await kept.handled(js)
