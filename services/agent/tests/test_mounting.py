@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from incl_agent.mounting import Mounter, disk_name, failure, places
+from incl_agent.mounting import Mounter, failure, places
 from incl_agent.runtimes.base import Plan, Prepared, RuntimeFailure
 from incl_agent.runtimes.bubblewrap import BubblewrapRuntime
 from incl_agent.runtimes.containers import ContainerRuntime
+from incl_shared.mounts import device_name
 from incl_shared.spec import DataMount
 from incl_shared.states import EndReason
 
@@ -56,7 +57,7 @@ def test_where_data_lies_and_where_the_job_finds_it(tmp_path: Path) -> None:
     plain = places(entries, tmp_path, image=False)
     assert [(str(each.host), str(each.seen)) for each in plain[:2]] == [("/data", "/data"), ("/srv/x", "/srv/x")]
     assert plain[2].host == plain[2].seen == tmp_path / "mounts" / "one"
-    assert [each.disk for each in plain] == [disk_name(0), "", "", disk_name(1)]
+    assert [each.disk for each in plain] == [device_name(0), "", "", device_name(1)]
     inside = places(entries, tmp_path, image=True)
     assert (inside[0].host, inside[0].seen) == (tmp_path / "mounts" / "ct", Path("/data"))
 

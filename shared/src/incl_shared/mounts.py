@@ -31,6 +31,11 @@ _BUCKET = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])(?:/([^\x00-\x1f
 _MOUNT = re.compile(r"/[A-Za-z0-9._@+/-]{1,255}")
 
 
+def device_name(index: int) -> str:
+    """How the disk of the index-th snapshot of an experiment is known to its machines: /dev/disk/by-id/google-…"""
+    return f"incl-data-{index}"
+
+
 def bucket_parts(url: str) -> tuple[str, str]:
     """(bucket, prefix without slashes around it) of gs://bucket/prefix.
 

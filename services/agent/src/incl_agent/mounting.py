@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from incl_agent.runtimes.base import Mount, RuntimeFailure
-from incl_shared.mounts import bucket_parts
+from incl_shared.mounts import bucket_parts, device_name
 from incl_shared.spec import DataMount
 from incl_shared.states import EndReason
 
@@ -58,14 +58,9 @@ def places(data: Sequence[DataMount], folder: Path, *, image: bool) -> tuple[Dat
             host = Path(each.mount) if each.mount and not image else folder / "mounts" / each.target
         disk = ""
         if each.snapshot is not None:
-            disk, disks = disk_name(disks), disks + 1
+            disk, disks = device_name(disks), disks + 1
         found.append(DataPlace(each, host, Path(each.mount) if each.mount and image else host, disk))
     return tuple(found)
-
-
-def disk_name(index: int) -> str:
-    """How the disk of the index-th snapshot of an experiment is known to its machines."""
-    return f"incl-data-{index}"
 
 
 class Mounter:

@@ -50,6 +50,10 @@ class CloudOptions(BaseModel):
     boots: int = Field(2, ge=1, description="After so many tries whose machines said nothing it has failed.")
     drain_s: float = Field(600.0, ge=0, description="How long machines stay for telemetry that is not stored yet.")
     advice: bool = Field(True, description="Whether the provider is asked where machines can be had (advice.capacity).")
+    data_idle_s: float = Field(
+        6 * 3600.0, ge=0, description="A read-only disk of a snapshot that nobody uses for so long is deleted."
+    )
+    data_make_s: float = Field(1_800.0, gt=0, description="One that is not made by then is given up; others are tried.")
     notice_s: int = Field(30, ge=0, le=120, description="Of a preemption, before the signal; spot only.")
 
     @property

@@ -278,12 +278,12 @@ def parse(text: str, *, wanted: bool) -> Gang:
     said = values.pop("verdict")
     gang = Gang(**{**values, "verdict": None, "wanted": wanted})
     return replace(
-        gang, phase=Phase(gang.phase), zones=tuple(gang.zones), tried=frozenset(gang.tried), verdict=_verdict(said),
-        origins=tuple(gang.origins), given=frozenset(gang.given),
+        gang, phase=Phase(gang.phase), zones=tuple(gang.zones), tried=frozenset(gang.tried), verdict=verdict_of(said),
+        origins=tuple(gang.origins), given=frozenset(gang.given), disks=tuple(gang.disks),
     )  # fmt: skip
 
 
-def _verdict(said: Mapping[str, Any] | None) -> Verdict | None:
+def verdict_of(said: Mapping[str, Any] | None) -> Verdict | None:
     if said is None:
         return None
     return Verdict(**{**said, "meaning": Meaning(said["meaning"]), "scope": Scope(said["scope"])})

@@ -143,6 +143,23 @@ cooldowns = sa.Table(
 )
 """What of a cloud is left alone until when, after errors. `kind`: spot, demand, or any."""
 
+data_disks = sa.Table(
+    "data_disks",
+    metadata,
+    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("zone", sa.String(63), nullable=False),
+    sa.Column("snapshot", sa.String(63), nullable=False),
+    sa.Column("kind", sa.String(63), nullable=False),
+    sa.Column("live", sa.SmallInteger, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("ended", sa.Float),
+    sa.Index("data_disks_live", "zone", sqlite_where=_LIVE, postgresql_where=_LIVE),
+    sa.Index("data_disks_of", "snapshot", "zone", "kind"),
+)
+"""Read-only disks of snapshots, one row for each that was ever made. `state` is a DataDisk, and what a save compares;
+`live` is 1 until the provider has said that nothing is left."""
+
 installation = sa.Table(
     "installation",
     metadata,

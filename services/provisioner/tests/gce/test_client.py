@@ -12,7 +12,7 @@ import pytest
 
 from incl_provisioner.backends.gce.calls import Calls, Limits
 from incl_provisioner.backends.gce.client import open_compute
-from incl_provisioner.backends.gce.port import CloudFailure, Compute, Operation, Order
+from incl_provisioner.backends.gce.port import CloudFailure, Compute, DiskOrder, Operation, Order
 from incl_provisioner.domain.cloud.errors import Meaning, Scope
 from incl_provisioner.domain.cloud.names import Owner, Place, label_filter, labels, machine_name, request_id
 from incl_provisioner.domain.cloud.plan import Image
@@ -170,6 +170,46 @@ async def test_the_body_says_what_the_order_says(compute: Any, cloud: Cloud) -> 
     assert (plain["provisioningModel"], plain["onHostMaintenance"], plain["automaticRestart"]) == (
         "STANDARD", "MIGRATE", False,
     )  # fmt: skip
+
+
+async def test_a_disk_of_a_snapshot_is_made_once_and_read_by_a_gang(compute: Any, cloud: Cloud) -> None:
+    cloud.switch("snapshot", "ct", 300)
+    assert [(one.name, one.gib, one.ready) for one in await compute.snapshots()] == [("ct", 300, True)]
+    found = await compute.snapshot("ct")
+    assert found == (await compute.snapshots())[0]
+    assert await compute.snapshot("nothing") is None
+    wanted = DiskOrder("incl-data-1", ZONE, "hyperdisk-ml", 300, "ct", ORDER.labels, shared=True)
+    request = fresh()
+    operation = await compute.insert_disk(wanted, request)
+    assert (operation.scope, operation.kind, operation.target) == (f"zones/{ZONE}", "insert", "incl-data-1")
+    await ended(compute, operation)
+    assert await compute.insert_disk(wanted, request) == await compute.operation(operation.scope, operation.name)
+    body = cloud.running.do(lambda c: c.state.disks[ZONE, "incl-data-1"].body)
+    assert (body["accessMode"], body["sourceSnapshotId"], body["sizeGb"]) == ("READ_ONLY_MANY", str(found.id), "300")
+    cloud.switch("prefer", ZONE)
+    order = replace(ORDER, machine="c3-standard-4", data_disks=("incl-data-1",), scratch=1)
+    await ended(compute, await compute.insert_gang([name(0), name(1)], REGION, [ZONE], order, fresh()))
+    (seen,) = [one for one in (await compute.disks(MINE)).items if one.name == "incl-data-1"]
+    assert (sorted(seen.users), seen.status, seen.gib) == ([name(0), name(1)], "READY", 300)
+    shown = cloud.running.do(lambda c: c.state.instances[ZONE, name(1)].body["disks"])
+    assert [(one["type"], one["mode"], one["deviceName"]) for one in shown][1:] == [
+        ("SCRATCH", "READ_WRITE", "persistent-disk-1"), ("PERSISTENT", "READ_ONLY", "incl-data-0"),
+    ]  # fmt: skip
+    with pytest.raises(CloudFailure, match="already being used"):
+        await compute.delete_disk(ZONE, "incl-data-1", fresh())
+    for rank in (0, 1):
+        await ended(compute, await compute.delete_vm(ZONE, name(rank), fresh()))
+    (seen,) = (await compute.disks(MINE)).items
+    assert seen.users == ()
+    await ended(compute, await compute.delete_disk(ZONE, "incl-data-1", fresh()))
+    single = replace(order, machine="n2-standard-2", data_disks=("incl-data-2",), scratch=0)
+    await ended(
+        compute,
+        await compute.insert_disk(replace(wanted, name="incl-data-2", kind="pd-balanced", shared=False), fresh()),
+    )
+    await ended(compute, await compute.insert(name(), ZONE, single, fresh()))
+    (seen,) = [one for one in (await compute.disks(MINE)).items if one.name == "incl-data-2"]
+    assert seen.users == (name(),)
 
 
 async def test_a_gang_is_made_in_one_zone_that_has_room(compute: Any, cloud: Cloud) -> None:

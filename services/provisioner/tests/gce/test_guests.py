@@ -280,3 +280,34 @@ def test_the_command_line_says_where_it_is_and_ends_on_sigterm(tmp_path: Path, m
 def test_neither_the_service_nor_the_fake_imports_the_library_of_the_provider() -> None:
     code = "import sys, incl_provisioner.app, incl_provisioner.fakes.gce; print('google.cloud' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_what_is_on_a_snapshot_is_mounted_read_only_by_the_machines_own_mount(cloud: Cloud, tmp_path: Path) -> None:
+    (tmp_path / "scan.txt").write_text("voxels")
+    cloud.switch("snapshot", "ct", 10, folder=str(tmp_path))
+    body = {
+        "name": "data", "source_snapshot": "global/snapshots/ct", "type_": f"zones/{ZONE}/diskTypes/pd-balanced",
+    }  # fmt: skip
+    cloud.done(cloud.disks.insert_unary(project=PROJECT, zone=ZONE, disk_resource=body, timeout=10))
+    boot = {"boot": True, "auto_delete": True, "initialize_params": {"source_image": IMAGE}}
+    data = {"source": f"zones/{ZONE}/disks/data", "mode": "READ_ONLY", "device_name": "incl-data-0"}
+    script = """#!/bin/bash
+export INCL_VM_ROOT=${INCL_VM_ROOT:-/var/lib/incl}
+at=$INCL_VM_ROOT/mounts/ct
+mkdir -p "$at"
+mount -o ro,noload "$INCL_VM_DISKS/google-incl-data-0" "$at" && echo "read $(cat "$at/scan.txt")"
+mkdir -p "$HOME/other"
+mount -o ro,noload "$INCL_VM_DISKS/google-incl-data-0" "$HOME/other" && echo "there too"
+[ -n "$INCL_FAKE_DISK" ] && { touch "$at/new" || echo kept; }
+echo over
+"""
+    cloud.made(disks=[boot, data], script=script)
+    text = said(cloud, "over")
+    assert "read voxels" in text
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.txt"]
+    namespaces = cloud.running.do(lambda inside: inside.host.kind) == "namespaces"
+    assert ("kept" in text, "there too" in text, "permission denied" in text) == (
+        (True, True, False) if namespaces else (False, False, True)
+    )
+    cloud.done(cloud.delete())
+    assert (tmp_path / "scan.txt").read_text() == "voxels"

@@ -13,6 +13,7 @@ from .conftest import IMAGE, PROJECT, REGION, ZONE, Cloud
 
 def disk(cloud: Cloud, name: str = "data", **more: Any) -> Any:
     """The operation of a disk's insert."""
+    more.setdefault("type_", f"zones/{ZONE}/diskTypes/pd-standard")
     body = {"name": name, "size_gb": 20, "labels": {"incl": "x"}, **more}
     return cloud.disks.insert_unary(project=PROJECT, zone=ZONE, disk_resource=body, timeout=10, retry=None)
 
@@ -38,7 +39,14 @@ def test_a_disk_of_a_snapshot_is_attached_to_many_for_reading(cloud: Cloud) -> N
     snapshots = cloud.client("SnapshotsClient")
     assert snapshots.get(project=PROJECT, snapshot="chest-ct-v3", timeout=10).disk_size_gb == 300
     assert [one.name for one in snapshots.list(project=PROJECT, timeout=10)] == ["chest-ct-v3"]
-    cloud.done(disk(cloud, source_snapshot="global/snapshots/chest-ct-v3", access_mode="READ_ONLY_MANY"))
+    made = {"source_snapshot": "global/snapshots/chest-ct-v3", "type_": f"zones/{ZONE}/diskTypes/pd-balanced"}
+    for wrong, says in (
+        ({"size_gb": 20}, "smaller than the snapshot"),
+        ({"access_mode": "READ_ONLY_MANY"}, "cannot be"),
+    ):
+        with pytest.raises(exceptions.BadRequest, match=says):
+            disk(cloud, **{**made, "size_gb": 300, **wrong})
+    cloud.done(disk(cloud, **made, size_gb=300))
     boot = {"boot": True, "auto_delete": True, "initialize_params": {"source_image": IMAGE}}
     data = {"source": f"zones/{ZONE}/disks/data", "mode": "READ_ONLY"}
     for name in ("vm-1", "vm-2"):
@@ -55,6 +63,29 @@ def test_a_disk_of_a_snapshot_is_attached_to_many_for_reading(cloud: Cloud) -> N
     cloud.done(cloud.disks.delete_unary(project=PROJECT, zone=ZONE, disk="data", timeout=10))
     with pytest.raises(exceptions.NotFound):
         disk(cloud, "other", source_snapshot="global/snapshots/nothing")
+
+
+def test_so_many_vms_read_a_disk_and_no_more(cloud: Cloud) -> None:
+    cloud.switch("snapshot", "ct", 300)
+    where = f"zones/{ZONE}/diskTypes/"
+    made = {"source_snapshot": "global/snapshots/ct", "size_gb": 300}
+    cloud.done(disk(cloud, "plain", **made, type_=f"{where}pd-balanced"))
+    cloud.done(disk(cloud, "fast", **made, type_=f"{where}hyperdisk-ml", access_mode="READ_ONLY_MANY"))
+    boot = {"boot": True, "auto_delete": True, "initialize_params": {"source_image": IMAGE}}
+
+    def insert(name: str, source: str, machine: str, mode: str = "READ_ONLY") -> list[str]:
+        data = {"source": f"zones/{ZONE}/disks/{source}", "mode": mode, "device_name": "incl-data-0"}
+        return [
+            one.code for one in cloud.done(cloud.insert(name=name, machine=machine, disks=[boot, data])).error.errors
+        ]
+
+    for index in range(10):
+        assert insert(f"vm-{index}", "plain", "n2-standard-2") == []
+    assert insert("vm-10", "plain", "n2-standard-2") == ["LIMIT_EXCEEDED"]
+    assert insert("slow", "fast", "n2-standard-2") == ["UNSUPPORTED_OPERATION"]
+    assert insert("writer", "fast", "c3-standard-4", "READ_WRITE") == ["UNSUPPORTED_OPERATION"]
+    for index in range(12):
+        assert insert(f"c-{index}", "fast", "c3-standard-4") == []
 
 
 def test_a_snapshot_of_a_disk(cloud: Cloud) -> None:

@@ -46,11 +46,6 @@ class CloudBackend:
         large = too_large(spec, demand_of(spec, wire))
         if large is not None:
             return large
-        unready = next((each for each in spec.data if each.kind in ("snapshot", "scratch")), None)
-        if unready is not None:
-            return Refusal(
-                RefusalKind.DATA, f"data by {unready.kind} cannot be had yet", "name a bucket or an NFS export"
-            )
         try:
             self._planner.plan(spec)
         except InvalidInput as error:

@@ -14,8 +14,10 @@ from incl_provisioner.backends.gce.keeper import Keeper
 from incl_provisioner.backends.gce.port import Compute
 from incl_provisioner.cloud.advising import Advisor
 from incl_provisioner.cloud.boots import Boots
+from incl_provisioner.cloud.data import DataKeeper
 from incl_provisioner.cloud.plans import CloudPlans, Met
 from incl_provisioner.cloud.rows import GangRows
+from incl_provisioner.domain.cloud import data_disks
 from incl_provisioner.domain.cloud.gangs import Limits
 from incl_provisioner.domain.cloud.history import PreemptionHistory
 from incl_provisioner.domain.cloud.plan import Plan
@@ -63,6 +65,7 @@ class CloudLoop:
         self._advisor: Advisor | None = None
         self.met = met
         self.plans: CloudPlans | None = None
+        self.data: DataKeeper | None = None
         self.keeper: Keeper | None = None
         self.trouble = ""
 
@@ -74,8 +77,9 @@ class CloudLoop:
         """Break off; the rows say how it goes on."""
         task, self._task = self._task, None
         await end_all([task])
-        if self.keeper is not None:
-            await self.keeper.stop()
+        for keeper in (self.keeper, self.data):
+            if keeper is not None:
+                await keeper.stop()
         compute, self._compute, self._advisor = self._compute, None, None
         if compute is not None:
             await compute.close()
@@ -104,7 +108,7 @@ class CloudLoop:
             live = False
             try:
                 if boots is None:
-                    boots = await self._begin(rows, work)
+                    boots = await self._begin(rows, work, lease)
                 live = await self._round(rows, boots)
                 await self._note(rows, "")
                 self._metrics.cloud_rounds.labels("done").inc()
@@ -130,16 +134,22 @@ class CloudLoop:
             self.trouble = trouble
             await rows.tell(experiment for experiment, _ in await rows.gangs())
 
-    async def _begin(self, rows: GangRows, work: MakeWork) -> Boots:
+    async def _begin(self, rows: GangRows, work: MakeWork, lease: Lease) -> Boots:
         platform, key = await self._database.write(store_gangs.known_by)
         await self._remember(rows)
         if self._compute is None:
             self._compute = await self._open()
         if self._options.advice:
             self._advisor = Advisor(self._compute, self.met.advice, self._metrics, self._clock)
+        troubles: Counter[tuple[str, str]] = Counter()
+        self.data = DataKeeper(
+            platform, self._compute, self._database, self._planner.catalog.machines, lambda: lease, self._clock,
+            data_disks.Limits(self._options.data_make_s, self._options.data_idle_s),
+            round_s=min(5.0, self._options.round_s), troubles=troubles, wake=self._woken.set,
+        )  # fmt: skip
         self.plans = CloudPlans(
             self._options, self._planner, self.met, rows, platform=platform, key=key, bus=self._bus,
-            metrics=self._metrics, advisor=self._advisor,
+            metrics=self._metrics, data=self.data, advisor=self._advisor,
         )  # fmt: skip
         self._counted = Counter()
         limits = Limits()
@@ -147,6 +157,7 @@ class CloudLoop:
             limits, round_s=min(limits.round_s, self._options.round_s), poll_s=min(limits.poll_s, self._options.round_s)
         )
         self.keeper = Keeper(platform, self._compute, rows, self.plans, self._clock, quick)
+        self.keeper.troubles = troubles
         return Boots(self._options, self._database, self._compute, rows, self.plans, work, self._clock)
 
     async def _remember(self, rows: GangRows) -> None:
@@ -164,12 +175,15 @@ class CloudLoop:
         """One look at all. Whether anything is live: else the cloud is looked at only now and then, for orphans."""
         assert self.keeper is not None
         assert self.plans is not None
+        assert self.data is not None
         now = self._clock.monotonic()
-        if self._swept and now - self._swept < self._options.sweep_s and not await rows.any():
+        if self._swept and now - self._swept < self._options.sweep_s and not await self._anything(rows):
             return False
         self._swept = now
+        await self.data.refresh()
         view = await self.keeper.round()
         known = await rows.gangs()
+        await self.data.round(view, known, rows)
         await boots.look(view, {key: gang for key, gang in known.items() if key in self.keeper.adopted})
         self.met.cooldowns.prune(self._clock.now())
         await rows.cool(self.met.cooldowns)
@@ -179,4 +193,8 @@ class CloudLoop:
         changed, self.plans.changed = self.plans.changed, set()
         if changed:
             await rows.tell(changed)
-        return bool(known)
+        return bool(known) or await self.data.busy()
+
+    async def _anything(self, rows: GangRows) -> bool:
+        assert self.data is not None
+        return await rows.any() or await self.data.busy()

@@ -5,10 +5,12 @@ What was met is remembered here: cooldowns, what was preempted where, and what t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from incl_provisioner.backends.gce.port import Order
 from incl_provisioner.cloud.advising import AdviceBook, Advisor
+from incl_provisioner.cloud.data import DataKeeper
 from incl_provisioner.cloud.rows import About, GangRows
 from incl_provisioner.cloud.tokens import token
 from incl_provisioner.domain.cloud import startup
@@ -26,6 +28,7 @@ from incl_provisioner.planner import CatalogPlanner
 from incl_provisioner.settings import CloudOptions
 from incl_shared.clock import Clock
 from incl_shared.errors import InvalidInput
+from incl_shared.spec import ExperimentSpec
 
 _ALIKE = 1.02
 """Zones of a region whose useful hour costs at most so much more than the best one's are asked together."""
@@ -54,10 +57,11 @@ class CloudPlans:
 
     def __init__(
         self, options: CloudOptions, planner: CatalogPlanner, met: Met, rows: GangRows,
-        *, platform: str, key: str, bus: tuple[str, ...], metrics: ProvisionerMetrics, advisor: Advisor | None = None,
+        *, platform: str, key: str, bus: tuple[str, ...], metrics: ProvisionerMetrics, data: DataKeeper,
+        advisor: Advisor | None = None,
     ) -> None:  # fmt: skip
         self._advisor = advisor
-        self._metrics = metrics
+        self._metrics, self._data = metrics, data
         self._options, self._planner, self._met, self._rows = options, planner, met, rows
         self._platform, self._key, self._bus = platform, key, bus
         self.waits: dict[str, str] = {}
@@ -93,8 +97,11 @@ class CloudPlans:
         if not free:
             self._wait(gang.experiment, waiting(plan.zones, now))
             return None
-        self._wait(gang.experiment, "")
         best = free[0]
+        about = self._rows.about.get(gang.key)
+        if about is not None and about.spec.snapshots:
+            return self._where_data(gang, about.spec, free, now)
+        self._wait(gang.experiment, "")
         zones = tuple(each.zone for each in free if _as_good(each, best))
         return Where(best.region, zones, best.shape.name, best.spot)
 
@@ -118,7 +125,17 @@ class CloudPlans:
         same = [each for each in plan.zones if each.target == Target(gang.zone, gang.machine, gang.spot)]
         if not same or same[0].cooling is not None or not lasts(about.spec, self._planner.settings, gang.spent):
             return None
-        return Where(same[0].region, (gang.zone,), gang.machine, gang.spot)
+        return Where(same[0].region, (gang.zone,), gang.machine, gang.spot, gang.disks)
+
+    def _where_data(self, gang: Gang, spec: ExperimentSpec, free: Sequence[Ranked], now: float) -> Where | None:
+        """The zone that has the data, alone: disks are of one zone."""
+        found = self._data.choose(gang, spec.snapshots, free, now)
+        if isinstance(found, str):
+            self._wait(gang.experiment, found)
+            return None
+        self._wait(gang.experiment, "")
+        zone = found.zone
+        return Where(zone.region, (zone.zone,), zone.shape.name, zone.spot, found.disks)
 
     def order(self, gang: Gang) -> Order:
         """What the machines of a gang's try are made like: the same as often as it is asked."""
@@ -135,6 +152,7 @@ class CloudPlans:
             scratch=len(node.scratch), terminates=shape.terminates, network=settings.network,
             subnetwork=settings.subnetwork, service_account=settings.service_account,
             scopes=self._options.scopes, external_ip=settings.external_ip, notice_s=self._options.notice_s,
+            data_disks=gang.disks,
         )  # fmt: skip
 
     def failed(self, gang: Gang, verdict: Verdict, now: float) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from incl_provisioner import store, store_cooldowns, store_gangs
+from incl_provisioner import store, store_cooldowns, store_data, store_gangs
 from incl_provisioner.domain.cloud import gangs
 from incl_provisioner.domain.cloud.cooldowns import CooldownBook, Cooling, CoolKey, Growth
 from incl_provisioner.domain.cloud.gangs import LAST, Gang, Phase
@@ -131,6 +131,9 @@ class GangRows:
             return None
         if after.origins and before.phase not in _REMOVED and after.phase in _REMOVED:
             after = self._given_back(tx, after)
+        asks = (before.phase, after.phase) == (Phase.PLANNED, Phase.ASKED)
+        if asks and not store_data.hold(tx.connection, after.disks, self._clock.now()):
+            return None
         if not store_gangs.save(tx.connection, before, after, self._clock.now()):
             return None
         if after.phase in LAST:

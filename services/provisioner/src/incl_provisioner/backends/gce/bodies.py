@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from incl_provisioner.backends.gce.port import Order
+from incl_provisioner.backends.gce.port import DiskOrder, Order
+from incl_shared.mounts import device_name
 
 Body = dict[str, Any]
 
@@ -68,8 +69,19 @@ def _disks(order: Order, image: str, place: str) -> list[Body]:
         made.append(
             {"type_": "SCRATCH", "interface": "NVME", "auto_delete": True, "initialize_params": {"disk_type": kind}}
         )
-    made += [{"source": source, "mode": "READ_ONLY", "auto_delete": False} for source in order.data_disks]
+    for index, name in enumerate(order.data_disks):
+        source = f"{place}disks/{name}" if place else name
+        made.append({"source": source, "device_name": device_name(index), "mode": "READ_ONLY", "auto_delete": False})
     return made
+
+
+def disk(order: DiskOrder, project: str) -> Body:
+    """The body of disks.insert."""
+    body: Body = {
+        "name": order.name, "type_": f"zones/{order.zone}/diskTypes/{order.kind}", "size_gb": order.gib,
+        "source_snapshot": f"projects/{project}/global/snapshots/{order.snapshot}", "labels": dict(order.labels),
+    }  # fmt: skip
+    return {**body, "access_mode": "READ_ONLY_MANY"} if order.shared else body
 
 
 def _interface(order: Order) -> Body:

@@ -11,7 +11,18 @@ from typing import Any, TypeVar
 from incl_provisioner.backends.gce import bodies, reading
 from incl_provisioner.backends.gce.calls import Calls, Limits
 from incl_provisioner.backends.gce.library import Library, Threads
-from incl_provisioner.backends.gce.port import CloudFailure, DiskSeen, Listing, Operation, Order, Serial, Vm, VmSeen
+from incl_provisioner.backends.gce.port import (
+    CloudFailure,
+    DiskOrder,
+    DiskSeen,
+    Listing,
+    Operation,
+    Order,
+    Serial,
+    Vm,
+    VmSeen,
+)
+from incl_provisioner.domain.cloud.data_disks import Snapshot
 from incl_provisioner.domain.cloud.plan import Image
 from incl_provisioner.domain.cloud.zones import Advice
 from incl_shared.clock import Clock
@@ -103,6 +114,14 @@ class GoogleCompute:
         )
         return self._operation(await self._call("regionInstances.bulkInsert", request, write=True))
 
+    async def insert_disk(self, order: DiskOrder, request_id: str) -> Operation:
+        """See `Compute.insert_disk`."""
+        request = self._library.types.InsertDiskRequest(
+            project=self._project, zone=order.zone, request_id=request_id,
+            disk_resource=bodies.disk(order, self._project),
+        )  # fmt: skip
+        return self._operation(await self._call("disks.insert", request, write=True))
+
     # -- operations --
 
     def _scoped(self, scope: str) -> tuple[str, dict[str, str]]:
@@ -177,6 +196,22 @@ class GoogleCompute:
                 return {}
             raise
         return {one.key: one.value for one in found.query_value.items}
+
+    async def snapshot(self, name: str) -> Snapshot | None:
+        """See `Compute.snapshot`."""
+        found = await self._or_none(self._call("snapshots.get", {"project": self._project, "snapshot": name}), name)
+        return None if found is None else reading.snapshot_of(found)
+
+    async def snapshots(self) -> list[Snapshot]:
+        """See `Compute.snapshots`."""
+        request: dict[str, Any] = {"project": self._project, "max_results": PAGE}
+        found: list[Snapshot] = []
+        while True:
+            page = await self._page("snapshots.list", request)
+            found += [reading.snapshot_of(one) for one in page.items]
+            if not page.next_page_token:
+                return found
+            request["page_token"] = page.next_page_token
 
     # -- removing --
 

@@ -235,4 +235,4 @@ def _vm(vm: VmSeen) -> Thing:
 
 
 def _disk(disk: DiskSeen) -> Thing:
-    return Thing(disk.name, disk.zone, disk=True, used=bool(disk.users))
+    return Thing(disk.name, disk.zone, disk.status, disk=True, used=bool(disk.users))

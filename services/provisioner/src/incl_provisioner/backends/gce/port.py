@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from incl_provisioner.domain.cloud.data_disks import Snapshot
 from incl_provisioner.domain.cloud.errors import CloudError, Verdict
 from incl_provisioner.domain.cloud.plan import Image
 from incl_provisioner.domain.cloud.prices import Disk
@@ -99,6 +100,7 @@ class DiskSeen:
     labels: Mapping[str, str]
     users: tuple[str, ...]
     gib: int
+    status: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class Order:
     `guest`: (type, count) of GPUs that are attached; `disks[0]` boots from `image`; `scratch`: local SSDs.
     `terminates`: host maintenance ends it. `longest_s`: after so long the provider deletes it.
     `service_account`, `scopes`: whose tokens the metadata server gives, and what they are good for; "": none at all.
-    `notice_s`: of a preemption, before the ACPI signal; 0: none.
+    `notice_s`: of a preemption, before the ACPI signal; 0: none. `data_disks`: names of disks that are read.
     """
 
     machine: str
@@ -136,6 +138,19 @@ class Order:
     external_ip: bool = False
     notice_s: int = 0
     data_disks: Sequence[str] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class DiskOrder:
+    """A read-only disk of a snapshot. `shared`: its type must be told when it is made that many will read it."""
+
+    name: str
+    zone: str
+    kind: str
+    gib: int
+    snapshot: str
+    labels: Mapping[str, str]
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +194,15 @@ class Compute(Protocol):
 
     async def disks(self, label_filter: str) -> Listing[DiskSeen]:
         """All disks with these labels, in all zones."""
+
+    async def insert_disk(self, order: DiskOrder, request_id: str) -> Operation:
+        """Begin to make a disk; with the same request id again the same operation."""
+
+    async def snapshot(self, name: str) -> Snapshot | None:
+        """One snapshot of the project."""
+
+    async def snapshots(self) -> list[Snapshot]:
+        """All snapshots of the project."""
 
     async def delete_disk(self, zone: str, name: str, request_id: str) -> Operation | None:
         """Begin to delete; None when there is no such disk."""

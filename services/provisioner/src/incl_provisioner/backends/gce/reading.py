@@ -10,6 +10,7 @@ from typing import Any
 
 from incl_provisioner.backends.gce.port import DiskSeen, Operation, Vm, VmSeen
 from incl_provisioner.domain.cloud.classify import classify
+from incl_provisioner.domain.cloud.data_disks import Snapshot
 from incl_provisioner.domain.cloud.errors import CloudError
 from incl_provisioner.domain.cloud.zones import Advice
 
@@ -71,7 +72,14 @@ def seen_of(message: Any) -> VmSeen:
 def disk_of(message: Any) -> DiskSeen:
     """A disk."""
     users = tuple(last(user) for user in message.users)
-    return DiskSeen(message.name, last(message.zone), message.id, dict(message.labels), users, message.size_gb)
+    return DiskSeen(
+        message.name, last(message.zone), message.id, dict(message.labels), users, message.size_gb, message.status
+    )
+
+
+def snapshot_of(message: Any) -> Snapshot:
+    """A snapshot."""
+    return Snapshot(message.name, message.id, message.disk_size_gb, message.status == "READY", message.storage_bytes)
 
 
 def unreachable(page: Any) -> Iterable[str]:

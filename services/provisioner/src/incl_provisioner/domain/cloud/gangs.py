@@ -22,6 +22,7 @@ from incl_provisioner.domain.cloud.errors import Meaning, Scope, Verdict
 from incl_provisioner.domain.cloud.names import Place, machine_name, parse_name
 
 ENDED = frozenset({"TERMINATED", "STOPPED", "SUSPENDED"})
+DATA_PREFIX = "incl-data-"
 GOING = frozenset({"STOPPING", "DEPROVISIONING", "PENDING_STOP"})
 
 
@@ -80,6 +81,7 @@ class Gang:
         origins: by rank, the attempt that its machine is named after; empty: this one.
         given: ranks whose machines the next attempt has taken over: they are this one's no more.
         spent: seconds of its life that a machine had behind it at most when it was taken over.
+        disks: read-only disks of data that the last try's machines have, in the order of the experiment's snapshots.
     """
 
     experiment: str
@@ -104,6 +106,7 @@ class Gang:
     origins: tuple[int, ...] = ()
     given: frozenset[int] = frozenset()
     spent: float = 0.0
+    disks: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -145,21 +148,26 @@ class Thing:
 
 @dataclass(frozen=True)
 class View:
-    """Lists of everything of the platform. `at`: when they were asked for; `unreachable`: zones that did not answer."""
+    """Lists of everything of the platform. `at`: when they were asked for; `unreachable`: zones that did not answer.
+
+    `data`: disks that belong to no gang.
+    """
 
     at: float
     things: Mapping[tuple[str, int], Sequence[Thing]] = field(default_factory=dict)
     unreachable: frozenset[str] = frozenset()
+    data: Sequence[Thing] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """The next place: a region and the zones of it that are asked, and for which machine."""
+    """The next place: a region and the zones of it that are asked, for which machine, with which disks of data."""
 
     region: str
     zones: tuple[str, ...]
     machine: str = ""
     spot: bool = False
+    disks: tuple[str, ...] = ()
 
 
 class Do(StrEnum):
@@ -193,6 +201,7 @@ def taken_over(gang: Gang, healthy: Iterable[int], now: float, spent: float) -> 
         gang.experiment, attempt, gang.nodes, since=now, region=gang.region, zones=(gang.zone,),
         tried=frozenset({gang.zone}), machine=gang.machine, spot=gang.spot, zone=gang.zone,
         origins=tuple(origin if rank in ranks else attempt for rank, origin in enumerate(origins)), spent=spent,
+        disks=gang.disks,
     )  # fmt: skip
     return replace(gang, given=gang.given | ranks), after
 
@@ -226,11 +235,14 @@ def _rank(thing: Thing) -> int:
 def view_of(at: float, things: Iterable[Thing], unreachable: Iterable[str]) -> View:
     """A view from lists; what has no name of ours is left out."""
     by_gang: dict[tuple[str, int], list[Thing]] = {}
+    data = []
     for thing in things:
         parsed = parse_name(thing.name)
         if parsed is not None:
             by_gang.setdefault((parsed[0].experiment, parsed[0].attempt), []).append(thing)
-    return View(at, by_gang, frozenset(unreachable))
+        elif thing.disk and thing.name.startswith(DATA_PREFIX):
+            data.append(thing)
+    return View(at, by_gang, frozenset(unreachable), tuple(data))
 
 
 def decide(gang: Gang, view: View, where: Where | None, now: float, limits: Limits) -> tuple[Gang, list[Action]]:
@@ -270,7 +282,7 @@ def _planned(gang: Gang, where: Where | None, now: float) -> tuple[Gang, list[Ac
     asked = replace(
         gang, phase=Phase.ASKED, since=now, asked=now, turn=gang.turn + 1, region=where.region, zones=where.zones,
         tried=gang.tried | set(where.zones), operation="", open=True, unsure=False, verdict=None,
-        machine=where.machine, spot=where.spot, zone="",
+        machine=where.machine, spot=where.spot, zone="", disks=where.disks,
     )  # fmt: skip
     return asked, [Action(Do.ASK)]
 
@@ -317,13 +329,18 @@ def _removing(gang: Gang, view: View, now: float, limits: Limits) -> tuple[Gang,
 
 
 def _removed(gang: Gang, now: float) -> Gang:
-    clean = replace(gang, since=now, operation="", open=False)
+    clean = replace(gang, since=now, operation="", open=False, disks=())
     if gang.phase is Phase.ENDING or not gang.wanted:
         return replace(clean, phase=Phase.GONE)
     hopeless = gang.verdict is not None and not gang.verdict.waits and gang.verdict.meaning is not Meaning.CREDENTIALS
     if hopeless:
         return replace(clean, phase=Phase.FAILED)
     return replace(clean, phase=Phase.PLANNED, origins=(), spent=0.0)
+
+
+def doomed(gang: Gang, verdict: Verdict, now: float) -> Gang:
+    """It was not asked for yet, and never will be."""
+    return replace(gang, phase=Phase.FAILED, since=now, verdict=verdict) if gang.phase is Phase.PLANNED else gang
 
 
 # -- what came of it --

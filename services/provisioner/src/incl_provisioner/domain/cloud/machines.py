@@ -14,6 +14,8 @@ from incl_provisioner.domain.cloud.reading import Entry, read_table
 GIB = 1 << 30
 _NAME = r"[a-z][a-z0-9-]{0,62}"
 _ALL = "all"
+SHARED_DISKS = ("pd-balanced", "pd-ssd")
+"""Persistent disks that several machines may read, best first."""
 _MACHINE_KEYS = (
     "family", "cores", "memory_gib", "gpu", "gpus", "boot_disks", "zones", "spot", "local_ssd", "local_ssd_max",
     "live_migrates",
@@ -105,6 +107,15 @@ class MachineTable:
     gpus: Mapping[str, Gpu]
     machines: Mapping[str, Machine]
     by_alias: Mapping[str, Gpu] = field(default_factory=dict)
+    data_disks: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Types of disks that many machines read at once -> families that can, where that is not all of them."""
+
+    def data_kind(self, machine: Machine) -> str:
+        """The type of a read-only disk that such machines share; empty: they can share none."""
+        for kind, families in self.data_disks.items():
+            if machine.family in families:
+                return kind
+        return next((kind for kind in SHARED_DISKS if kind in machine.boot_disks), "")
 
     @property
     def regions(self) -> frozenset[str]:
@@ -126,7 +137,7 @@ def read_machines(text: str, source: str) -> MachineTable:
     """
     table = read_table(text, source)
     needed = ("provider", "date", "zones", "machines")
-    top = table.keys((*needed, "gpus", "families"), needed)
+    top = table.keys((*needed, "gpus", "families", "data_disks"), needed)
     zones = _zone_lists(top["zones"])
     gpus = {name: _gpu(name, entry, zones) for name, entry in (top["gpus"].items() if "gpus" in top else ())}
     aliases = _aliases(gpus, top.get("gpus", table))
@@ -141,7 +152,11 @@ def read_machines(text: str, source: str) -> MachineTable:
         if not gpu.attached and all(machine.gpu is not gpu for machine in machines.values()):
             top["gpus"].fail(f"no machine brings {gpu.name}, and it is attached to none")
     provider = top["provider"].text(_NAME)
-    return MachineTable(provider, top["date"].date(), zones, gpus, machines, aliases)
+    shared = {
+        kind: frozenset(each.text(_NAME) for each in families.entries())
+        for kind, families in (top["data_disks"].items() if "data_disks" in top else ())
+    }
+    return MachineTable(provider, top["date"].date(), zones, gpus, machines, aliases, shared)
 
 
 def _zone_lists(entry: Entry, known: frozenset[str] | None = None) -> frozenset[str]:

@@ -97,6 +97,11 @@ def request_id(platform: str, place: Place, action: str, where: str, turn: int =
     return str(uuid.uuid5(_NAMESPACE, "\x1f".join(map(str, parts))))
 
 
+def call_id(*parts: str) -> str:
+    """The id of a call about something that has a name of its own; the same parts give the same one."""
+    return str(uuid.uuid5(_NAMESPACE, "\x1f".join(parts)))
+
+
 def labels(owner: Owner) -> dict[str, str]:
     """The labels of a machine or disk; every value within the provider's alphabet and length."""
     return {

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from incl_provisioner.domain.cloud.data_needs import local_ssds, with_data
 from incl_provisioner.domain.cloud.instances import Need, resolve
 from incl_provisioner.domain.cloud.machines import MachineTable, Shape, region_of
 from incl_provisioner.domain.cloud.policy import Decision, Situation, SpotPolicy
@@ -133,7 +134,8 @@ def make_plan(
     shapes = [shape for shape in shapes if shape.machine.spot or not decision.spot][:_MACHINES_TRIED]
 
     def disks(shape: Shape) -> tuple[Disk, ...]:
-        return node_of(spec, shape, settings).disks
+        node = node_of(spec, shape, settings)
+        return (*node.disks, *node.scratch[shape.machine.local_ssd :])
 
     ranked = rank(
         shapes, zones, state, prices, spot=decision.spot, nodes=spec.nodes, disks=disks,
@@ -143,7 +145,8 @@ def make_plan(
     return Plan(
         table.provider, spec.nodes, decision, ranked, node.image, node.disks, node.scratch,
         settings.network, settings.subnetwork, settings.service_account, settings.external_ip,
-        node.longest_s, prices.date, tuple(_notes(ranked, state, prices, today)),
+        node.longest_s, prices.date,
+        (*_notes(ranked, state, prices, today), *_data_notes(spec, ranked[0].shape, table)),
     )  # fmt: skip
 
 
@@ -162,7 +165,7 @@ def node_of(spec: ExperimentSpec, shape: Shape, settings: CloudSettings) -> Node
     return NodePlan(
         settings.gpu_image if shape.gpus else settings.image,
         (Disk(shape.machine.boot_disks[0], settings.boot_gib),),
-        (Disk("local-ssd", LOCAL_SSD_GIB),) * shape.machine.local_ssd,
+        (Disk("local-ssd", LOCAL_SSD_GIB),) * max(shape.machine.local_ssd, local_ssds(spec)),
         _longest(spec, settings),
     )
 
@@ -189,7 +192,8 @@ def _shapes(
     shapes = resolve(
         spec.instance, need, table, lambda shape: prices.cheapest(shape, spot=spot, regions=regions)
     )  # fmt: skip
-    return [shape for shape in shapes if shape.zones & zones] or list(shapes)
+    able = with_data(spec, shapes, table)
+    return [shape for shape in able if shape.zones & zones] or list(able)
 
 
 def longest(spec: ExperimentSpec, settings: CloudSettings) -> int:
@@ -229,6 +233,12 @@ def _notes(ranked: Sequence[Ranked], state: State, prices: PriceTable, today: st
     elif today and too_old(prices.date, today):
         notes.append(f"the list of prices is of {prices.date}, and old: INCL_PROVISIONER_PRICES names a newer one")
     return notes
+
+
+def _data_notes(spec: ExperimentSpec, shape: Shape, table: MachineTable) -> list[str]:
+    """What the price of machines does not have in it."""
+    kind = table.data_kind(shape.machine)
+    return [f"data: a {kind} disk of the snapshot {name}, shared, paid besides" for name in spec.snapshots]
 
 
 def first_calls(plan: Plan) -> tuple[tuple[str, tuple[str, ...]], ...]:

@@ -11,9 +11,20 @@ from typing import Any, TypeVar
 
 from incl_provisioner.backends.gce import bodies
 from incl_provisioner.backends.gce.calls import Calls
-from incl_provisioner.backends.gce.port import CloudFailure, DiskSeen, Listing, Operation, Order, Serial, Vm, VmSeen
+from incl_provisioner.backends.gce.port import (
+    CloudFailure,
+    DiskOrder,
+    DiskSeen,
+    Listing,
+    Operation,
+    Order,
+    Serial,
+    Vm,
+    VmSeen,
+)
 from incl_provisioner.backends.gce.reading import last, when
 from incl_provisioner.domain.cloud.classify import classify
+from incl_provisioner.domain.cloud.data_disks import Snapshot
 from incl_provisioner.domain.cloud.errors import CloudError, read_errors
 from incl_provisioner.domain.cloud.plan import Image
 from incl_provisioner.domain.cloud.zones import Advice
@@ -101,6 +112,21 @@ class DirectCompute:
         body = bodies.gang(names, zones, order, await self.image(order.image))
         query = {"requestId": request_id}
         return _operation(await self._call("regionInstances.bulkInsert", region, "", query, body, write=True))
+
+    async def insert_disk(self, order: DiskOrder, request_id: str) -> Operation:
+        """See `Compute.insert_disk`."""
+        body, query = bodies.disk(order, self._project), {"requestId": request_id}
+        return _operation(await self._call("disks.insert", order.zone, "", query, body, write=True))
+
+    async def snapshot(self, name: str) -> Snapshot | None:
+        """See `Compute.snapshot`."""
+        found = await self._or_none(self._call("snapshots.get", "", name), name)
+        return None if found is None else _snapshot(found)
+
+    async def snapshots(self) -> list[Snapshot]:
+        """See `Compute.snapshots`."""
+        pages = await self._pages("snapshots.list", "", "")
+        return [_snapshot(one) for page in pages for one in page.get("items", ())]
 
     async def operation(self, scope: str, name: str) -> Operation | None:
         """See `Compute.operation`."""
@@ -232,4 +258,13 @@ def _seen(body: JSON) -> VmSeen:
 
 def _disk(body: JSON) -> DiskSeen:
     users = tuple(last(user) for user in body["users"])
-    return DiskSeen(body["name"], last(body["zone"]), int(body["id"]), dict(body["labels"]), users, int(body["sizeGb"]))
+    return DiskSeen(
+        body["name"], last(body["zone"]), int(body["id"]), dict(body["labels"]), users, int(body["sizeGb"]),
+        body["status"],
+    )  # fmt: skip
+
+
+def _snapshot(body: JSON) -> Snapshot:
+    return Snapshot(
+        body["name"], int(body["id"]), int(body["diskSizeGb"]), body["status"] == "READY", int(body["storageBytes"])
+    )

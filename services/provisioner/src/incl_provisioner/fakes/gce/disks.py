@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from incl_provisioner.fakes.gce.call import Call, Handler
 from incl_provisioner.fakes.gce.capacity import Capacity
@@ -103,8 +104,10 @@ class Disks:
     async def _change(self, _: Operation) -> None:
         await asyncio.sleep(self._pace.change)
 
-    def add_snapshot(self, name: str, size_gb: int, labels: dict[str, str] | None = None) -> JSON:
-        """A snapshot that is there."""
+    def add_snapshot(
+        self, name: str, size_gb: int, labels: dict[str, str] | None = None, folder: Path | None = None
+    ) -> JSON:
+        """A snapshot that is there. folder: what is on it, for VMs with processes."""
         given = check_labels(labels or {})
         self._state.snapshots[name] = body = {
             "kind": "compute#snapshot", "id": str(self._state.new_id()), "name": name, "status": "READY",
@@ -112,6 +115,8 @@ class Disks:
             "labelFingerprint": fingerprint(given), "creationTimestamp": self._state.now(),
             "selfLink": self._state.at(f"global/snapshots/{name}"), "storageLocations": ["us"],
         }  # fmt: skip
+        if folder is not None:
+            self._state.contents[str(body["id"])] = folder
         return body
 
     def create_snapshot(self, call: Call) -> Operation:
@@ -121,7 +126,8 @@ class Disks:
         resource = f"projects/{self._state.project}/global/snapshots/{name}"
         if name in self._state.snapshots:
             raise already_exists(resource)
-        body = self.add_snapshot(name, int(disk.body["sizeGb"]), call.body.get("labels"))
+        source = self._state.contents.get(disk.body.get("sourceSnapshotId", ""))
+        body = self.add_snapshot(name, int(disk.body["sizeGb"]), call.body.get("labels"), source)
         body["sourceDisk"] = disk.body["selfLink"]
         operation = self._operations.create("createSnapshot", f"zones/{disk.zone}", disk.resource, target_id=disk.id)
         return self._operations.begin(operation, self._change, call.method)

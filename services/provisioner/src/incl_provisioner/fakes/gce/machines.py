@@ -9,12 +9,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
+from incl_provisioner.fakes.gce.attaching import contents, unattachable
 from incl_provisioner.fakes.gce.capacity import GONE, Capacity
 from incl_provisioner.fakes.gce.hosts.port import Guest, Host, Running
 from incl_provisioner.fakes.gce.model import Disk, Instance, State, last, stamp
 from incl_provisioner.fakes.gce.operations import Operation, Operations
 from incl_provisioner.fakes.gce.pace import Pace
-from incl_provisioner.fakes.gce.problems import JSON, OperationError, OperationFailed
+from incl_provisioner.fakes.gce.problems import JSON, OperationFailed
 
 
 def among(name: str, patterns: Iterable[str]) -> bool:
@@ -93,12 +94,9 @@ class Machines:
     def _check_free(self, shown: JSON, vm: Instance, made: list[Disk]) -> None:
         if "source" not in shown or any(disk.name == last(shown["source"]) for disk in made):
             return
-        disk = self._state.disk(vm.zone, last(shown["source"]))
-        if disk.users and shown["mode"] != "READ_ONLY":
-            message = (
-                f"The disk resource '{disk.resource}' is already being used by '{disk.users[0].split('/v1/')[-1]}'"
-            )
-            raise OperationFailed(OperationError("RESOURCE_IN_USE_BY_ANOTHER_RESOURCE", message, 400))
+        error = unattachable(self._state.disk(vm.zone, last(shown["source"])), shown, vm)
+        if error is not None:
+            raise OperationFailed(error)
 
     async def boot(self, vm: Instance) -> None:
         """From PROVISIONING to RUNNING."""
@@ -112,7 +110,8 @@ class Machines:
         vm.boots += 1
         script = None if among(vm.name, self.never_boots) else vm.metadata().get("startup-script")
         environment = await self.attach(vm)
-        guest = Guest(vm.name, folder, vm.address, script, environment, not among(vm.name, self.without_network))
+        network = not among(vm.name, self.without_network)
+        guest = Guest(vm.name, folder, vm.address, script, environment, network, contents(self._state, vm))
         running = await self._host.boot(guest)
         if not _still_booting(vm):
             running.cut_power()

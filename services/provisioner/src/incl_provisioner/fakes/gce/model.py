@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 from incl_provisioner.fakes.gce.catalog import ZONES, MachineType
 from incl_provisioner.fakes.gce.hosts.port import Running
@@ -143,6 +144,11 @@ class Disk:
         return f"projects/{self.project}/zones/{self.zone}/disks/{self.name}"
 
     @property
+    def kind(self) -> str:
+        """Its type: pd-balanced, hyperdisk-ml, …"""
+        return last(self.body["type"])
+
+    @property
     def users(self) -> list[str]:
         """URLs of the VMs that it is attached to."""
         users: list[str] = self.body["users"]
@@ -166,6 +172,8 @@ class State:
         self.instances: dict[tuple[str, str], Instance] = {}
         self.disks: dict[tuple[str, str], Disk] = {}
         self.snapshots: dict[str, JSON] = {}
+        self.contents: dict[str, Path] = {}
+        """Number of a snapshot -> a folder with what is on it."""
         self._ids = itertools.count(random.Random(seed).randrange(10**17, 10**18) * 10, 7)  # noqa: S311
 
     def new_id(self) -> int:

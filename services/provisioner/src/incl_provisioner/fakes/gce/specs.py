@@ -23,6 +23,8 @@ _LABEL = re.compile(r"[a-z][-_a-z0-9]{0,62}")
 _LABEL_VALUE = re.compile(r"[-_a-z0-9]{0,63}")
 _MODELS = ("STANDARD", "SPOT", "FLEX_START", "RESERVATION_BOUND")
 HYPERDISK_ONLY = ("a4", "g4")
+HYPERDISK_ML = ("a2", "a3", "a4", "c3", "g2", "g4")
+ACCESS_MODES = ("READ_WRITE_SINGLE", "READ_WRITE_MANY", "READ_ONLY_MANY")
 
 
 def check_name(name: object, field: str = "resource.name") -> str:
@@ -144,12 +146,17 @@ def new_disk(state: State, zone: str, name: str, params: JSON) -> Disk:
     number = state.new_id()
     kind = last(params.get("type") or "pd-standard")
     labels = check_labels(params.get("labels"))
-    size = int(params.get("sizeGb") or 10)
+    access = str(params.get("accessMode") or "READ_WRITE_SINGLE")
+    if params.get("accessMode") and not kind.startswith("hyperdisk"):
+        raise invalid("resource.accessMode", access, f"It cannot be set for disks of type {kind}.")
+    if access not in ACCESS_MODES or (access == "READ_ONLY_MANY" and kind != "hyperdisk-ml"):
+        raise invalid("resource.accessMode", access, f"It is not supported by {kind}.")
+    size = int(params.get("sizeGb") or 0)
     body: JSON = {
-        "kind": "compute#disk", "id": str(number), "name": name, "sizeGb": str(size), "status": "READY",
+        "kind": "compute#disk", "id": str(number), "name": name, "sizeGb": str(size or 10), "status": "READY",
         "zone": state.at(f"zones/{zone}"), "type": state.at(f"zones/{zone}/diskTypes/{kind}"), "users": [],
         "labels": labels, "labelFingerprint": fingerprint(labels), "creationTimestamp": state.now(),
-        "selfLink": state.at(f"zones/{zone}/disks/{name}"), "accessMode": params.get("accessMode", "READ_WRITE_SINGLE"),
+        "selfLink": state.at(f"zones/{zone}/disks/{name}"), "accessMode": access,
     }  # fmt: skip
     if params.get("sourceImage"):
         body["sourceImage"] = state.url(find_image(str(params["sourceImage"])))
@@ -158,7 +165,13 @@ def new_disk(state: State, zone: str, name: str, params: JSON) -> Disk:
         if snapshot is None:
             raise not_found(f"projects/{state.project}/global/snapshots/{last(params['sourceSnapshot'])}")
         body.update(sourceSnapshot=snapshot["selfLink"], sourceSnapshotId=snapshot["id"])
-        body["sizeGb"] = str(max(size, int(snapshot["diskSizeGb"])))
+        least = int(snapshot["diskSizeGb"])
+        if size and size < least:
+            why = f"Requested disk size cannot be smaller than the snapshot size ({least} GB)."
+            raise invalid("resource.sizeGb", size, why)
+        if snapshot["status"] != "READY":
+            raise ApiError(400, "resourceNotReady", f"The resource '{snapshot['selfLink']}' is not ready")
+        body["sizeGb"] = str(size or least)
     return Disk(state.project, zone, name, number, body)
 
 

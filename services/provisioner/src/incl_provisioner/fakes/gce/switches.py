@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from incl_provisioner.fakes.gce.bulk import Bulk
@@ -34,6 +35,7 @@ class Switches:
             "fault": self.fault, "clear": self.clear, "stockout": self.stockout, "capacity": self.capacity,
             "restock": self.restock, "stockout-form": self.stockout_form, "quota": self.quota, "deny": self.deny,
             "expire": self.expire, "unreachable": self.unreachable, "limit": self.limit, "preempt": self.preempt,
+            "unsnapshot": self.unsnapshot,
             "host-error": self.host_error, "guest": self.guest, "snapshot": self.snapshot, "advice": self.advice,
             "prefer": self.prefer, "forget": self.forget, "bulk-limit": self.bulk_limit,
         }  # fmt: skip
@@ -107,9 +109,17 @@ class Switches:
             else:
                 names.discard(name)
 
-    def snapshot(self, name: str, size_gb: int = 100, labels: dict[str, str] | None = None) -> JSON:
-        """A snapshot that is there."""
-        return self._disks.add_snapshot(name, size_gb, labels)
+    def snapshot(
+        self, name: str, size_gb: int = 100, labels: dict[str, str] | None = None, folder: str | None = None
+    ) -> JSON:
+        """A snapshot that is there; a later one replaces one of the same name. folder: what is on it."""
+        if folder is not None and not Path(folder).is_dir():
+            raise ValueError(f"there is no folder {folder}")
+        return self._disks.add_snapshot(name, size_gb, labels, Path(folder) if folder is not None else None)
+
+    def unsnapshot(self, name: str) -> None:
+        """A snapshot is deleted; disks of it stay."""
+        self._state.snapshots.pop(name, None)
 
     def advice(self, zone: str, machine: str = "*", **said: Any) -> None:
         """What advice.capacity and capacityHistory say; the arguments are those of `Advice`."""
@@ -147,7 +157,10 @@ class Switches:
                 for vm in self._state.instances.values()
             ],
             "disks": [
-                {"name": one.name, "zone": one.zone, "users": len(one.users), "labels": one.body["labels"]}
+                {
+                    "name": one.name, "zone": one.zone, "users": len(one.users), "labels": one.body["labels"],
+                    "kind": one.kind, "status": one.body["status"],
+                }
                 for one in self._state.disks.values()
             ],
             "calls": dict(self._faults.calls), "refused": dict(self._faults.refused),

@@ -29,6 +29,15 @@ cd "$INCL_FAKE_DISK"
 mkdir up work root
 mount -t overlay overlay -o lowerdir=/,upperdir=up,workdir=work root
 cd root
+for device in "$INCL_VM_DISKS"/google-*; do
+  if [ -L "$device" ]; then
+    from=$(readlink "$device")
+    rm ".$device"
+    mkdir ".$device"
+    mount --bind "$from" ".$device"
+    mount -o remount,bind,ro ".$device"
+  fi
+done
 mount -t proc proc proc
 mount --rbind /dev dev
 mount --rbind /sys sys
@@ -106,6 +115,7 @@ class NamespaceHost:
                 guest.address,
                 guest.script,
                 {**guest.environment, "INCL_FAKE_DISK": str(disk)},
+                disks=guest.disks,
             )
             command = [
                 "nsenter",

@@ -20,6 +20,8 @@ class Guest:
         script: the startup script, or None.
         environment: added to the script's.
         network: False: the VM boots without one.
+        disks: of data: name of the device -> a folder with what is on it. A guest finds them in INCL_VM_DISKS, and its
+            `mount` knows how to mount them read-only.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Guest:
     script: str | None
     environment: Mapping[str, str] = field(default_factory=dict)
     network: bool = True
+    disks: Mapping[str, Path] = field(default_factory=dict)
 
 
 class Running(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ def prepare(guest: Guest) -> list[str]:
         command = folder / "bin" / name
         command.write_text('#!/bin/sh\nexec kill -s TERM "$INCL_FAKE_INIT"\n', encoding="utf-8")
         command.chmod(0o755)
+    _prepare_disks(guest)
     if guest.script is None:
         return [guest.name]
     script = folder / "startup-script"
@@ -35,6 +37,33 @@ def prepare(guest: Guest) -> list[str]:
     script.write_text(first + guest.script, encoding="utf-8")
     script.chmod(0o700)
     return [guest.name, str(script)]
+
+
+_MOUNT = """#!/bin/sh
+# A disk of this cloud is a folder; whatever else is to be mounted is left to the machine's own mount.
+for word; do device=$at; at=$word; done
+if [ ! -d "$device" ] || [ "${device#"$INCL_VM_DISKS"/}" = "$device" ]; then exec "$INCL_FAKE_MOUNT" "$@"; fi
+if [ -n "$INCL_FAKE_DISK" ]; then
+  "$INCL_FAKE_MOUNT" --bind "$device" "$at" && exec "$INCL_FAKE_MOUNT" -o remount,bind,ro "$at"
+fi
+case "$at" in
+  "$INCL_VM_ROOT"/*) rmdir "$at" && exec ln -s "$device" "$at" ;;
+  *) echo "mount: $at: VMs here share this machine's files, leave it out: permission denied" >&2; exit 32 ;;
+esac
+"""
+
+
+def _prepare_disks(guest: Guest) -> None:
+    """A device for each disk of data, and a `mount` that knows them."""
+    disks = guest.folder / "disks"
+    disks.mkdir(exist_ok=True)
+    command = guest.folder / "bin" / "mount"
+    command.write_text(_MOUNT, encoding="utf-8")
+    command.chmod(0o755)
+    for name, folder in guest.disks.items():
+        device = disks / f"google-{name}"
+        device.unlink(missing_ok=True)
+        device.symlink_to(folder)
 
 
 _KEPT = (
@@ -49,7 +78,9 @@ def environment(guest: Guest) -> dict[str, str]:
     keep = {key: os.environ[key] for key in _KEPT if key in os.environ}
     return {
         **keep, "PATH": f"{guest.folder / 'bin'}{os.pathsep}{path}", "HOME": str(guest.folder / "home"),
-        "TMPDIR": str(guest.folder / "tmp"), "HOSTNAME": guest.name, "INCL_FAKE_VM": guest.name, **guest.environment,
+        "TMPDIR": str(guest.folder / "tmp"), "HOSTNAME": guest.name, "INCL_FAKE_VM": guest.name,
+        "INCL_VM_DISKS": str(guest.folder / "disks"), "INCL_FAKE_MOUNT": shutil.which("mount") or "mount",
+        **guest.environment,
     }  # fmt: skip
 
 
