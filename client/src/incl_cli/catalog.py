@@ -29,6 +29,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("stop", "Run", "Stop experiments", _HERE + "stop"),
     Command("queue", "Run", "The machines and what waits for them", _HERE + "queue"),
     Command("machines", "Run", "The machines of a cloud that are there for you", _HERE + "machines"),
+    Command("data", "Run", "Snapshots of a cloud, and the disks made of them", _HERE + "data"),
     Command("ls", "Look", "List experiments; filter and sort them", _HERE + "ls"),
     Command("show", "Look", "All of one experiment: stages, attempts, metrics, files", _HERE + "show"),
     Command("logs", "Look", "What an experiment printed; -f follows", _HERE + "logs"),

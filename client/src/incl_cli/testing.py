@@ -17,6 +17,7 @@ from incl_cli.context import Context
 from incl_cli.main import main
 from incl_cli.output import Output
 from incl_cli.platform import Blob, Progress, Wanted
+from incl_cli.testing_data import DataAnswers
 from incl_cli.testing_groups import grouped
 from incl_shared.errors import AmbiguousError, InclError, InvalidInput, NotFoundError
 from incl_shared.events import Event, ExperimentSubmitted, StopRequested
@@ -123,7 +124,7 @@ def run_incl(fake: FakePlatform, *words: str, terminal: bool = False) -> Result:
     return Result(main(words, output, fake.connect), out.getvalue(), err.getvalue())
 
 
-class FakePlatform:
+class FakePlatform(DataAnswers):
     """See incl_cli.platform.Platform. `refusals` maps a query's class to the error that it gets."""
 
     def __init__(self, project: str = "default", user: str = "ada") -> None:
@@ -177,6 +178,7 @@ class FakePlatform:
             PlanExperiment: lambda query: self.plan,
             GetCluster: lambda query: self.cluster,
             GetMachines: lambda query: self.machines,
+            **self.data_answers(),
             ListSecrets: lambda query: SecretNames(names=tuple(sorted(self.secrets))),
             SetSecret: self._set_secret,
             DeleteSecret: self._delete_secret,

@@ -14,7 +14,9 @@ from incl_provisioner.testing.agent import Script
 from incl_provisioner.testing.cloud import QUICK_CLOUD, Vms
 from incl_provisioner.testing.platform import QUICK, Platform
 from incl_shared.bus.client import BusClient
+from incl_shared.errors import ConflictError, InvalidInput, NotFoundError
 from incl_shared.events.experiments import AttemptSettled, ExperimentWaiting
+from incl_shared.queries.provisioner import DataDisks, GetData, PrepareData, RemoveData
 from incl_shared.settings import BusSettings
 from incl_shared.states import ExperimentState
 from incl_shared.testing.wait import until
@@ -249,3 +251,80 @@ async def test_a_snapshot_that_was_made_anew_is_another_disk(begin: Begin) -> No
     site.keeper._snapshots.clear()
     await site.finished(await site.submit())
     assert sorted(one.body["sizeGb"] for one in site.data()) == ["100", "120"]
+
+
+async def test_prepare_list_and_remove(begin: Begin) -> None:
+    site = await begin(data_idle_s=60.0)
+
+    async def ask(query: Any, project: str = "default") -> Any:
+        return await site.platform.client.ask(query, project=project, user="ann")
+
+    made = await ask(PrepareData(snapshot="ct", zone=ZONE, instance="n2-standard-4"))
+    assert (made.phase, made.kind, made.zone) == ("planned", "pd-balanced", ZONE)
+    assert (await ask(PrepareData(snapshot="ct", zone=ZONE, instance="n2-standard-4"))).name == made.name
+
+    async def ready() -> Any:
+        found: DataDisks = await ask(GetData())
+        return next((each for each in found.disks if each.phase == "ready"), None)
+
+    disk = await until(ready, 15, what="it is ready")
+    assert (disk.name, disk.gib, disk.month, disk.currency) == (made.name, 100, 10.0, "USD")
+    assert {each.name for each in (await ask(GetData())).snapshots} == {"ct", "mr"}
+    site.vms.script = lambda _: Script(seconds=None)
+    experiment = await site.submit(nodes=2)
+    await until(lambda: len(site.vms.agents) == 2, 15, what="both are let in")
+    assert site.inserts == 1, "what was prepared is used"
+    used = await ready()
+    assert (used.experiments, used.machines, used.others) == ((experiment,), 2, 0)
+    other = next(each for each in (await ask(GetData(), "vision")).disks if each.phase == "ready")
+    assert (other.experiments, other.others) == ((), 1)
+    with pytest.raises(ConflictError, match="is used by"):
+        await ask(RemoveData(snapshot="ct"))
+    await site.platform.ask_stop(experiment)
+    await site.finished(experiment)
+    await until(lambda: not site.vms.names, 15, what="no machine")
+
+    async def unused() -> bool:
+        return (await ready()).machines == 0
+
+    await until(unused, 15, what="nobody has it")
+    gone = await ask(RemoveData(snapshot="ct", zone=ZONE))
+    assert [each.phase for each in gone.disks] == ["ending"]
+    await site.empty()
+
+    async def forgotten() -> bool:
+        return not (await ask(GetData())).disks
+
+    await until(forgotten, 15, what="its row is closed")
+    with pytest.raises(NotFoundError, match="no disk of ct"):
+        await ask(RemoveData(snapshot="ct"))
+
+
+async def test_what_cannot_be_prepared_is_told(begin: Begin) -> None:
+    site = await begin()
+
+    async def prepare(**given: Any) -> Any:
+        query = PrepareData(**{"snapshot": "ct", "zone": ZONE, "instance": "n2-standard-4", **given})
+        return await site.platform.client.ask(query, project="default", user="ann")
+
+    with pytest.raises(NotFoundError, match="no snapshot 'none'"):
+        await prepare(snapshot="none")
+    for given, says in (
+        ({"zone": "us-central1-q"}, "us-central1-q"),
+        ({"zone": "europe-west4-a"}, "not among those that this platform may use"),
+        ({"instance": "n4-standard-4"}, "cannot read a disk"),
+        ({"instance": "nothing"}, "there is no instance"),
+    ):
+        with pytest.raises(InvalidInput, match=says):
+            await prepare(**given)
+    site.cloud.switches.fault(kind="operation", method="disks.insert", reason="ZONE_RESOURCE_POOL_EXHAUSTED", times=1)
+    await prepare()
+
+    async def told() -> Any:
+        found = await site.platform.client.ask(GetData(), project="default", user="ann")
+        return next((each for each in found.disks if each.phase == "gone" and each.trouble), None)
+
+    assert "free now" in (await until(told, 15, what="why it could not be made")).trouble
+    site.cloud.switches.fault(kind="hang", method="snapshots.list", times=9)
+    listed = await site.platform.client.ask(GetData(), project="default", user="ann", timeout=10)
+    assert (listed.snapshots, listed.trouble) == ((), "the provider does not answer")

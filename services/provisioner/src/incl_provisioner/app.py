@@ -13,6 +13,7 @@ from incl_provisioner.backends.local import LocalBackend
 from incl_provisioner.cloud.enrolment import Enrolment
 from incl_provisioner.cloud.loop import CloudLoop, OpenCompute
 from incl_provisioner.cloud.plans import Met
+from incl_provisioner.data_queries import DataQueries
 from incl_provisioner.domain.quotas import Quotas
 from incl_provisioner.handlers import Handlers
 from incl_provisioner.loop import Reconciler
@@ -28,15 +29,19 @@ from incl_shared.bus.runtime import Bus
 from incl_shared.bus.topology import PROVISIONER_EVENTS, PROVISIONER_REPORTS, PROVISIONER_REQUESTS
 from incl_shared.clock import Clock, SteadyClock, SystemClock
 from incl_shared.db import Database, migrate
+from incl_shared.errors import UnsupportedError
 from incl_shared.ids import new_id
 from incl_shared.ops import OpsServer, serving
 from incl_shared.queries.provisioner import (
     CheckFeasible,
     EnrollNode,
     GetCluster,
+    GetData,
     GetExecution,
     GetMachines,
     PlanExperiment,
+    PrepareData,
+    RemoveData,
 )
 from incl_shared.queries.stuck import ProvisionerStuck
 
@@ -81,6 +86,13 @@ class App:
         self.bus.serve(CheckFeasible, queries.feasible)
         self.bus.serve(PlanExperiment, queries.plan)
         self.bus.serve(GetMachines, queries.machines)
+        if cloud is not None:
+            data = DataQueries(self.database, planner, cloud.compute, clock, cloud.wake)
+        else:
+            data = DataQueries(self.database, None, _no_cloud, clock, self.reconciler.wake)
+        self.bus.serve(GetData, data.data)
+        self.bus.serve(PrepareData, data.prepare)
+        self.bus.serve(RemoveData, data.remove)
         enrolment = Enrolment(self.database, settings.cloud, planner, self.metrics, steady)
         self.bus.serve(EnrollNode, enrolment.enroll)
         serve_stuck(self.bus, ProvisionerStuck, Stuck(settings, self.database, clock, self.reconciler, vitals).find)
@@ -130,6 +142,11 @@ class App:
         """Whether a machine that speaks is heard: its silence counts only then."""
         health = self.bus.health()
         return health.connected and all(consumer.ok and consumer.fetch_age < SILENCE_S for consumer in health.consumers)
+
+
+async def _no_cloud() -> Compute:
+    """Nothing asks for it."""
+    raise UnsupportedError("no cloud is configured")
 
 
 def create_app(

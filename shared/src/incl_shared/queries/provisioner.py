@@ -173,6 +173,73 @@ class GetMachines(Query[Machines]):
     experiment: Id | None = None
 
 
+class SnapshotView(Answer):
+    """A snapshot in the cloud's project."""
+
+    name: str
+    gib: int
+    ready: bool
+
+
+class DataDiskView(Answer):
+    """A read-only disk of a snapshot. Times in seconds since the epoch."""
+
+    name: str
+    snapshot: str
+    zone: str
+    kind: str
+    gib: int = Field(0, description="0: not known yet.")
+    phase: str = Field(description="planned, asked, ready, ending, gone.")
+    since: float
+    used: float = Field(description="When somebody was last seen to use it.")
+    machines: int = Field(0, description="That have it, or are about to.")
+    experiments: tuple[Id, ...] = Field((), description="Of the asker's project, whose machines these are.")
+    others: int = Field(0, description="How many experiments of other projects have it.")
+    month: float | None = Field(None, description="What it costs in a month, without throughput; none: not known.")
+    currency: str = ""
+    trouble: str = ""
+    hint: str = ""
+
+
+class DataDisks(Answer):
+    """Snapshots, and the disks that are made of them."""
+
+    snapshots: tuple[SnapshotView, ...] = ()
+    disks: tuple[DataDiskView, ...] = ()
+    trouble: str = Field("", description="Why the snapshots could not be listed.")
+
+
+class GetData(Query[DataDisks]):
+    """The snapshots of the cloud's project, and the disks that are made of them or could not be, lately."""
+
+    service: ClassVar[str] = "provisioner"
+    name: ClassVar[str] = "data"
+    answer: ClassVar[type[Answer]] = DataDisks
+
+
+class PrepareData(Query[DataDiskView]):
+    """Make the disk of a snapshot ahead of who will read it; the one that there is, is as good."""
+
+    service: ClassVar[str] = "provisioner"
+    name: ClassVar[str] = "prepare_data"
+    answer: ClassVar[type[Answer]] = DataDiskView
+
+    snapshot: str = Field(pattern=r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")
+    zone: str | None = Field(None, pattern=r"^[a-z][a-z0-9-]{0,62}$", description="None: where the instance is tried.")
+    instance: str = Field("auto", min_length=1, max_length=128, description="The machines that will read it.")
+
+
+class RemoveData(Query[DataDisks]):
+    """Delete the disks of a snapshot; refused while somebody has one."""
+
+    service: ClassVar[str] = "provisioner"
+    name: ClassVar[str] = "remove_data"
+    answer: ClassVar[type[Answer]] = DataDisks
+
+    snapshot: str = Field(pattern=r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$", description="Its name, or that of a disk.")
+    zone: str | None = Field(None, pattern=r"^[a-z][a-z0-9-]{0,62}$", description="None: in all zones.")
+
+
 class NodeAdmitted(Answer):
     """A machine may have a credential for this many seconds."""
 

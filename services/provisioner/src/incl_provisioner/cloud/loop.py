@@ -61,6 +61,7 @@ class CloudLoop:
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._compute: Compute | None = None
+        self._opening = asyncio.Lock()
         self._swept = 0.0
         self._advisor: Advisor | None = None
         self.met = met
@@ -83,6 +84,13 @@ class CloudLoop:
         compute, self._compute, self._advisor = self._compute, None, None
         if compute is not None:
             await compute.close()
+
+    async def compute(self) -> Compute:
+        """The cloud, opened when it is first needed."""
+        async with self._opening:
+            if self._compute is None:
+                self._compute = await self._open()
+            return self._compute
 
     def wake(self) -> None:
         """Something is wanted, or is no more."""
@@ -137,13 +145,12 @@ class CloudLoop:
     async def _begin(self, rows: GangRows, work: MakeWork, lease: Lease) -> Boots:
         platform, key = await self._database.write(store_gangs.known_by)
         await self._remember(rows)
-        if self._compute is None:
-            self._compute = await self._open()
+        compute = await self.compute()
         if self._options.advice:
-            self._advisor = Advisor(self._compute, self.met.advice, self._metrics, self._clock)
+            self._advisor = Advisor(compute, self.met.advice, self._metrics, self._clock)
         troubles: Counter[tuple[str, str]] = Counter()
         self.data = DataKeeper(
-            platform, self._compute, self._database, self._planner.catalog.machines, lambda: lease, self._clock,
+            platform, compute, self._database, self._planner.catalog.machines, lambda: lease, self._clock,
             data_disks.Limits(self._options.data_make_s, self._options.data_idle_s),
             round_s=min(5.0, self._options.round_s), troubles=troubles, wake=self._woken.set,
         )  # fmt: skip
@@ -156,9 +163,9 @@ class CloudLoop:
         quick = replace(
             limits, round_s=min(limits.round_s, self._options.round_s), poll_s=min(limits.poll_s, self._options.round_s)
         )
-        self.keeper = Keeper(platform, self._compute, rows, self.plans, self._clock, quick)
+        self.keeper = Keeper(platform, compute, rows, self.plans, self._clock, quick)
         self.keeper.troubles = troubles
-        return Boots(self._options, self._database, self._compute, rows, self.plans, work, self._clock)
+        return Boots(self._options, self._database, compute, rows, self.plans, work, self._clock)
 
     async def _remember(self, rows: GangRows) -> None:
         """What zones were seen to do, from the rows of the last days; what is left alone."""

@@ -143,6 +143,11 @@ class PriceTable:
         hour = month * disk.gib / HOURS_PER_MONTH if month is not None else None
         return name, Rate(hour, hour) if hour is not None else None
 
+    def disk_month(self, kind: str, gib: int, region: str) -> float | None:
+        """What a disk costs in a month; none where that is not known."""
+        month = _in(self.disks.get(kind), region)
+        return month * gib if month is not None else None
+
     def cheapest(self, shape: Shape, *, spot: bool, regions: Iterable[str] | None = None) -> float | None:
         """The least that an hour of it costs in any of its regions; none where that is not known."""
         where = {region_of(zone) for zone in shape.zones}
