@@ -444,6 +444,39 @@ def test_machines_are_listed_with_where_they_are_and_why(cli: Run, fake: FakePla
     assert len(cli("machines", "--json").json["gangs"]) == 3
 
 
+def test_machines_that_nobody_wants_and_those_not_chosen_yet(
+    cli: Run, fake: FakePlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    asked = GangView(
+        experiment="0" * 26, attempt=1, nodes=("a", "b"), machine="e2-standard-2", wanted=False, phase="asked",
+        zones=("asia-southeast1-a", "asia-southeast1-b", "asia-southeast1-c"), tries=1, created=1.0, asked=2.0,
+        trouble="the provider does not accept the platform's credentials",
+    )  # fmt: skip
+    fake.machines = Machines(gangs=(asked,))
+    text = re.sub(r"\x1b\[[0-9;]*m", "", cli("machines", terminal=True).out)
+    assert max(map(len, text.splitlines())) <= 80
+    text = cli("machines").out
+    assert "being created" not in text
+    assert "being deleted" in text
+    planned = asked.model_copy(update={"machine": "", "zones": (), "phase": "planned", "wanted": True, "trouble": ""})
+    fake.machines = Machines(gangs=(planned, asked))
+    text = cli("machines").out
+    assert "2 x any" in text
+
+
+def test_show_says_no_exit_code_of_a_rank_whose_machine_went(
+    cli: Run, fake: FakePlatform, digits: ExperimentView
+) -> None:
+    said = "machine m1 is gone, or was switched off"
+    rank = RankEnd(rank=1, node="m1", reason=EndReason.LOST, message=said, times=RankTimes(rank=1))
+    attempt = digits.attempts[0].model_copy(update={"ranks": (rank,)})
+    fake.views[digits.row.id] = digits.model_copy(update={"attempts": (attempt,)})
+    text = cli("show", "digits").out
+    assert "rank 1 on m1: machine m1 is gone" in text
+    assert "None" not in text
+
+
 def test_colours_only_where_a_person_looks(cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\x1b[" in cli("ls", terminal=True).out
     assert "\x1b[" not in cli("ls").out

@@ -14,12 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from incl_local import bucket
+from incl_local import bucket, doctor
 from incl_local.layout import PORT_NAMES, Layout, is_free
+from incl_provisioner.domain.cloud.names import Place, machine_name
 from incl_registry.fakes.gcs import FakeStorage
 from incl_shared.archive.tree import scan
 from incl_shared.bus.topology import Limits
 from incl_shared.errors import ConflictError, InvalidInput, UnavailableError
+from incl_shared.ids import new_id
+from incl_shared.queries.provisioner import Cluster, NodeView
 
 
 def test_everything_is_for_its_owner_alone(tmp_path: Path) -> None:
@@ -153,3 +156,16 @@ def test_without_a_bucket_its_library_is_not_imported() -> None:
     code = "import sys, incl_registry.app, incl_local.platform, incl_local.services, incl_local.doctor\n"
     code += "sys.exit(any(name.startswith(('google.cloud', 'google.auth')) for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_doctor_does_not_have_the_platform_ended_for_a_lost_machine_of_a_cloud() -> None:
+    def node(name: str, alive: bool) -> NodeView:
+        return NodeView(
+            node=name, alive=alive, address="", cpu=2, cpu_used=0, memory=1, memory_used=0, gpus=0, gpus_used=0,
+            runtimes=("host",), jobs=0, seen_s=70,
+        )  # fmt: skip
+
+    lost = machine_name(Place(new_id(), 1, 0))
+    nodes = (node("local", True), node(lost, False), node("n1", False))
+    found = doctor.of_nodes(Cluster(nodes=nodes, queue=(), queued=0, running=0))
+    assert [(one.level, one.mend) for one in found] == [("ok", ""), ("note", ""), ("error", "incl down && incl up")]

@@ -6,13 +6,14 @@ import time
 
 import pytest
 
+from incl_provisioner.domain.cloud.names import Place, machine_name
 from incl_provisioner.testing.agent import Script
 from incl_provisioner.testing.platform import Platform, Start
 from incl_shared import leases
 from incl_shared.db import Transaction
 from incl_shared.errors import DeniedError
 from incl_shared.events.experiments import AttemptAssigned, AttemptStarted, RankTimes
-from incl_shared.ids import short
+from incl_shared.ids import new_id, short
 from incl_shared.queries.stuck import Finding, ProvisionerStuck
 from incl_shared.reports import JobUploading, NodeHeartbeat, NodeVitals
 from incl_shared.subjects import SYSTEM_PROJECT
@@ -100,6 +101,15 @@ async def test_machines_that_are_silent_and_lost(start: Start, sqlite_url: str) 
     assert (await found(platform, "node.silent")).subject == "node n1"
     lost = await found(platform, "node.lost")
     assert (lost.subject, lost.severity) == ("node n1", "error")
+
+
+async def test_a_lost_machine_of_a_cloud_asks_nothing_of_anybody_unless_it_stays(start: Start, sqlite_url: str) -> None:
+    platform = await start(sqlite_url, node_lease_s=2.0)
+    agent = await platform.agent(machine_name(Place(new_id(), 1, 0)))
+    await agent.stop()
+    lost = await found(platform, "node.lost", None)
+    assert (lost.severity, "deleted" in lost.hint) == ("note", True)
+    assert (await found(platform, "node.lost")).severity == "error"
 
 
 async def found_nothing(platform: Platform) -> None:

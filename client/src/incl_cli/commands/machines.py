@@ -55,7 +55,7 @@ def _print(out: Output, found: Machines) -> None:
         Column("experiment"),
         Column("attempt", right=True),
         Column("machines", flexible=True),
-        Column("zone"),
+        Column("zone", flexible=True),
         Column("state", flexible=True),
         Column("since", right=True),
         Column("why", flexible=True),
@@ -72,10 +72,16 @@ def _row(gang: GangView) -> Row:
     from incl_shared.ids import short
 
     count = f"{len(gang.nodes)} x " if len(gang.nodes) > 1 else ""
-    spot = " spot" if gang.spot else ""
+    kind = f"{gang.machine}{' spot' if gang.spot else ''}" if gang.machine else "any"
     since = gang.deleted or gang.made or gang.asked or gang.created
     why = "taken back by the provider" if gang.preempted is not None else gang.trouble
     return [
-        Cell(short(gang.experiment), "bold"), str(gang.attempt), f"{count}{gang.machine}{spot}",
-        gang.zone or ", ".join(gang.zones), _STATES.get(gang.phase, gang.phase), age(since), Cell(why, "dim"),
+        Cell(short(gang.experiment), "bold"), str(gang.attempt), f"{count}{kind}",
+        gang.zone or ", ".join(gang.zones), _state(gang), age(since), Cell(why, "dim"),
     ]  # fmt: skip
+
+
+def _state(gang: GangView) -> str:
+    """A call for what nobody wants any more may still be received: until that is known, nothing is said to be gone."""
+    over = not gang.wanted and gang.phase in ("planned", "asked", "made", "cleaning")
+    return _STATES["ending"] if over else _STATES.get(gang.phase, gang.phase)

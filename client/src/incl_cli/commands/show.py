@@ -172,7 +172,9 @@ def _attempt(out: Output, attempt: AttemptView) -> list[str]:
     for rank in attempt.ranks:
         if rank.exit_code or rank.signal or (rank.message and rank.message != attempt.message):
             how = f"signal {rank.signal}" if rank.signal else f"exit code {rank.exit_code}"
-            what = how if rank.message in ("", how, attempt.message) else f"{how}  {rank.message}"
+            if rank.exit_code is None and not rank.signal:
+                how = ""  # its machine is gone: nobody saw it end
+            what = how if rank.message in ("", how, attempt.message) else f"{how}  {rank.message}".lstrip()
             lines.append(f"     rank {rank.rank} on {rank.node}: {what}")
     return lines
 

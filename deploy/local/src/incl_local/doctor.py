@@ -20,6 +20,7 @@ from incl_local.bus import server_binary
 from incl_local.layout import Layout, default_data
 from incl_local.place import PROJECT, SERVICE_NAMES, is_ready, local_user
 from incl_local.running import Running, read
+from incl_provisioner.domain.cloud.names import rank_of
 from incl_shared.bus.client import BusClient
 from incl_shared.bus.topology import DEAD, streams
 from incl_shared.errors import InclError
@@ -208,7 +209,7 @@ async def _ask_bus(running: Running) -> list[Finding]:
     place = running.place
     found: list[Finding] = []
     async with await BusClient.connect(place.bus("user")) as client:
-        found += _machines(await client.ask(GetCluster(), project=PROJECT, user=local_user()))
+        found += of_nodes(await client.ask(GetCluster(), project=PROJECT, user=local_user()))
     async with await BusClient.connect(place.bus("admin")) as client:
         for wanted in streams():
             info = await client.jetstream().stream_info(str(wanted.name))
@@ -221,10 +222,13 @@ async def _ask_bus(running: Running) -> list[Finding]:
     return found
 
 
-def _machines(cluster: Cluster) -> Iterator[Finding]:
+def of_nodes(cluster: Cluster) -> Iterator[Finding]:
+    """The machines; one of a cloud that is lost is the platform's to remove."""
     for node in cluster.nodes:
         if node.alive:
             yield Finding("ok", f"node {node.node}: {node.cpu:g} cores, {node.gpus} GPUs, {', '.join(node.runtimes)}")
+        elif rank_of(node.node) is not None:
+            yield Finding("note", f"node {node.node} of the cloud is lost; it is deleted: incl machines")
         else:
             yield Finding("error", f"node {node.node} is silent for {node.seen_s:.0f} s", "incl down && incl up")
     if not cluster.nodes:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from incl_provisioner.domain.attempt import RankState
+from incl_provisioner.domain.cloud.names import rank_of
 from incl_provisioner.tables import experiments, nodes, ranks, timers
 from incl_provisioner.work import Timer
 from incl_shared.disk import room
@@ -30,6 +31,7 @@ STOP_S = 60.0
 """Beyond the grace that the job was given."""
 SCHEDULER_S = 30.0
 DRAIN_S = 600.0
+CLOUD_S = 900.0
 _REPORTS = 50
 _FORGOTTEN_S = 86_400.0
 _SILENT_S = 10.0
@@ -168,6 +170,8 @@ def _nodes(connection: sa.Connection, query: ProvisionerStuck, now: float) -> It
                 reason="its agent says nothing; what it runs is given up when its lease is over",
                 hint="is its agent up, and does it reach the bus?",
             )  # fmt: skip
+        elif not row.alive and rank_of(row.node) is not None:
+            yield _gone(row.node, silent, query)
         elif not row.alive:
             old = silent > _FORGOTTEN_S
             yield Finding(
@@ -175,3 +179,13 @@ def _nodes(connection: sa.Connection, query: ProvisionerStuck, now: float) -> It
                 reason="silent for longer than its lease: what ran there was given up",
                 hint="start its agent again; it has room at once",
             )  # fmt: skip
+
+
+def _gone(node: str, silent: float, query: ProvisionerStuck) -> Finding:
+    """A machine of a cloud that is lost: nobody has to do anything, unless it stays."""
+    late = silent > query.patience(CLOUD_S)
+    return Finding(
+        kind="node.lost", severity="error" if late else "note", subject=f"node {node}", since_s=silent,
+        reason="a machine of the cloud is lost: what ran there was given up",
+        hint="does the provider answer? incl machines" if late else "none: it is deleted once its attempt is stored",
+    )  # fmt: skip

@@ -114,7 +114,7 @@ def test_what_is_cooled_comes_last_and_is_not_called() -> None:
     for each in made.zones:
         book.failed(each.target, stockout, 2.0)
     held = plan({"instance": "a100", "spot": True}, state=State(3.0, cooldowns=book))
-    assert held.notes[0].startswith("6 of 6 zones wait, the next for 5 min: us-central1-a")
+    assert held.notes[0].startswith("6 of 6 zones wait, the next until 00:05 UTC: us-central1-a")
     assert first_calls(held) == ()
 
 

@@ -107,14 +107,13 @@ def test_a_stockout_cools_comes_last_and_returns() -> None:
 
 def test_when_all_is_cooled_the_reason_says_which_comes_first_and_when() -> None:
     book = CooldownBook()
-    assert waiting(rank([M], ALL, State(0.0, cooldowns=book), PRICES, spot=True), 0.0) == ""
+    assert waiting(rank([M], ALL, State(0.0, cooldowns=book), PRICES, spot=True)) == ""
     for at, zone in enumerate(sorted(ALL)):
         book.failed(Target(zone, "m", True), STOCKOUT, at * 60.0)
     ranked = rank([M], ALL, State(200.0, cooldowns=book), PRICES, spot=True)
     assert [each.zone for each in ranked] == sorted(ALL)
-    assert waiting(ranked, 200.0) == (
-        "4 of 4 zones wait, the next for 2 min: north-a: the zone has no such machine free now"
-    )
+    said = "4 of 4 zones wait, the next until 00:05 UTC: north-a: the zone has no such machine free now"
+    assert waiting(ranked) == said
     book.failed(Target("north-a", "m", True), CREDENTIALS, 200.0)
     elsewhere = rank([M], ["south-a"], State(205.0, cooldowns=book), PRICES, spot=False)
     assert "credentials" in elsewhere[0].cooling.message

@@ -95,7 +95,7 @@ class CloudPlans:
     def _first(self, gang: Gang, plan: Plan, now: float) -> Where | None:
         free = [each for each in plan.zones if each.cooling is None]
         if not free:
-            self._wait(gang.experiment, waiting(plan.zones, now))
+            self._wait(gang.experiment, waiting(plan.zones))
             return None
         best = free[0]
         about = self._rows.about.get(gang.key)

@@ -222,7 +222,7 @@ def lasts(spec: ExperimentSpec, settings: CloudSettings, spent: float) -> bool:
 
 def _notes(ranked: Sequence[Ranked], state: State, prices: PriceTable, today: str) -> list[str]:
     notes = []
-    held = waiting(ranked, state.now)
+    held = waiting(ranked)
     if held:
         notes.append(held)
     missing = ranked[0].hour.missing

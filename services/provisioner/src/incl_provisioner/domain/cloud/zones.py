@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from incl_provisioner.domain.cloud.cooldowns import CooldownBook, Cooling, Target
 from incl_provisioner.domain.cloud.history import Estimate, PreemptionHistory
@@ -220,10 +222,11 @@ def by_region(ranked: Sequence[Ranked]) -> tuple[RegionChoice, ...]:
     return tuple(RegionChoice(region, tuple(names)) for region, names in zones.items())
 
 
-def waiting(ranked: Sequence[Ranked], now: float) -> str:
-    """Why nothing can be tried now: '2 of 2 zones cooled, the next in 4 min: us-east1-b: no such machine free now'.
+def waiting(ranked: Sequence[Ranked]) -> str:
+    """Why nothing can be tried now: '2 of 2 zones wait, the next until 12:49 UTC: us-east1-b: no such machine now'.
 
-    Empty when something can.
+    Empty when something can. It names the minute, as each other reason is an event: one that counted down would be
+    told anew every minute.
     """
     cooled = [each.cooling for each in ranked if each.cooling is not None]
     if not ranked or len(cooled) < len(ranked):
@@ -231,5 +234,5 @@ def waiting(ranked: Sequence[Ranked], now: float) -> str:
     first = min(cooled, key=lambda cooling: cooling.until)
     place = first.key.place or "everywhere"
     zones = len({each.zone for each in ranked})
-    minutes = max(1, round((first.until - now) / 60))
-    return f"{zones} of {zones} zones wait, the next for {minutes} min: {place}: {first.message}"
+    until = datetime.fromtimestamp(math.ceil(first.until / 60) * 60, UTC)
+    return f"{zones} of {zones} zones wait, the next until {until:%H:%M} UTC: {place}: {first.message}"
