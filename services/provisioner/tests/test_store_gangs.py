@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from incl_provisioner.domain.cloud.errors import Meaning, Scope, Verdict
 from incl_provisioner.domain.cloud.gangs import Gang, Phase, Where, decide, view_of
 from incl_provisioner.domain.cloud.gangs import Limits as GangLimits
 from incl_provisioner.store_gangs import Enrolled
+from incl_provisioner.tables import gangs
 from incl_shared.db import make_engine, migrate
 from incl_shared.ids import new_id
 
@@ -62,6 +64,19 @@ def test_it_is_saved_only_over_what_was_read(connection: sa.Connection) -> None:
     assert row is not None
     assert (row.live, row.ended, row.gang.phase, row.gang.turn) == (False, 13.0, Phase.GONE, 1)
     assert store_gangs.live(connection) == {}
+
+
+def test_what_a_release_wrote_that_knew_less_of_a_gang_is_replaced_too(connection: sa.Connection) -> None:
+    gang = Gang(new_id(), 1, 2)
+    store_gangs.want(connection, gang, 10.0)
+    said = json.loads(store_gangs.dump(gang))
+    del said["disks"]
+    connection.execute(sa.update(gangs).values(state=json.dumps(said)))
+    row = store_gangs.load(connection, *gang.key)
+    assert row is not None
+    assert not store_gangs.save(connection, asked(row.gang), row.gang, 11.0), "it is another one"
+    assert store_gangs.save(connection, row.gang, asked(row.gang), 11.0)
+    assert store_gangs.live(connection)[gang.key].gang == asked(gang)
 
 
 def test_only_attempts_that_did_not_begin_are_unwanted(connection: sa.Connection) -> None:

@@ -153,14 +153,16 @@ def save(connection: sa.Connection, before: Gang, after: Gang, now: float) -> bo
         values["made"] = now
     if after.phase in LAST:
         values |= {"live": 0, "ended": now}
-    same = {
-        "key": before.experiment, "of_attempt": before.attempt, "old_state": dump(before),
-        "old_wanted": int(before.wanted),
-    }  # fmt: skip
-    done = connection.execute(
-        _replacing(tuple(values)), {**same, **{f"new_{name}": value for name, value in values.items()}}
-    )
-    return bool(done.rowcount)
+    fresh = {f"new_{name}": value for name, value in values.items()}
+    one = {"key": before.experiment, "of_attempt": before.attempt}
+    same = {**one, "old_state": dump(before), "old_wanted": int(before.wanted)}
+    if connection.execute(_replacing(tuple(values)), {**same, **fresh}).rowcount:
+        return True
+    # A release that knew less of a gang wrote the same one as another text.
+    row = connection.execute(_LOAD, one).one_or_none()
+    if row is None or row.state == same["old_state"] or parse(row.state, wanted=bool(row.wanted)) != before:
+        return False
+    return bool(connection.execute(_replacing(tuple(values)), {**same, **fresh, "old_state": row.state}).rowcount)
 
 
 @functools.cache
