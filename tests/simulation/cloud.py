@@ -34,6 +34,7 @@ from incl_shared.protocol import PROTOCOL
 from incl_shared.queries.provisioner import EnrollNode
 from incl_shared.subjects import NODES_PROJECT
 from incl_shared.testing.virtual import HOST, Host
+from simulation.cloud_plan import SNAPSHOT
 from simulation.vm import VirtualMachine, public_key
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ COOLS = 0.05
 OPTIONS = CloudOptions(
     project="fake-project", agent_url="http://gateway/agent.tar.gz", agent_sha256="0" * 64,
     enroll_url="http://gateway/enroll", zones=("us-central1-a", "us-central1-b", "europe-west4-a"), spot_count=2,
-    round_s=4.0, sweep_s=20.0, boot_s=90.0, drain_s=25.0, notice_s=5,
+    round_s=4.0, sweep_s=20.0, boot_s=90.0, drain_s=25.0, notice_s=5, data_idle_s=60.0, data_make_s=90.0,
     advice=False,
 )  # fmt: skip
 _TRACKER_S = 3.0
@@ -129,6 +130,9 @@ class Clouds:
         self._read = 0
         enter = self.cloud.machines.enter
         self.cloud.machines.enter = lambda vm, disks: (self._enters(vm), enter(vm, disks))[1]  # type: ignore[method-assign]
+        self.cloud.switches.snapshot(SNAPSHOT, 100)
+        delete = self.cloud.api._handlers["disks.delete"]
+        self.cloud.api._handlers["disks.delete"] = lambda call: (self._deletes(call), delete(call))[1]
         if world.plan.cloud is not None:
             self.cloud.switches.stockout_form(bulk=world.plan.cloud.stockouts)
 
@@ -184,6 +188,12 @@ class Clouds:
         others = [one.zone for one in self.cloud.state.instances.values() if one.name == vm.name]
         if others:
             self.wrong.append(f"VM {vm.name} is made in {vm.zone}, and is there in {', '.join(others)}")
+
+    def _deletes(self, call: Call) -> None:
+        """A disk of data is to be deleted: no gang has it, or is about to."""
+        having = f"SELECT experiment FROM gangs WHERE live = 1 AND state LIKE '%\"{call.name}\"%'"
+        for row in self.world.rows(having) if call.name.startswith(gangs.DATA_PREFIX) else ():
+            self.wrong.append(f"the disk {call.name} is deleted while {row['experiment']} has it")
 
     def said_gone(self, gang: gangs.Gang) -> None:
         """Somebody says that nothing is left of a gang."""
@@ -252,6 +262,8 @@ class Clouds:
         if self.cloud.state.instances or self.cloud.state.disks or self.under_way:
             return False
         drains = "SELECT 1 FROM timers WHERE kind = 'drain' LIMIT 1"
+        if self.world.rows("SELECT 1 FROM data_disks WHERE live = 1 LIMIT 1"):
+            return False
         return not self.world.rows("SELECT 1 FROM gangs WHERE live = 1 LIMIT 1") and not self.world.rows(drains)
 
     async def probe(self) -> None:

@@ -23,6 +23,8 @@ def _left(world: World) -> Iterator[str]:
     yield from (f"disk {name} is left in {zone}" for zone, name in state.disks)
     for row in world.rows("SELECT experiment, attempt, phase, wanted FROM gangs WHERE live = 1"):
         yield f"the row of {row['experiment']}-{row['attempt']} is open: {row['phase']}, wanted {row['wanted']}"
+    for row in world.rows("SELECT name, zone FROM data_disks WHERE live = 1"):
+        yield f"the row of the disk {row['name']} in {row['zone']} is open"
     yield from (f"{row['node']} is still known" for row in world.rows("SELECT node FROM nodes"))
 
 

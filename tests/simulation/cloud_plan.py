@@ -11,6 +11,8 @@ BUSY_S = 150.0
 """Faults begin within so many seconds: by then machines were made, have run, and were deleted."""
 SETTLE_S = 1500.0
 INSTANCE = "n2-standard-4"
+SNAPSHOT = "scans"
+_WITH_DATA = 0.3
 
 CLOUD_KINDS: dict[str, tuple[float, float, float]] = {
     "stockout": (3.0, 5.0, 90.0),
@@ -81,6 +83,9 @@ def _experiment(seed: int, index: int, numbers: random.Random) -> Asked:
         "instance": INSTANCE, "spot": numbers.random() < 0.6, "retry": retry,
         "checkpoint": {"grace": numbers.choice((1.0, 4.0))},
     }  # fmt: skip
+    # Of numbers of its own, so that a seed means else what it meant before there was data.
+    if random.Random(f"{seed}:data:{index}").random() < _WITH_DATA:
+        spec["data"] = [{"snapshot": SNAPSHOT}]
     least = numbers.uniform(1.0, 40.0)
     return Asked(
         seed=f"{seed}:cloud:{index}", experiment=derived_id("simulated in a cloud", seed, index), at=at,

@@ -41,7 +41,7 @@ def load(connection: sa.Connection, name: str) -> DataDisk | None:
 def want(connection: sa.Connection, platform: str, snapshot: str, zone: str, kind: str, now: float) -> DataDisk:
     """An intent: another disk of a snapshot is wanted, and nothing was asked for yet."""
     mine = (_d.snapshot == snapshot, _d.zone == zone, _d.kind == kind)
-    count = connection.execute(sa.select(sa.func.count()).where(*mine)).scalar_one()
+    count = connection.execute(sa.select(sa.func.count()).where(*mine)).scalar() or 0
     name = disk_name(platform, snapshot, zone, kind, count + 1)
     disk = DataDisk(name, zone, snapshot, kind, created=now, since=now, used=now)
     values = {
