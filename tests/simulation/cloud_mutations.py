@@ -227,7 +227,7 @@ CLOUD_FOUND_BY = {
     "one node missing": 4,
     "token of another try": 20,
     "unreachable is empty": 23,
-    "token without end": 26,
+    "token without end": 113,
     "the row after the call": 31,
     "an old view": 33,
     "request id not repeated": 44,

@@ -37,10 +37,10 @@ def _cloud(*faults: Fault, **asked: Any) -> Plan:
 def _late_hellos() -> Iterator[Plan]:
     """The hello waits for a durable that is made anew over a slow wire; meanwhile the experiment is stopped."""
     numbers = random.Random("late hello")
-    for _ in range(60):
-        slow = Fault("slow", numbers.uniform(10.0, 13.2), 40.0, 0, numbers.uniform(0.7, 1.0))
-        deleted = Fault("durable deleted", numbers.uniform(12.0, 20.0), 0.0, 1, 0.0)
-        yield _cloud(slow, deleted, stop_at=numbers.uniform(5.0, 20.0))
+    for _ in range(200):  # one in thirty shows it
+        slow = Fault("slow", numbers.uniform(9.0, 16.0), 40.0, 0, numbers.uniform(0.7, 1.0))
+        deleted = Fault("durable deleted", numbers.uniform(18.0, 30.0), 0.0, 1, 0.0)
+        yield _cloud(slow, deleted, stop_at=numbers.uniform(22.0, 30.0))
 
 
 SHOWN: dict[str, Iterable[Plan]] = {
