@@ -87,3 +87,21 @@ async def test_a_wanted_state_that_could_not_be_applied_is_applied_again(tmp_pat
     await watcher.offer(payload)
     assert (tried, watcher.generation) == ([3, 3], 3)
     await journal.close()
+
+
+async def test_the_end_of_a_job_that_fills_the_disk_of_a_machine_of_a_cloud(
+    disk: Path, agent_settings: AgentSettings, platform: FakePlatform
+) -> None:
+    """Nobody makes room there: it ends, with the reason, and the machine with it."""
+    settings = agent_settings.model_copy(update={"data_dir": disk / "agent", "reserve_bytes": 1 << 20})
+    agent = create_app(settings)
+    await agent.start()
+    try:
+        job = platform.job("sh", "-c", "cat /dev/zero > all; echo full")
+        await platform.want(job)
+        ended = await platform.ended(job)
+        assert ended.reason is EndReason.INFRA
+        assert "is full" in ended.message and "BOOT_GIB" in ended.hint
+        assert not (disk / "agent" / "reserve").exists()
+    finally:
+        await agent.stop()

@@ -26,6 +26,7 @@ from incl_agent.metrics import AgentMetrics
 from incl_agent.node import Node
 from incl_agent.process import compile_shim
 from incl_agent.reporter import Reporter
+from incl_agent.reserve import Reserve
 from incl_agent.runtimes import Runtime
 from incl_agent.runtimes.bubblewrap import BubblewrapRuntime
 from incl_agent.runtimes.containers import ContainerRuntime
@@ -72,6 +73,7 @@ class Agent:
         self.manager: JobManager | None = None
         self.node: Node | None = None
         self.lease = LeaseFile(settings.data_dir / "lease", guarded=settings.guarded)
+        self.reserve = Reserve(settings.data_dir / "reserve", settings.reserve_bytes)
         self.fence = Fence(
             SystemClock(),
             lambda: probe(settings.bus.urls),
@@ -90,6 +92,7 @@ class Agent:
         settings = self.settings
         settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = lock_folder(settings.data_dir)
+        self.reserve.keep()
         try:
             await self._start()
         except BaseException:
@@ -222,6 +225,7 @@ class Agent:
             gpus=gpus,
             base_environment=base_environment(os.environ, settings.pass_env),
             lease=self.lease,
+            reserve=self.reserve,
             hidden=tuple(dict.fromkeys((settings.data_dir, *settings.hidden, *([creds.parent] if creds else ())))),
         )
 

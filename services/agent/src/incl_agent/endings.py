@@ -109,6 +109,15 @@ def not_started(exit_: Exit, command: str) -> End:
     return End(EndReason.COMMAND, f"the command {command!r} cannot be run: {exit_.error}", hint)
 
 
+def no_room(node: str) -> End:
+    """The job filled the disk of a machine of a cloud: not even how it ended could be written."""
+    return End(
+        EndReason.INFRA,
+        f"the disk of the machine {node} is full: how the command ended could not be written",
+        "a larger one: INCL_PROVISIONER_CLOUD__BOOT_GIB, or scratch: local-ssd for what is needed meanwhile",
+    )
+
+
 def of_exit(exit_: Exit | None, runtime: Runtime | None, files: JobFiles, spec: JobSpec) -> End:
     """The end that an exit stands for; none: the shim was killed before it could write one."""
     if exit_ is None:

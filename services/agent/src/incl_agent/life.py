@@ -77,6 +77,15 @@ class JobLife:
         return self._stop_wanted.is_set()
 
     @property
+    def lives(self) -> bool:
+        """Whether its shim runs."""
+        shim = self.files.shim()
+        handle = None if shim is None else ProcessHandle.open(shim)
+        if handle is not None:
+            handle.close()
+        return handle is not None
+
+    @property
     def job(self) -> str:
         """The job's id."""
         return self.wanted.job
@@ -285,7 +294,10 @@ class JobLife:
         """The exit, as the user's command made it, into the state."""
         exit_ = self.files.exit()
         runtime = self.node.runtimes.get(self.state.runtime)
-        end = self._stopped(endings.of_exit(exit_, runtime, self.files, self.wanted.spec))
+        if exit_ is None and self.node.reserve.given:
+            end = self._stopped(endings.no_room(self.node.settings.node))
+        else:
+            end = self._stopped(endings.of_exit(exit_, runtime, self.files, self.wanted.spec))
         self.state.ended = _since(self.state.started) if exit_ is None else max(exit_.ended, self.state.started or 0.0)
         self.state.exit_code, self.state.signal = end.exit_code, end.signal
         self.state.reason, self.state.message, self.state.hint = end.reason, end.message, end.hint

@@ -262,6 +262,8 @@ class JobManager:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full:
             self._node.no_room(life.job)
+            if not life.lives:
+                self._node.reserve.give_up()
         return full
 
     def _never_started(self, job: JobWanted) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ from incl_agent.blobs import BlobCache
 from incl_agent.lease import LeaseFile
 from incl_agent.metrics import AgentMetrics
 from incl_agent.reporter import Reporter
+from incl_agent.reserve import Reserve
 from incl_agent.runtimes import Runtime, RuntimeFailure
 from incl_agent.sampling import Sampler
 from incl_agent.settings import AgentSettings
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("incl.agent")
 
+_TELL_S = 60.0
 _NO_TOOL = "install podman on that machine, or run without an image: --no-image"
 _NO_TOOL_IN_THE_CLOUD = (
     "the image that machines boot from has neither: the platform's operator names one that has, by "
@@ -58,9 +62,11 @@ class Node:
     gpus: int
     base_environment: dict[str, str]
     lease: LeaseFile
+    reserve: Reserve
     hidden: tuple[Path, ...] = ()
     disk_waits: int = 0
     """How often a job had to wait because the disk of this machine was full."""
+    _told: float = -math.inf
     children: set[int] = field(default_factory=set)
     """Shims that this process started and has not reaped."""
     clear_way: Callable[[JobWanted], Coroutine[Any, Any, None]] | None = None
@@ -92,8 +98,12 @@ class Node:
         )
 
     def no_room(self, job: str) -> None:
-        """The disk of this machine is full: the job waits for room, and is counted."""
+        """The disk of this machine is full: the job waits for room, and is counted. Told once a minute."""
         self.disk_waits += 1
+        now = time.monotonic()
+        if now - self._told < _TELL_S:
+            return
+        self._told = now
         place = self.settings.data_dir
         _log.error("job %s waits: the disk of this machine is full; make room on the disk of %s", job, place)
 

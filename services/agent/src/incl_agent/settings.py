@@ -40,6 +40,9 @@ class AgentSettings(BaseSettings):
     disks: Path | None = Field(
         None, description="Where a machine of a cloud finds its disks by name; none: it is none, and mounts nothing."
     )
+    reserve_bytes: int = Field(
+        0, ge=0, description="Of its disk, kept back for the ends of jobs that fill it: where nobody makes room."
+    )
     ops_host: str = "127.0.0.1"
     ops_port: int | None = Field(None, ge=0, le=65_535, description="Health and metrics over HTTP; none: not served.")
     guarded: bool = Field(

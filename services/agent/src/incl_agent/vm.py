@@ -29,6 +29,8 @@ ALONE_S = 900.0
 GOING_S = 28.0
 """After the signal that a machine goes down: the provider leaves 30 s before it cuts the power."""
 _LOOK_S = 1.0
+_RESERVE = 32 << 20
+"""Bytes of the disk kept back: the ends of its jobs, their last lines and reports."""
 _TAKEN = "the provider takes this machine back (preemption)"
 
 
@@ -68,7 +70,7 @@ async def run(vm: Vm, metadata: Metadata) -> int:
         return REFUSED
     address = await metadata.address()
     bus = settings.bus.model_copy(update={"creds": vm.creds, "name": settings.node})
-    given = {"bus": bus, "address": address or settings.address, "disks": vm.disks}
+    given = {"bus": bus, "address": address or settings.address, "disks": vm.disks, "reserve_bytes": _RESERVE}
     agent = create_app(settings.model_copy(update=given))
     try:
         await agent.start()
