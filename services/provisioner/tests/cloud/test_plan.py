@@ -136,6 +136,14 @@ def test_a_machine_that_is_nowhere_here_is_told_where_it_is() -> None:
     assert "asia-east1-c" in caught.value.hint
 
 
+def test_an_attempt_longer_than_a_machine_lives_is_refused() -> None:
+    most = SETTINGS.longest_s - SETTINGS.margin_s - 30
+    assert plan({"instance": "t4", "max_duration": most}).max_run_duration_s == SETTINGS.longest_s
+    with pytest.raises(InvalidInput, match="max_duration is 1000h") as caught:
+        plan({"instance": "t4", "max_duration": "1000h"})
+    assert caught.value.hint.startswith("167h at most")
+
+
 specs = st.fixed_dictionaries(
     {
         "instance": st.none()
@@ -143,7 +151,7 @@ specs = st.fixed_dictionaries(
         "spot": st.none() | st.booleans(),
         "nodes": st.integers(1, 64),
         "resources": st.fixed_dictionaries({"cpu": st.floats(0.5, 100), "gpu": st.integers(0, 9)}),
-        "max_duration": st.none() | st.floats(1, 30 * 86_400),
+        "max_duration": st.none() | st.floats(1, 8 * 86_400),
     }
 )
 

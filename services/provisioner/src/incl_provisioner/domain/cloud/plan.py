@@ -122,8 +122,10 @@ def make_plan(
     """The plan of the next attempt of an experiment. today: the day, to tell when the prices are old.
 
     Raises:
-        InvalidInput: nothing is called so, nothing is so large, or it is nowhere that is allowed; with the next step.
+        InvalidInput: nothing is called so, nothing is so large, it is nowhere that is allowed, or no machine lives so
+            long; with the next step.
     """
+    _lives_long_enough(spec, settings)
     need = Need(spec.resources.cpu, spec.resources.memory or 0, spec.resources.gpu)
     zones = _zones(table, settings, spec)
     shapes = _shapes(spec, need, table, prices, zones)
@@ -194,6 +196,15 @@ def _shapes(
     )  # fmt: skip
     able = with_data(spec, shapes, table)
     return [shape for shape in able if shape.zones & zones] or list(able)
+
+
+def _lives_long_enough(spec: ExperimentSpec, settings: CloudSettings) -> None:
+    most = settings.longest_s - spec.checkpoint.grace - settings.margin_s
+    if spec.max_duration is not None and spec.max_duration > most:
+        raise InvalidInput(
+            f"max_duration is {spec.max_duration / 3600:.4g}h, and no machine of the cloud is kept that long",
+            hint=f"{int(most // 3600)}h at most; what takes longer goes on in another attempt, from its checkpoint",
+        )
 
 
 def longest(spec: ExperimentSpec, settings: CloudSettings) -> int:
