@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from incl_provisioner import store_gangs
+from incl_provisioner import store_data, store_gangs
 from incl_provisioner.app import PACKAGE
 from incl_provisioner.domain.cloud.errors import Meaning, Scope, Verdict
 from incl_provisioner.domain.cloud.gangs import Gang, Phase, Where, decide, view_of
 from incl_provisioner.domain.cloud.gangs import Limits as GangLimits
 from incl_provisioner.store_gangs import Enrolled
-from incl_provisioner.tables import gangs
+from incl_provisioner.tables import data_disks, gangs
 from incl_shared.db import make_engine, migrate
 from incl_shared.ids import new_id
 
@@ -77,6 +77,19 @@ def test_what_a_release_wrote_that_knew_less_of_a_gang_is_replaced_too(connectio
     assert not store_gangs.save(connection, asked(row.gang), row.gang, 11.0), "it is another one"
     assert store_gangs.save(connection, row.gang, asked(row.gang), 11.0)
     assert store_gangs.live(connection)[gang.key].gang == asked(gang)
+
+
+def test_what_a_release_wrote_that_knew_less_of_a_disk_is_replaced_too(connection: sa.Connection) -> None:
+    disk = store_data.want(connection, "p", "ct", "z-a", "pd-balanced", 10.0)
+    said = json.loads(store_data.dump(disk))
+    del said["used"]
+    connection.execute(sa.update(data_disks).values(state=json.dumps(said)))
+    read = store_data.load(connection, disk.name)
+    assert read is not None
+    later = replace(read, used=20.0)
+    assert not store_data.save(connection, later, read, 11.0), "it is another one"
+    assert store_data.save(connection, read, later, 11.0)
+    assert store_data.load(connection, disk.name) == later
 
 
 def test_only_attempts_that_did_not_begin_are_unwanted(connection: sa.Connection) -> None:
