@@ -118,6 +118,7 @@ async def test_what_has_come_to_work_rests_no_more_after_a_restart_either(begin:
     loop.met.cooldowns.failed(Target("us-central1-a", MACHINE, False), verdict, loop.met.clock.now())
     experiment = await site.submit()
     await site.platform.finished(experiment)
+    await until(lambda: not list(loop.met.cooldowns), 15, what="its machine to be seen at work")
     await site.settle(experiment)
     await site.until_empty()
     await site.platform.app.stop()

@@ -33,7 +33,7 @@ _log = logging.getLogger("incl.provisioner")
 _SCOPES = "items/*/warning/code,nextPageToken,unreachables"
 _MASKS = {
     "instances": f"items/*/instances(id,name,status,zone),{_SCOPES}",
-    "disks": f"items/*/disks(id,labels,name,sizeGb,users,zone),{_SCOPES}",
+    "disks": f"items/*/disks(id,labels,name,sizeGb,status,users,zone),{_SCOPES}",
 }
 """Of a list of everything: a whole VM has a hundred fields, and all of them would be turned into messages."""
 IMAGE_KEPT_S = 3600.0
