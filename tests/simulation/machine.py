@@ -461,7 +461,7 @@ class SimAgent(Agent):
             cache=BlobCache(self.settings.cache_dir, self.settings.cache_bytes), sampler=self.sampler,
             runtimes={"host": HostRuntime()}, probed=probed, telemetry=Telemetry, machine="machine",
             sdk=self.settings.data_dir, shim=self.settings.data_dir, gpus=0, base_environment={"PATH": "/bin"},
-            lease=self.lease, metrics=self.metrics,
+            lease=self.lease, reserve=self.reserve, metrics=self.metrics,
         )  # fmt: skip
 
     async def _probe_containers(self) -> None:
