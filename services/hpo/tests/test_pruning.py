@@ -59,7 +59,7 @@ async def test_trials_that_are_behind_are_stopped(start: Any, database_url: str)
     for number, value in ((0, 1.0), (1, 2.0), (2, 0.5), (3, 3.0)):
         await sweeps.runs.log(experiments[number], 1, value)
         await until(lambda: _rung(sweeps, sweep, number), what=f"trial {number} is judged")  # noqa: B023
-    assert sweeps.runs.stops == [experiments[1], experiments[3]]
+    await until(lambda: sweeps.runs.stops == [experiments[1], experiments[3]], what="those behind are stopped")
     await sweeps.runs.log(experiments[0], 2, 1.0)
     await until(lambda: _rung(sweeps, sweep, 0, 2))
     for number in (0, 2):
