@@ -21,6 +21,8 @@ import json, os
 import incl
 x, y = float(os.environ["X"]), float(os.environ["Y"])
 assert json.loads(os.environ["INCL_HPARAMS"])["X"] == os.environ["X"]
+assert (incl.sweep, incl.trial) == (os.environ["INCL_SWEEP"], int(os.environ["INCL_TRIAL"]))
+assert os.environ["INCL_NAME"].endswith(f"-{incl.trial}")
 incl.log({"loss": 99.0}, step=0)
 incl.log({"loss": (x - 0.3) ** 2 + (y + 1) ** 2}, step=1)
 """

@@ -39,6 +39,8 @@ __all__ = [
     "num_nodes",
     "output_dir",
     "rank",
+    "sweep",
+    "trial",
 ]
 
 config: Config
@@ -55,6 +57,10 @@ num_nodes: int
 """How many machines the job has."""
 attempt: int
 """Which attempt of the experiment this is, from 1."""
+sweep: Optional[str]
+"""The id of the sweep that this is a trial of; None where it is none."""
+trial: Optional[int]
+"""The number of the trial in its sweep, from 0; None where it is none."""
 
 
 def log(values: Mapping[str, Any], step: Optional[int] = None) -> None:
@@ -199,6 +205,11 @@ def _make_output_dir() -> Path:
     return path
 
 
+def _trial() -> Optional[int]:
+    number = _state.environment_int("INCL_TRIAL", -1)
+    return number if number >= 0 else None
+
+
 _ATTRIBUTES: Dict[str, Callable[[], Any]] = {
     "config": _current_config,
     "output_dir": _make_output_dir,
@@ -207,6 +218,8 @@ _ATTRIBUTES: Dict[str, Callable[[], Any]] = {
     "node_rank": lambda: _state.environment_int("INCL_NODE_RANK", 0),
     "num_nodes": lambda: _state.environment_int("INCL_NUM_NODES", 1),
     "attempt": lambda: _state.environment_int("INCL_ATTEMPT", 1),
+    "sweep": lambda: os.environ.get("INCL_SWEEP") or None,
+    "trial": _trial,
 }
 
 

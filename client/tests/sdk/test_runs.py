@@ -133,7 +133,7 @@ incl.log({"x": 3})
 incl.finish()
 one.finish(); two.finish("failed")
 incl.log({"x": 4})
-assert incl.experiment_id is None
+assert (incl.experiment_id, incl.sweep, incl.trial) == (None, None, None)
 """
     _, err = run(script, here)
     folders = sorted((here / ".incl" / "runs").iterdir(), key=lambda folder: read(folder / "meta.json")["started"])
@@ -153,6 +153,7 @@ with incl.init(project="p", name="n", config={"lr": 0.5, "batch": 8, "name": "x"
     assert run.id == "e1" and run.directory is None
     assert incl.config == {"lr": 0.25, "batch": 16, "name": "7", "other": 1.5}, incl.config
     assert (incl.rank, incl.node_rank, incl.num_nodes, incl.attempt) == (5, 2, 4, 3)
+    assert (incl.sweep, incl.trial) == ("s1", 0)
     incl.log({"x": 1})
 incl.log({"x": 2})
 assert str(incl.output_dir).endswith("out put") and incl.output_dir.is_dir()
@@ -165,6 +166,8 @@ assert str(incl.output_dir).endswith("out put") and incl.output_dir.is_dir()
         "INCL_NODE_RANK": "2",
         "INCL_NUM_NODES": "4",
         "INCL_ATTEMPT": "3",
+        "INCL_SWEEP": "s1",
+        "INCL_TRIAL": "0",
         "RANK": "5",
     }
     _, err = run(script, here, **environment)

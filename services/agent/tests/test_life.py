@@ -11,6 +11,7 @@ from incl_agent.app import Agent
 from incl_agent.fakes import FakePlatform
 from incl_shared.control import Wanted
 from incl_shared.events.experiments import Submitter
+from incl_shared.ids import new_id
 from incl_shared.reports import JobReady, JobStarted, JobUploading
 from incl_shared.states import EndReason
 from incl_shared.testing.wait import until
@@ -234,11 +235,19 @@ async def test_the_environment(agent: Agent, platform: FakePlatform, tmp_path: P
     assert json.loads(env["TF_CONFIG"])["task"] == {"type": "worker", "index": 0}
     assert (Path(env["PYTHONPATH"]) / "incl" / "__init__.py").exists()
     assert Path(env["INCL_HOSTFILE"]).read_text() == "127.0.0.1 slots=1\n"
-    assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK"} & set(env)
+    assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "INCL_SWEEP", "INCL_TRIAL"} & set(env)
     assert not [name for name in env if name.startswith(("SLURM_", "OMPI_", "INCL_AGENT_"))]
     for path in (agent.settings.jobs_dir / job.job).rglob("*"):
         if path.is_file():
             assert b"hush" not in path.read_bytes(), path
+
+
+async def test_a_trial_knows_its_sweep(agent: Agent, platform: FakePlatform) -> None:
+    sweep = new_id()
+    job = platform.job("sh", "-c", "echo $INCL_SWEEP $INCL_TRIAL", sweep=sweep, trial=0)
+    await platform.want(job)
+    assert (await platform.ended(job)).reason is EndReason.COMPLETED
+    assert (await platform.lines(job))[0][2] == f"{sweep} 0"
 
 
 async def test_the_submitters_own_tools_on_the_same_machine(

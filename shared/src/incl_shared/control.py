@@ -71,6 +71,8 @@ class JobSpec(Wire):
     max_duration_s: float | None = None
     grace_s: float = 30.0
     keep_checkpoints: CheckpointPolicy = CheckpointPolicy.LATEST
+    sweep: Id | None = Field(None, description="The sweep that it is a trial of.")
+    trial: int | None = Field(None, ge=0, description="Its number there, from 0.")
     code: CodeRef | None = None
     submitter: Submitter = Field(default_factory=Submitter)
 

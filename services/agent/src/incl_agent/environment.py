@@ -142,4 +142,6 @@ def _platform(job: JobWanted, meeting: Rendezvous, paths: Paths) -> dict[str, st
     }
     if paths.checkpoint is not None:
         env["INCL_LATEST_CHECKPOINT"] = str(paths.checkpoint)
+    if job.spec.sweep is not None and job.spec.trial is not None:
+        env |= {"INCL_SWEEP": job.spec.sweep, "INCL_TRIAL": str(job.spec.trial)}
     return env

@@ -78,7 +78,7 @@ def job_spec(request: str) -> JobSpec:
         cpu_asked=spec.resources.cpu != _DEFAULT_CPU, memory=spec.resources.memory, data=spec.data,
         outputs=spec.outputs, metrics=tuple(spec.metrics), goals=spec.metrics, max_duration_s=spec.max_duration,
         grace_s=spec.checkpoint.grace, keep_checkpoints=spec.checkpoint.keep, code=event.code,
-        submitter=event.submitter,
+        submitter=event.submitter, sweep=event.provenance.sweep, trial=event.provenance.trial,
     )  # fmt: skip
 
 
