@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from .conftest import end_all, left_of
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 MACHINE = "n2-standard-4"
+SLACK_S = 5.0
+"""Of a machine that has other things to do: starting a command takes a while."""
 NOTE = """
 import os, pathlib, incl
 incl.log({"rank": float(os.environ["INCL_NODE_RANK"])}, step=1)
@@ -226,6 +229,23 @@ def test_a_quota_of_zero_is_told(site: Home, cloud: CloudSwitches, folder: Path)
     identifier = site.submit("near.yaml", cwd=folder)
     wait(lambda: "quota C3_CPUS is 0" in site.show(identifier)["row"]["waiting"], 60, "it is told")
     assert site.incl("stop", identifier, "--wait").code == 0
+
+
+def test_an_api_that_hangs_is_told_within_fifteen_seconds(site: Home, cloud: CloudSwitches, folder: Path) -> None:
+    """Its calls last longer than that before they are given up."""
+    cloud.turn("fault", kind="hang", method="*", times=None)
+    began = time.monotonic()
+    identifier = site.submit("--instance", MACHINE, "--", "python", "train.py", cwd=folder)
+    says = "Compute Engine has not answered for"
+    wait(lambda: says in site.show(identifier)["row"]["waiting"], 20, "it is told")
+    assert time.monotonic() - began < 15.0 + SLACK_S
+    assert says in site.incl("show", identifier).out
+    listed = site.incl("machines")
+    assert says in listed.err
+    assert "hint:" in listed.err
+    cloud.turn("clear")
+    assert site.incl("stop", identifier, "--wait").code == 0
+    wait(lambda: says not in site.incl("machines").err, 60, "it answers")
 
 
 def test_a_machine_that_never_dials_in_fails_it_with_its_last_words(

@@ -443,23 +443,3 @@ async def test_it_is_the_same_on_postgresql(begin: Begin, database_url: str) -> 
     assert (await site.platform.finished(experiment)).state is ExperimentState.FINISHED
     await site.settle(experiment)
     await site.until_empty()
-
-
-@pytest.mark.parametrize(
-    ("fault", "says"),
-    [
-        ({"kind": "error", "status": 500, "reason": "backendError"}, "the provider has a fault of its own"),
-        ({"kind": "error", "status": 429, "reason": "rateLimitExceeded"}, "too many calls to the provider"),
-        ({"kind": "garbage"}, "the provider has a fault of its own"),
-        ({"kind": "cut"}, "the provider has a fault of its own"),
-    ],
-    ids=["500", "429", "garbage", "cut"],
-)
-async def test_an_api_that_is_ill_is_told_and_leaves_nothing(begin: Begin, fault: dict[str, Any], says: str) -> None:
-    site = await begin()
-    site.cloud.switches.fault(method="*nsert", times=None, **fault)
-    experiment = await site.submit()
-    await until(lambda: any(says in reason for reason in site.waits(experiment)), 15)
-    await site.platform.ask_stop(experiment)
-    assert (await site.platform.finished(experiment)).state is ExperimentState.STOPPED
-    assert (site.vms.ever, site.vms.names, site.vms.disks) == ([], [], 0)

@@ -62,9 +62,13 @@ def _print(out: Output, found: Machines) -> None:
     ]
     if not found.gangs:
         out.note("no machine of a cloud", "dim")
-        return
-    for line in table(out, columns, [_row(gang) for gang in found.gangs]):
-        out.line(line)
+    else:
+        for line in table(out, columns, [_row(gang) for gang in found.gangs]):
+            out.line(line)
+    if found.trouble:
+        out.note(f"the cloud cannot be used now: {found.trouble}", "yellow")
+        if found.hint:
+            out.note(f"hint: {found.hint}", "dim")
 
 
 def _row(gang: GangView) -> Row:

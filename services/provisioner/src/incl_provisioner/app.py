@@ -80,7 +80,10 @@ class App:
         self.bus.consume(PROVISIONER_REQUESTS, handlers.requests)
         self.bus.consume(PROVISIONER_REPORTS, handlers.reports)
         self.bus.consume(PROVISIONER_EVENTS, handlers.events)
-        queries = Queries(self.database, backend, clock, planner, cloud.advise if cloud is not None else None)
+        queries = Queries(
+            self.database, backend, clock, planner, cloud.advise if cloud is not None else None,
+            settings.cloud.provider if cloud is not None and settings.cloud is not None else "",
+        )  # fmt: skip
         self.bus.serve(GetCluster, queries.cluster)
         self.bus.serve(GetExecution, queries.execution)
         self.bus.serve(CheckFeasible, queries.feasible)

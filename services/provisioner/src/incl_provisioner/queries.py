@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import sqlalchemy as sa
 from pydantic import ValidationError
 
-from incl_provisioner import store, store_gangs
+from incl_provisioner import store, store_gangs, store_trouble
 from incl_provisioner.admission import wire_size
 from incl_provisioner.backends import Backend
 from incl_provisioner.domain.cloud.plan import Plan
@@ -41,12 +41,13 @@ _MACHINES = 200
 
 
 class Queries:
-    """The handlers of the provisioner's questions."""
+    """The handlers of the provisioner's questions. cloud: the provider of machines; empty: there is none."""
 
     def __init__(
         self, database: Database, backend: Backend, clock: Clock, planner: Planner | None = None,
-        advise: Callable[[Plan], Awaitable[bool]] | None = None,
+        advise: Callable[[Plan], Awaitable[bool]] | None = None, cloud: str = "",
     ) -> None:  # fmt: skip
+        self._cloud = cloud
         self._advise = advise
         self._database = database
         self._backend = backend
@@ -81,10 +82,14 @@ class Queries:
 
     async def machines(self, asker: Asker, query: GetMachines) -> Machines:
         """The machines of a cloud that are there for the asker's project, or were for one of its experiments."""
-        rows = await self._database.read(
-            lambda connection: store_gangs.of_project(connection, asker.project, query.experiment, _MACHINES)
-        )
-        return Machines(gangs=tuple(map(machines_view, rows)))
+
+        def read(connection: sa.Connection) -> Machines:
+            rows = store_gangs.of_project(connection, asker.project, query.experiment, _MACHINES)
+            found = store_trouble.load(connection, self._cloud) if self._cloud else None
+            trouble, hint = (found[0].message, found[0].hint) if found is not None else ("", "")
+            return Machines(gangs=tuple(map(machines_view, rows)), trouble=trouble, hint=hint)
+
+        return await self._database.read(read)
 
     async def plan(self, asker: Asker, query: PlanExperiment) -> PlanView:
         """What a cloud would be asked for; empty when none is configured, or the experiment names no instance.

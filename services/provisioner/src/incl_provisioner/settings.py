@@ -46,6 +46,7 @@ class CloudOptions(BaseModel):
     bus_urls: tuple[str, ...] = Field((), description="Where machines reach the bus; none: as the provisioner does.")
     round_s: float = Field(10.0, gt=0, description="How often the cloud is looked at while something is wanted.")
     sweep_s: float = Field(60.0, gt=0, description="How often it is looked at while nothing is.")
+    quiet_s: float = Field(8.0, gt=0, description="A call of the provider without an answer is told of after so long.")
     boot_s: float = Field(900.0, gt=0, description="A machine that is made and says nothing for so long is given up.")
     boots: int = Field(2, ge=1, description="After so many tries whose machines said nothing it has failed.")
     drain_s: float = Field(600.0, ge=0, description="How long machines stay for telemetry that is not stored yet.")

@@ -143,6 +143,17 @@ cooldowns = sa.Table(
 )
 """What of a cloud is left alone until when, after errors. `kind`: spot, demand, or any."""
 
+cloud_trouble = sa.Table(
+    "cloud_trouble",
+    metadata,
+    sa.Column("provider", sa.String(63), primary_key=True),
+    sa.Column("since", sa.Float, nullable=False),
+    sa.Column("reason", sa.String(128), nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("hint", sa.Text, nullable=False),
+)
+"""What keeps all machines of a cloud from being looked after; no row: nothing does."""
+
 data_disks = sa.Table(
     "data_disks",
     metadata,

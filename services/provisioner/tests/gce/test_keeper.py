@@ -165,6 +165,100 @@ def test_a_call_that_hangs_holds_up_no_other_gang() -> None:
     play(scenario)
 
 
+def test_what_hangs_is_told_long_before_it_is_given_up_and_not_once_it_answers() -> None:
+    async def scenario(world: World) -> None:
+        world.cloud.switches.fault(kind="slow", seconds=25.0, method="regionInstances.bulkInsert")
+        gang = world.table.add(1)
+        await world.until(lambda: world.table.rows[gang.key].phase is Phase.ASKED, 60)
+        await asyncio.sleep(15)
+        row = world.table.rows[gang.key]
+        assert row.operation == ""
+        assert row.verdict is not None
+        assert row.verdict.message == "Compute Engine has not answered for 16 s"
+        await world.until(lambda: world.table.rows[gang.key].phase is Phase.MADE, 60)
+        assert world.table.rows[gang.key].verdict is None
+        assert world.keeper.trouble is None
+
+    play(scenario)
+
+
+def test_for_how_long_nothing_answers_is_told_over_all_tries() -> None:
+    async def scenario(world: World) -> None:
+        world.cloud.switches.fault(kind="hang", method="regionInstances.bulkInsert", times=None)
+        gang = world.table.add(1)
+        await asyncio.sleep(200)
+        verdict = world.table.rows[gang.key].verdict
+        assert verdict is not None
+        assert verdict.message == "Compute Engine has not answered for 2 min", "a second call is under way by then"
+        world.cloud.switches.clear()
+        await world.until(lambda: world.table.rows[gang.key].phase is Phase.MADE, 60)
+
+    play(scenario)
+
+
+def test_an_operation_that_cannot_be_looked_at_is_told() -> None:
+    async def scenario(world: World) -> None:
+        world.cloud.switches.fault(kind="hang", method="regionOperations.*", times=None)
+        gang = world.table.add(1)
+        await world.until(lambda: world.table.rows[gang.key].operation, 60)
+        await asyncio.sleep(15)
+        verdict = world.table.rows[gang.key].verdict
+        assert verdict is not None
+        assert "has not answered for 16 s" in verdict.message
+        world.cloud.switches.clear()
+        await world.until(lambda: world.table.rows[gang.key].phase is Phase.MADE, 120)
+        assert world.table.rows[gang.key].verdict is None
+
+    play(scenario)
+
+
+def test_one_that_may_not_see_its_operations_fails_and_leaves_nothing() -> None:
+    async def scenario(world: World) -> None:
+        world.cloud.switches.deny("compute.regionOperations.get")
+        gang = world.table.add(1)
+        await world.until(lambda: world.table.rows[gang.key].phase is Phase.CLEANING, 60)
+        verdict = world.table.rows[gang.key].verdict
+        assert verdict is not None
+        assert "compute.regionOperations.get" in verdict.said
+        await world.until(lambda: world.phases() == {Phase.FAILED}, 1800)
+        assert not world.cloud.state.instances
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("method", ["instances.aggregatedList", "disks.aggregatedList"])
+def test_a_look_that_hangs_is_told_of_all_until_it_answers(method: str) -> None:
+    async def scenario(world: World) -> None:
+        world.cloud.switches.fault(kind="hang", method=method, times=None)
+        assert world.keeper.trouble is None
+        await asyncio.sleep(12)
+        assert world.keeper.trouble is not None
+        assert world.keeper.trouble.message == "Compute Engine has not answered for 8 s"
+        await asyncio.sleep(88)
+        assert "for 83 s" in world.keeper.trouble.message, "told again at 16, 32, 64 s, and as it was given up"
+        world.cloud.switches.clear()
+        await world.until(lambda: world.keeper.trouble is None, 60)
+
+    play(scenario)
+
+
+def test_a_delete_that_hangs_is_told_and_holds_up_nothing() -> None:
+    async def scenario(world: World) -> None:
+        left, other = world.table.add(1), world.table.add(1, turn=2)
+        await world.until(lambda: world.phases() == {Phase.MADE}, 120)
+        world.cloud.switches.fault(kind="hang", method="instances.delete", name=left.names[0], times=None)
+        del world.table.rows[left.key]
+        world.table.unwanted(other.key)
+        await world.until(lambda: world.phases() == {Phase.GONE}, 60)
+        assert world.keeper.trouble is not None
+        assert "has not answered" in world.keeper.trouble.message
+        world.cloud.switches.clear()
+        await world.until(lambda: not world.cloud.state.instances, 300)
+        await world.until(lambda: world.keeper.trouble is None, 60)
+
+    play(scenario)
+
+
 def test_what_will_never_be_accepted_fails_with_its_reason() -> None:
     async def scenario(world: World) -> None:
         world.cloud.switches.deny("compute.instances.create")

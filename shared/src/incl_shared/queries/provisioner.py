@@ -161,6 +161,8 @@ class Machines(Answer):
     """Machines of a cloud, by attempt; the newest first."""
 
     gangs: tuple[GangView, ...]
+    trouble: str = Field("", description="What keeps all of them from being looked after; empty: nothing.")
+    hint: str = ""
 
 
 class GetMachines(Query[Machines]):

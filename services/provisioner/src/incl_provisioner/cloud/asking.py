@@ -148,7 +148,8 @@ def reason(row: GangRow, ready: int, why: str) -> str:
     if gang.phase is Phase.ASKED:
         rest = f", {len(gang.kept)} are kept" if gang.origins else ""
         asked = f"creating {kind} in {', '.join(gang.zones)}{rest}"
-        return f"{asked}: {verdict.message}" if verdict is not None and verdict.meaning in _TRIES else asked
+        trouble = verdict.message if verdict is not None and verdict.meaning in _TRIES else why
+        return f"{asked}: {trouble}" if trouble else asked
     if gang.phase is Phase.MADE:
         booting = "booting" if gang.nodes == 1 else f"booting, {ready} of {gang.nodes} are ready"
         return f"{kind} in {gang.zone or gang.region}: {booting}"

@@ -7,8 +7,9 @@ import functools
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from incl_provisioner import store_data
 from incl_provisioner.backends.gce.port import CloudFailure, Compute, DiskOrder
@@ -154,10 +155,10 @@ class DataKeeper:
         held = store_data.by_disk(known)
         for disk in live:
             if disk.name not in self._busy:
-                self._busy[disk.name] = task = asyncio.ensure_future(self._step(disk, view, disk.name in held))
-                task.add_done_callback(functools.partial(self._stepped, disk.name))
-        orphans = data_disks.orphans(view, live)
-        await asyncio.gather(*(self._delete(zone, name) for zone, name in orphans))
+                self._begin(disk.name, self._step(disk, view, disk.name in held))
+        for zone, name in data_disks.orphans(view, live):
+            if name not in self._busy:
+                self._begin(name, self._delete(zone, name))
         if self._busy:
             # A call that hangs holds up its own disk, not the others.
             await asyncio.wait(self._busy.values(), timeout=self._round_s)
@@ -169,6 +170,10 @@ class DataKeeper:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+    def _begin(self, name: str, step: Coroutine[Any, Any, None]) -> None:
+        self._busy[name] = task = asyncio.ensure_future(step)
+        task.add_done_callback(functools.partial(self._stepped, name))
 
     def _stepped(self, name: str, task: asyncio.Task[None]) -> None:
         if self._busy.get(name) is task:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from incl_provisioner import store_gangs
+from incl_provisioner import store_gangs, store_trouble
 from incl_provisioner.backends.gce.keeper import Keeper
 from incl_provisioner.backends.gce.port import Compute
 from incl_provisioner.cloud.advising import Advisor
@@ -24,6 +24,7 @@ from incl_provisioner.domain.cloud.plan import Plan
 from incl_provisioner.metrics import ProvisionerMetrics
 from incl_provisioner.planner import CatalogPlanner
 from incl_provisioner.settings import CloudOptions
+from incl_provisioner.store_trouble import Trouble
 from incl_provisioner.work import Work
 from incl_shared.clock import Clock
 from incl_shared.db import Database, DatabaseUnavailable, Transaction
@@ -34,6 +35,7 @@ _log = logging.getLogger("incl.provisioner")
 _HOUR_S = 3600.0
 _CALM_S = 2.0
 """From the begin of one look to that of the next, at least."""
+_SEE_LOG = "see the log of the provisioner"
 _HISTORY_S = 7 * 24 * _HOUR_S
 OpenCompute = Callable[[], Awaitable[Compute]]
 MakeWork = Callable[[Transaction], Work]
@@ -46,7 +48,7 @@ class CloudLoop:
     wake: tells the scheduler. bus: addresses of the bus for machines, where the options name none.
 
     Attributes:
-        trouble: why the last round failed; empty once one has succeeded.
+        trouble: what keeps the machines from being looked after; none once that is over.
         met: what was met so far; the planner reads it.
     """
 
@@ -68,7 +70,8 @@ class CloudLoop:
         self.plans: CloudPlans | None = None
         self.data: DataKeeper | None = None
         self.keeper: Keeper | None = None
-        self.trouble = ""
+        self.trouble: Trouble | None = None
+        self._noted = False
 
     def start(self, lease: Lease, work: MakeWork, told: Callable[[], None]) -> None:
         """Begin, as the owner of the lease. told: called once something for the scheduler is committed."""
@@ -98,8 +101,8 @@ class CloudLoop:
 
     def why(self, experiment: str) -> str:
         """Why nothing can be tried for an experiment now; empty: it can, or nobody has looked yet."""
-        if self.trouble:
-            return f"the cloud cannot be used now: {self.trouble}"
+        if self.trouble is not None:
+            return f"the cloud cannot be used now: {self.trouble.message}"
         return self.plans.waits.get(experiment, "") if self.plans is not None else ""
 
     async def advise(self, plan: Plan) -> bool:
@@ -109,7 +112,7 @@ class CloudLoop:
     async def _run(self, lease: Lease, work: MakeWork, told: Callable[[], None]) -> None:
         rows = GangRows(self._database, lambda: lease, told, self._metrics, self._clock)
         boots: Boots | None = None
-        self._swept = 0.0
+        self._swept, self._noted = 0.0, False
         while True:
             began = self._clock.monotonic()
             self._woken.clear()
@@ -118,7 +121,7 @@ class CloudLoop:
                 if boots is None:
                     boots = await self._begin(rows, work, lease)
                 live = await self._round(rows, boots)
-                await self._note(rows, "")
+                await self._seen(rows)
                 self._metrics.cloud_rounds.labels("done").inc()
             except LeaseLost:
                 return
@@ -129,18 +132,23 @@ class CloudLoop:
                 self._metrics.cloud_rounds.labels("error").inc()
                 _log.exception("a round of the cloud failed")
                 with contextlib.suppress(DatabaseUnavailable, LeaseLost):
-                    await self._note(rows, f"{type(error).__name__}: {error}")
+                    await self._note(rows, Trouble("error", f"{type(error).__name__}: {error}", _SEE_LOG))
                 live = True
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), self._options.round_s if live else self._options.sweep_s)
             # Every commit of the scheduler may wake it; a look is a list of everything there is.
             await asyncio.sleep(began + min(_CALM_S, self._options.round_s) - self._clock.monotonic())
 
-    async def _note(self, rows: GangRows, trouble: str) -> None:
-        """What keeps the cloud from being used, for those who wait."""
-        if trouble != self.trouble:
+    async def _note(self, rows: GangRows, trouble: Trouble | None) -> None:
+        """What keeps the cloud from being used, for those who wait and for the operator."""
+        if trouble != self.trouble or not self._noted:
             self.trouble = trouble
-            await rows.tell(experiment for experiment, _ in await rows.gangs())
+            await rows.note(self._options.provider, trouble)
+            self._noted = True
+
+    async def _seen(self, rows: GangRows) -> None:
+        """What the keeper knows of that, also in the middle of a round."""
+        await self._note(rows, store_trouble.of(self.keeper.trouble if self.keeper is not None else None))
 
     async def _begin(self, rows: GangRows, work: MakeWork, lease: Lease) -> Boots:
         platform, key = await self._database.write(store_gangs.known_by)
@@ -161,9 +169,10 @@ class CloudLoop:
         self._counted = Counter()
         limits = Limits()
         quick = replace(
-            limits, round_s=min(limits.round_s, self._options.round_s), poll_s=min(limits.poll_s, self._options.round_s)
-        )
-        self.keeper = Keeper(platform, compute, rows, self.plans, self._clock, quick)
+            limits, round_s=min(limits.round_s, self._options.round_s), quiet_s=self._options.quiet_s,
+            poll_s=min(limits.poll_s, self._options.round_s),
+        )  # fmt: skip
+        self.keeper = Keeper(platform, compute, rows, self.plans, self._clock, quick, lambda: self._seen(rows))
         self.keeper.troubles = troubles
         return Boots(self._options, self._database, compute, rows, self.plans, work, self._clock)
 

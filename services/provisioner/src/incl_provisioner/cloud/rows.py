@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from incl_provisioner import store, store_cooldowns, store_data, store_gangs
+from incl_provisioner import store, store_cooldowns, store_data, store_gangs, store_trouble
 from incl_provisioner.domain.cloud import gangs
 from incl_provisioner.domain.cloud.cooldowns import CooldownBook, Cooling, CoolKey, Growth
 from incl_provisioner.domain.cloud.gangs import LAST, Gang, Phase
 from incl_provisioner.metrics import ProvisionerMetrics
 from incl_provisioner.store_gangs import GangRow, Key
+from incl_provisioner.store_trouble import Trouble
 from incl_provisioner.work import Change
 from incl_shared import leases
 from incl_shared.clock import Clock
@@ -76,6 +77,17 @@ class GangRows:
                 self._touch(tx, each)
 
         await self._database.write(touch)
+
+    async def note(self, provider: str, trouble: Trouble | None) -> None:
+        """What keeps the cloud from being used, or that nothing does any more; all who wait are told."""
+
+        def write(tx: Transaction) -> None:
+            leases.check(tx, self._lease())
+            store_trouble.save(tx.connection, provider, trouble, self._clock.now())
+            for experiment in sorted({experiment for experiment, _ in store_gangs.live(tx.connection)}):
+                self._touch(tx, experiment)
+
+        await self._database.write(write)
 
     async def cool(self, book: CooldownBook) -> None:
         """Keep what is left alone: whoever goes on after this process knows it. Nothing is written for what is kept."""

@@ -23,6 +23,8 @@ from incl_provisioner.domain.cloud.names import Place, machine_name, parse_name
 
 ENDED = frozenset({"TERMINATED", "STOPPED", "SUSPENDED"})
 DATA_PREFIX = "incl-data-"
+NO_ANSWER = "no_answer"
+"""The reason of a verdict on a call that is still under way."""
 GOING = frozenset({"STOPPING", "DEPROVISIONING", "PENDING_STOP"})
 
 
@@ -51,6 +53,7 @@ class Limits:
         make_s: an operation that is not over by then is given up, and what it makes is removed.
         again_s: from one try of a call that had no answer to the next; from one delete of a thing to the next.
         round_s: how long a round waits for the calls of single gangs.
+        quiet_s: a call that has no answer for so long is told of, long before it is given up.
         at_once: gangs that are being made; the provider refuses more than ten bulk operations at once.
         poll_s: from one look at an operation to the next. hold_s: after so long another gang is begun all the same.
     """
@@ -63,6 +66,7 @@ class Limits:
     at_once: int = 10
     poll_s: float = 2.0
     hold_s: float = 60.0
+    quiet_s: float = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +303,7 @@ def _asked(gang: Gang, view: View, now: float, limits: Limits) -> tuple[Gang, li
         return gang, [Action(Do.FIND)]
     if now - gang.asked < limits.again_s:
         # Nothing is known of it: whoever made the call is gone. Its answer may be there.
-        return gang, [Action(Do.FIND)] if gang.verdict is None else []
+        return gang, [Action(Do.FIND)] if gang.verdict is None or gang.verdict.reason == NO_ANSWER else []
     return replace(gang, asked=now, unsure=True), [Action(Do.ASK)]
 
 
@@ -348,7 +352,20 @@ def doomed(gang: Gang, verdict: Verdict, now: float) -> Gang:
 
 def answered(gang: Gang, operation: str) -> Gang:
     """The call was received: this is its operation."""
-    return replace(gang, operation=operation, open=True)
+    heard = gang.phase is Phase.ASKED
+    return replace(gang, operation=operation, open=True, verdict=None if heard else gang.verdict)
+
+
+def waited(gang: Gang, verdict: Verdict | None) -> Gang:
+    """A call of its try has no answer yet, or its operation could not be looked at; none: it is heard of again."""
+    return replace(gang, verdict=verdict) if gang.phase is Phase.ASKED else gang
+
+
+def unseen(gang: Gang, verdict: Verdict, now: float) -> Gang:
+    """Its operation could not be looked at. Where that will never be allowed, it is of no use: it is removed."""
+    if gang.phase is Phase.ASKED and verdict.meaning is Meaning.PERMISSION:
+        return replace(gang, phase=Phase.CLEANING, since=now, verdict=verdict)
+    return waited(gang, verdict)
 
 
 def refused(gang: Gang, verdict: Verdict, now: float, *, unsure: bool) -> Gang:
@@ -364,10 +381,11 @@ def refused(gang: Gang, verdict: Verdict, now: float, *, unsure: bool) -> Gang:
 def polled(gang: Gang, *, done: bool, verdict: Verdict | None, now: float) -> Gang:
     """The operation as it was seen."""
     if not done:
-        return gang
+        return waited(gang, None)
     closed = replace(gang, open=False)
     if gang.phase is not Phase.ASKED:
         return closed
+    closed = waited(closed, None)
     if verdict is None:
         return replace(closed, phase=Phase.MADE, since=now)
     return replace(closed, phase=Phase.CLEANING, since=now, verdict=verdict)

@@ -1,0 +1,68 @@
+"""A provider that is ill, or does not answer: it is told, and nothing is left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from incl_provisioner.testing.site import Begin
+from incl_shared.queries.provisioner import GetMachines
+from incl_shared.states import ExperimentState
+from incl_shared.testing.wait import until
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ({"kind": "error", "status": 500, "reason": "backendError"}, "the provider has a fault of its own"),
+        ({"kind": "error", "status": 429, "reason": "rateLimitExceeded"}, "too many calls to the provider"),
+        ({"kind": "garbage"}, "the provider has a fault of its own"),
+        ({"kind": "cut"}, "the provider has a fault of its own"),
+    ],
+    ids=["500", "429", "garbage", "cut"],
+)
+async def test_an_api_that_is_ill_is_told_and_leaves_nothing(begin: Begin, fault: dict[str, Any], says: str) -> None:
+    site = await begin()
+    site.cloud.switches.fault(method="*nsert", times=None, **fault)
+    experiment = await site.submit()
+    await until(lambda: any(says in reason for reason in site.waits(experiment)), 15)
+    await site.platform.ask_stop(experiment)
+    assert (await site.platform.finished(experiment)).state is ExperimentState.STOPPED
+    assert (site.vms.ever, site.vms.names, site.vms.disks) == ([], [], 0)
+
+
+@pytest.mark.parametrize("method", ["*", "*nsert", "*.aggregatedList", "regionOperations.*"])
+async def test_an_api_that_hangs_is_told_while_its_calls_are_under_way(begin: Begin, method: str) -> None:
+    """Each call of this cloud is waited for for twenty seconds and longer."""
+    site = await begin(quiet_s=0.4)
+    site.vms.mute = lambda _: True
+    site.cloud.switches.fault(kind="hang", method=method, times=None)
+    experiment = await site.submit()
+    await until(lambda: any("Compute Engine has not answered for" in reason for reason in site.waits(experiment)), 8)
+    answer = await site.platform.client.ask(GetMachines(), project="default", user="ann")
+    (gang,) = answer.gangs
+    assert "has not answered for" in answer.trouble or "has not answered for" in gang.trouble
+    site.cloud.switches.clear()
+    await site.platform.ask_stop(experiment)
+    assert (await site.platform.finished(experiment)).state is ExperimentState.STOPPED
+
+
+async def test_what_keeps_the_cloud_from_being_used_is_told_until_it_is_over(begin: Begin) -> None:
+    site = await begin(quiet_s=0.3)
+    site.cloud.switches.deny("compute.instances.list")
+
+    async def trouble() -> str:
+        answer = await site.platform.client.ask(GetMachines(), project="default", user="ann")
+        assert bool(answer.trouble) == bool(answer.hint)
+        return answer.trouble
+
+    await site.submit()
+    await until(trouble, 15)
+    assert "compute.instances.list" in await trouble()
+    site.cloud.switches.clear()
+
+    async def over() -> bool:
+        return not await trouble()
+
+    await until(over, 15)
