@@ -61,6 +61,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
         "_INBOX.admin.admin.x",
         f"incl.event.default.experiment.{E1}", "incl.event._system.node.n1", "incl.control.n1", "incl.control.n2",
         "$JS.API.DIRECT.GET.CONTROL.incl.control.n1", "$JS.API.DIRECT.GET.CONTROL.incl.control.n2", "_R_.a.b",
+        "$JS.API.DIRECT.GET.REPORTS.incl.report.n1",
         "_INBOX.gateway.gateway.x", "$JS.API.STREAM.INFO.EVENTS",
     },
     "tracker": {
@@ -91,6 +92,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
         *(f"incl.query._system.admin.{name}.stuck" for name in SERVICES),
         "$JS.API.STREAM.INFO.EVENTS", "$JS.API.STREAM.DELETE.NOPE", "$JS.API.STREAM.MSG.GET.EVENTS",
         "$JS.API.DIRECT.GET.EVENTS.incl.event.default.experiment.x",
+        "$JS.API.DIRECT.GET.REPORTS.incl.report.n1",
         "$JS.API.DIRECT.GET.CONTROL.incl.control.n1", "$JS.API.DIRECT.GET.CONTROL.incl.control.n2",
         "incl.request.default.Ann-B.nonsense.x",
         "$JS.API.CONSUMER.CREATE.EVENTS.spy", "$JS.API.CONSUMER.CREATE.CONTROL.spy",

@@ -84,7 +84,8 @@ def _no_guard() -> list[Change]:
 
 
 def _attempts_do_not_wait() -> list[Change]:
-    return [(JobManager, "_earlier", lambda *_: None)]
+    """It is the second guard: it matters where a machine was called lost too early."""
+    return [(JobManager, "_earlier", lambda *_: None), *_unread_is_not_asked_for()]
 
 
 def _any_life() -> list[Change]:
@@ -109,13 +110,22 @@ def _lease_of_the_wall_clock() -> list[Change]:
 
 
 def _silence_counts_always() -> list[Change]:
-    """A pause of the bus is taken for the machines' death."""
-    return [(incl_provisioner.loop.Watch, "tick", _tick)]
+    """A pause of the bus is taken for the machines' death, and nobody asks it."""
+    return [(incl_provisioner.loop.Watch, "tick", _tick), *_unread_is_not_asked_for()]
 
 
 def _tick(self: Any, monotonic: float, *, healthy: bool) -> bool:
     self._clock = monotonic
     return False
+
+
+def _unread_is_not_asked_for() -> list[Change]:
+    """A machine whose words lie unread is called lost."""
+
+    async def nobody(*_: Any) -> set[str]:
+        return set()
+
+    return [(incl_provisioner.loop.unread, "spoke", nobody)]
 
 
 def _lost_is_not_told() -> list[Change]:
@@ -148,6 +158,7 @@ MUTATIONS: dict[str, Callable[[], list[Change]]] = {
     "an outage is taken for done": _an_outage_is_taken_for_done,
     "events are sent once": _events_are_sent_once,
     "no fence": _no_fence,
+    "unread is not asked for": _unread_is_not_asked_for,
     "no guard": _no_guard,
     "any life": _any_life,
     "lease of the wall clock": _lease_of_the_wall_clock,
@@ -168,8 +179,9 @@ FOUND_BY = {
     "lost is not told": 26,
     "generation ignored": 30,
     "silence counts always": 51,
+    "unread is not asked for": 705203,
     "lease not checked": 65,
-    "any life": 85,
+    "any life": 158,
     "ack before commit": 351,
     "events are sent once": 387,
     "attempts do not wait": 450,

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
 
 from incl_provisioner.app import create_app
+from incl_provisioner.handlers import Handlers
 from incl_provisioner.testing.agent import FakeAgent, Script
 from incl_provisioner.testing.platform import Platform, Start
 from incl_shared import subjects
+from incl_shared.bus.delivery import Delivery
+from incl_shared.bus.errors import Early
 from incl_shared.bus.topology import CONTROL
 from incl_shared.clock import SystemClock
 from incl_shared.control import JobWanted, NodeWanted
+from incl_shared.db import Transaction
 from incl_shared.events.experiments import (
     ArtifactsDropped,
     ArtifactStored,
@@ -159,6 +164,35 @@ async def test_a_silent_machine_is_lost_and_its_old_attempt_is_fenced_when_it_co
     await back.start(hello=False)
     await until(lambda: back.killed == [job_id(experiment, 1, 0)])
     await until(lambda: len([event for _, _, event in platform.events if event == ready]) == 2)
+
+
+async def test_a_machine_whose_words_nobody_has_read_is_not_lost(
+    start: Start, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another provisioner stands still and has them, or the durable is being made anew."""
+    unread = threading.Event()
+    read = Handlers.reports
+
+    def reports(self: Handlers, tx: Transaction, delivery: Delivery) -> None:
+        if unread.is_set() and delivery.subject == subjects.report("unread"):
+            raise Early("it lies with somebody who stands still")
+        read(self, tx, delivery)
+
+    monkeypatch.setattr(Handlers, "reports", reports)
+    platform = await start(sqlite_url, node_lease_s=0.8)
+    agent = await platform.agent("unread", script=lambda _: FOREVER)
+    experiment = await platform.submit()
+    await platform.event(experiment, AttemptStarted)
+    unread.set()
+    for name in ("first", "second"):  # one after the other: each takes a lease
+        dying = await platform.agent(name)
+        await until(lambda: any(isinstance(said, NodeReady) and said.node == name for _, _, said in platform.events))  # noqa: B023
+        await dying.stop()
+        await until(lambda: any(isinstance(said, NodeLost) and said.node == name for _, _, said in platform.events))  # noqa: B023
+    unread.clear()
+    await agent.end(job_id(experiment, 1, 0), EndReason.COMPLETED, 0)
+    assert (await platform.finished(experiment)).attempts == 1
+    assert not any(isinstance(said, NodeLost) and said.node == "unread" for _, _, said in platform.events)
 
 
 async def test_the_machine_that_died_speaks_for_the_gang_and_not_the_error_of_its_peer(

@@ -90,6 +90,21 @@ def test_a_silent_machine_is_written_to_now_and_then_before_it_is_lost() -> None
     assert asked == [(16, "a"), (21, "a"), (26, "a")]
 
 
+def test_a_machine_that_is_spared_is_silent_again_after_a_sixth_of_its_lease() -> None:
+    watch = Watch(lease_s=12, longest_s=20)
+    watch.tick(0, healthy=True)
+    watch.heard({"a": 1.0, "b": 1.0})
+    watch.tick(13, healthy=True)
+    assert watch.silent() == {"a": 13.0, "b": 13.0}
+    watch.spare({"a", "unknown"})
+    watch.heard({"a": 1.0, "b": 1.0})
+    assert watch.silent() == {"b": 13.0}
+    watch.tick(14, healthy=True)
+    assert set(watch.silent()) == {"b"}
+    watch.tick(15.5, healthy=True)
+    assert set(watch.silent()) == {"a", "b"}
+
+
 def test_a_pause_of_ours_counts_as_nothing() -> None:
     watch = Watch(lease_s=10, longest_s=5)
     watch.tick(0, healthy=True)

@@ -33,7 +33,7 @@ class ControlBus(Protocol):
         """Store a message, or raise an InclError."""
         ...
 
-    async def last(self, stream: str, subject: str) -> Stored | None:
+    async def last(self, stream: str, subject: str, *, timeout: float = 5.0) -> Stored | None:  # noqa: ASYNC109
         """The last message of a subject."""
         ...
 

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
-from incl_provisioner import passes, store, store_times
+from incl_provisioner import passes, store, store_times, unread
 from incl_provisioner.backends import Backend
 from incl_provisioner.cloud.loop import CloudLoop
 from incl_provisioner.control import ControlBus, Publisher
@@ -24,6 +24,7 @@ from incl_provisioner.work import Work
 from incl_shared import leases
 from incl_shared.clock import Clock
 from incl_shared.db import Database, DatabaseUnavailable, Transaction
+from incl_shared.errors import InclError
 from incl_shared.leases import Lease, LeaseLost
 from incl_shared.tasks import end_all, within
 
@@ -175,6 +176,7 @@ class Reconciler:
         publisher = self._publisher
         assert publisher is not None
         recovered = self._watch.tick(self._clock.monotonic(), healthy=self._healthy() and not publisher.failing)
+        mute = await self._mute()
         if self._reconnected:
             self._watch.forgive()
         republish, self._reconnected = recovered or self._reconnected, False
@@ -183,7 +185,7 @@ class Reconciler:
         floors, publisher.floors = publisher.floors, {}
         started = time.perf_counter()
         try:
-            outcome = await self._database.write(lambda tx: self._pass(tx, floors, republish=republish))
+            outcome = await self._database.write(lambda tx: self._pass(tx, floors, mute, republish=republish))
         except BaseException:
             self._reconnected = self._reconnected or republish
             publisher.floors = {**floors, **publisher.floors}
@@ -192,6 +194,19 @@ class Reconciler:
         publisher.order(outcome.orders)
         self._due = outcome.due
         return outcome.again
+
+    async def _mute(self) -> set[str]:
+        """Machines whose lease is over and of which the bus has no word that nobody has read yet."""
+        silent = self._watch.silent().keys()
+        if not silent:
+            return set()
+        try:
+            spoke = await unread.spoke(self._bus, silent)
+        except InclError as error:
+            _log.warning("%d silent machines are not called lost, as the bus cannot be asked: %s", len(silent), error)
+            return set()
+        self._watch.spare(spoke)
+        return silent - spoke
 
     async def _ascend(self) -> bool:
         """Try to become the owner."""
@@ -222,7 +237,7 @@ class Reconciler:
         if publisher is not None:
             await publisher.stop()
 
-    def _pass(self, tx: Transaction, floors: dict[str, int], *, republish: bool) -> Outcome:
+    def _pass(self, tx: Transaction, floors: dict[str, int], mute: set[str], *, republish: bool) -> Outcome:
         """In the writer thread. The model is kept only if all went well; see `Model`."""
         with self._metrics.own_time("reconcile"):
             self._hold(tx)
@@ -238,12 +253,13 @@ class Reconciler:
                 model.load(tx.connection)
             else:
                 work.touched = set(touched)
-                self._look_at_nodes(work, model)
+                self._look_at_nodes(work, model, at_once=bool(mute))
             self._watch.heard(model.seen)
             model.fleet.dirty |= self._watch.doubtful() & model.generations.keys()
             budget = self._notices(work.now)
+            silent = {node: seconds for node, seconds in self._watch.silent().items() if node in mute}
             outcome = passes.run(
-                work, model, self._backend, silent=self._watch.silent(), floors=floors, republish=republish,
+                work, model, self._backend, silent=silent, floors=floors, republish=republish,
                 notices=budget, cloud=self._cloud,
             )  # fmt: skip
             self._show(work, model)
@@ -305,8 +321,8 @@ class Reconciler:
         else:
             leases.check(tx, lease)
 
-    def _look_at_nodes(self, work: Work, model: Model) -> None:
-        if work.now - self._nodes_read >= _NODES_EVERY or work.now < self._nodes_read:
+    def _look_at_nodes(self, work: Work, model: Model, *, at_once: bool) -> None:
+        if at_once or work.now - self._nodes_read >= _NODES_EVERY or work.now < self._nodes_read:
             self._nodes_read = work.now
             model.load_nodes(work.connection)
 

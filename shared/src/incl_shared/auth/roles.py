@@ -121,6 +121,7 @@ _SCOPES = (
             "incl.event.*.node.*",
             "incl.control.*",
             "$JS.API.DIRECT.GET.CONTROL.incl.control.*",
+            "$JS.API.DIRECT.GET.REPORTS.incl.report.*",
             *_own_events(),
         ),
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 
 class Watch:
@@ -59,6 +59,11 @@ class Watch:
         self._asked = {node: at for node, at in self._asked.items() if node in self._heard}
         self._asked |= dict.fromkeys(found, self._clock)
         return found
+
+    def spare(self, nodes: Iterable[str]) -> None:
+        """These have spoken, though nobody has read it yet: they are asked about again after a sixth of a lease."""
+        since = self._clock - self._lease_s * 5 / 6
+        self._heard |= {node: (self._heard[node][0], since) for node in nodes if node in self._heard}
 
     def silent(self) -> dict[str, float]:
         """Machines whose lease is over, with the seconds of their silence."""
