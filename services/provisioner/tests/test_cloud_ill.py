@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from incl_provisioner.testing.site import Begin
+from incl_provisioner.testing.site import MACHINE, Begin
 from incl_shared.queries.provisioner import GetMachines
-from incl_shared.states import ExperimentState
+from incl_shared.states import EndReason, ExperimentState
 from incl_shared.testing.wait import until
 
 
@@ -66,3 +66,36 @@ async def test_what_keeps_the_cloud_from_being_used_is_told_until_it_is_over(beg
         return not await trouble()
 
     await until(over, 15)
+
+
+async def test_all_that_may_not_be_made_fail_alike_and_what_comes_after_it_was_put_right_runs(begin: Begin) -> None:
+    site = await begin()
+    site.cloud.switches.deny("compute.instances.create")
+    experiments = [await site.submit() for _ in range(4)]
+    done = [await site.platform.finished(each) for each in experiments]
+    assert {(each.state, each.reason) for each in done} == {(ExperimentState.FAILED, EndReason.UNSUPPORTED)}
+    assert len({each.message for each in done}) == 1
+    assert "may not do this" in done[0].message
+    assert all(each.hint for each in done)
+    site.cloud.switches.clear()
+    assert (await site.platform.finished(await site.submit())).state is ExperimentState.FINISHED
+
+
+@pytest.mark.parametrize("place", ["*", "us-central1"])
+async def test_what_no_zone_has_fails_once_each_has_said_so(begin: Begin, place: str) -> None:
+    site = await begin()
+    words = f"Invalid value for field 'resource.instanceProperties.machineType': '{MACHINE}'. It does not exist."
+    refusal = {"kind": "error", "status": 400, "reason": "invalid", "message": words}
+    site.cloud.switches.fault(**refusal, method="regionInstances.bulkInsert", place=place, times=None)
+    experiments = [await site.submit(nodes=nodes) for nodes in (1, 2)]
+    for experiment in experiments:
+        done = await site.platform.finished(experiment)
+        if place == "*":
+            assert (done.state, done.reason) == (ExperimentState.FAILED, EndReason.UNSUPPORTED)
+            assert f"no zone has {MACHINE}" in done.message
+            assert "europe-west4-a" in done.message
+            assert "name another machine" in done.hint
+        else:
+            assert done.state is ExperimentState.FINISHED
+        await site.settle(experiment)
+    await site.until_empty()

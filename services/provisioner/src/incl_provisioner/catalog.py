@@ -33,8 +33,7 @@ def load_catalog(provider: str = "gce", *, machines: Path | None = None, prices:
         raise InvalidInput(
             f"there is no table of machines for {provider!r}", hint="INCL_PROVISIONER_MACHINES names one"
         )
-    name = f"{provider}_machines.yaml"
-    table = read_machines(*(_own(machines) if machines is not None else _packaged(name)))
+    table = read_machines(*_own(machines)) if machines is not None else packaged_machines(provider)
     price_table = read_prices(*_packaged(f"{provider}_prices.yaml")) if provider in PROVIDERS else None
     if prices is not None:
         text, source = _own(prices)
@@ -42,6 +41,11 @@ def load_catalog(provider: str = "gce", *, machines: Path | None = None, prices:
     if price_table is None:
         raise InvalidInput(f"there are no prices for {provider!r}", hint="INCL_PROVISIONER_PRICES names a file")
     return Catalog(table, price_table)
+
+
+def packaged_machines(provider: str) -> MachineTable:
+    """The package's own table of a provider's machines."""
+    return read_machines(*_packaged(f"{provider}_machines.yaml"))
 
 
 def _packaged(name: str) -> tuple[str, str]:

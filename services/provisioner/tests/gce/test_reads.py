@@ -8,6 +8,9 @@ import pytest
 from google.api_core import exceptions
 from google.cloud import compute_v1
 
+from incl_provisioner.catalog import packaged_machines
+from incl_provisioner.fakes.gce.catalog import MACHINE_TYPES
+
 from .conftest import IMAGE, PROJECT, REGION, ZONE, Cloud
 
 
@@ -169,3 +172,13 @@ def test_history_of_preemptions_and_prices(cloud: Cloud) -> None:
     assert found.price_history[0].list_price.nanos == 340_000_000
     with pytest.raises(exceptions.BadRequest, match="SPOT"):
         history(cloud, "STANDARD")
+
+
+def test_the_cloud_has_every_machine_of_the_platforms_table() -> None:
+    """As large, too: what brings GPUs is written down twice."""
+    for name, machine in packaged_machines("gce").machines.items():
+        made = MACHINE_TYPES[name]
+        gpu = (machine.gpu.name, machine.gpus) if machine.gpu is not None else ("", 0)
+        assert (made.cpus, made.memory_mb, made.gpu, made.gpus) == (machine.cores, machine.memory >> 20, *gpu), name
+        if not all(disk.startswith("hyperdisk") for disk in machine.boot_disks):
+            assert not made.hyperdisk, name

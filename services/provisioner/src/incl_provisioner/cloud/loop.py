@@ -17,7 +17,7 @@ from incl_provisioner.cloud.boots import Boots
 from incl_provisioner.cloud.data import DataKeeper
 from incl_provisioner.cloud.plans import CloudPlans, Met
 from incl_provisioner.cloud.rows import GangRows
-from incl_provisioner.domain.cloud import data_disks
+from incl_provisioner.domain.cloud import data_disks, gangs
 from incl_provisioner.domain.cloud.gangs import Limits
 from incl_provisioner.domain.cloud.history import PreemptionHistory
 from incl_provisioner.domain.cloud.plan import Plan
@@ -199,6 +199,10 @@ class CloudLoop:
         await self.data.refresh()
         view = await self.keeper.round()
         known = await rows.gangs()
+        doomed, self.plans.doomed = self.plans.doomed, {}
+        for key, verdict in doomed.items():
+            if key in known and known[key].wanted:
+                await rows.save(known[key], gangs.doomed(known[key], verdict, self._clock.now()))
         await self.data.round(view, known, rows)
         await boots.look(view, {key: gang for key, gang in known.items() if key in self.keeper.adopted})
         self.met.cooldowns.prune(self._clock.now())

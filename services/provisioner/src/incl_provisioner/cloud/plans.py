@@ -15,17 +15,18 @@ from incl_provisioner.cloud.rows import About, GangRows
 from incl_provisioner.cloud.tokens import token
 from incl_provisioner.domain.cloud import startup
 from incl_provisioner.domain.cloud.cooldowns import CooldownBook, Target
-from incl_provisioner.domain.cloud.errors import Verdict
+from incl_provisioner.domain.cloud.errors import Meaning, Verdict
 from incl_provisioner.domain.cloud.gangs import Gang, Where
 from incl_provisioner.domain.cloud.history import PreemptionHistory
 from incl_provisioner.domain.cloud.instances import Need, resolve
 from incl_provisioner.domain.cloud.machines import Shape
 from incl_provisioner.domain.cloud.names import Owner, Place, labels
 from incl_provisioner.domain.cloud.plan import Plan, Wish, lasts, node_of
-from incl_provisioner.domain.cloud.zones import Ranked, State, waiting
+from incl_provisioner.domain.cloud.zones import Ranked, State, nowhere, waiting
 from incl_provisioner.metrics import ProvisionerMetrics
 from incl_provisioner.planner import CatalogPlanner
 from incl_provisioner.settings import CloudOptions
+from incl_provisioner.store_gangs import Key
 from incl_shared.clock import Clock
 from incl_shared.errors import InvalidInput
 from incl_shared.spec import ExperimentSpec
@@ -53,6 +54,7 @@ class CloudPlans:
 
     Attributes:
         waits: why nothing can be tried now, by experiment.
+        doomed: gangs that will never be made, and why: to be said in their rows.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class CloudPlans:
         self._options, self._planner, self._met, self._rows = options, planner, met, rows
         self._platform, self._key, self._bus = platform, key, bus
         self.waits: dict[str, str] = {}
+        self.doomed: dict[Key, Verdict] = {}
         self.changed: set[str] = set()
         """Experiments of which the reason to wait has changed since somebody looked."""
 
@@ -95,6 +98,9 @@ class CloudPlans:
     def _first(self, gang: Gang, plan: Plan, now: float) -> Where | None:
         free = [each for each in plan.zones if each.cooling is None]
         if not free:
+            never = nowhere(plan.zones)
+            if never is not None:
+                self.doomed[gang.key] = never
             self._wait(gang.experiment, waiting(plan.zones))
             return None
         best = free[0]
@@ -156,7 +162,13 @@ class CloudPlans:
         )  # fmt: skip
 
     def failed(self, gang: Gang, verdict: Verdict, now: float) -> None:
-        """A try failed: the places rest for as long as the error says."""
+        """A try failed: the places rest for as long as the error says.
+
+        Where somebody must act first, nothing rests: each who needs the same fails by a call of its own, at once, and
+        whoever comes after it was put right does not.
+        """
+        if not verdict.waits and verdict.meaning is not Meaning.CREDENTIALS:
+            return
         for target in self._targets(gang):
             self._met.cooldowns.failed(target, verdict, now)
 

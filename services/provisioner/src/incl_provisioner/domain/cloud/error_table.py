@@ -131,6 +131,8 @@ BY_CODE: dict[str, Rule] = dict(
     )
 )  # fmt: skip
 """By the normal spelling of the code (`errors.normal`)."""
+NOT_OFFERED = frozenset({"not_offered", *(code.lower() for code, rule in BY_CODE.items() if rule is _NOT_HERE)})
+"""Reasons of verdicts that say that a zone does not have such a machine at all."""
 
 BY_STATUS: dict[int, Rule] = {
     400: _BAD,

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from incl_provisioner.domain.cloud.cooldowns import CooldownBook, Cooling, Target
+from incl_provisioner.domain.cloud.error_table import NOT_OFFERED
+from incl_provisioner.domain.cloud.errors import Meaning, Scope, Verdict
 from incl_provisioner.domain.cloud.history import Estimate, PreemptionHistory
 from incl_provisioner.domain.cloud.machines import MachineTable, Shape, region_of
 from incl_provisioner.domain.cloud.prices import Disk, Hour, PriceTable, money
@@ -220,6 +222,20 @@ def by_region(ranked: Sequence[Ranked]) -> tuple[RegionChoice, ...]:
         if each.shape.name == free[0].shape.name:
             zones.setdefault(each.region, []).append(each.zone)
     return tuple(RegionChoice(region, tuple(names)) for region, names in zones.items())
+
+
+def nowhere(ranked: Sequence[Ranked]) -> Verdict | None:
+    """That no zone has such a machine at all, as the provider has said of each: time does not help. None: one may."""
+    cooled = [each.cooling for each in ranked if each.cooling is not None and each.cooling.reason in NOT_OFFERED]
+    if not ranked or len(cooled) < len(ranked):
+        return None
+    names, zones = sorted({each.shape.name for each in ranked}), sorted({each.zone for each in ranked})
+    where = ", ".join(zones[:_SHOWN]) + (f" and {len(zones) - _SHOWN} more" if len(zones) > _SHOWN else "")
+    return Verdict(
+        Meaning.BAD_REQUEST, Scope.NONE, 0.0, "offered_nowhere", f"no zone has {' or '.join(names)} (asked: {where})",
+        "name another machine, or other zones or regions; incl run --dry-run shows where it would be tried",
+        cooled[0].message,
+    )  # fmt: skip
 
 
 def waiting(ranked: Sequence[Ranked]) -> str:

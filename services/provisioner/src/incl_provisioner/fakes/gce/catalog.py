@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from incl_provisioner.catalog import packaged_machines
+from incl_provisioner.domain.cloud.machines import Machine
+
 REGIONS: dict[str, tuple[str, ...]] = {
     "us-central1": ("a", "b", "c", "f"),
     "us-east1": ("b", "c", "d"),
@@ -33,11 +36,7 @@ class MachineType:
 
 
 def _types() -> dict[str, MachineType]:
-    made = [
-        MachineType(f"{f}-standard-{n}", n, n * 4096) for f in ("n1", "n2", "e2", "c3") for n in (1, 2, 4, 8, 16, 32)
-    ]
-    made += [MachineType(f"n1-highmem-{n}", n, n * 6656) for n in (2, 4, 8, 16, 32)]
-    made += [MachineType(f"n2-highmem-{n}", n, n * 8192) for n in (2, 4, 8, 16, 32)]
+    made = [_of_table(machine) for machine in packaged_machines("gce").machines.values() if machine.gpu is None]
     made += [MachineType("e2-micro", 2, 1024), MachineType("e2-small", 2, 2048), MachineType("e2-medium", 2, 4096)]
     made += [MachineType(f"a2-highgpu-{n}g", 12 * n, 87040 * n, "nvidia-tesla-a100", n) for n in (1, 2, 4, 8)]
     made += [MachineType(f"a2-ultragpu-{n}g", 12 * n, 174080 * n, "nvidia-a100-80gb", n) for n in (1, 2, 4, 8)]
@@ -49,10 +48,17 @@ def _types() -> dict[str, MachineType]:
         MachineType(f"g2-standard-{n}", n, n * 4096, "nvidia-l4", g)
         for n, g in ((4, 1), (8, 1), (12, 1), (16, 1), (24, 2), (32, 1), (48, 4), (96, 8))
     ]
+    made += [MachineType("a2-megagpu-16g", 96, 1392640, "nvidia-tesla-a100", 16)]
     return {one.name: one for one in made}
 
 
+def _of_table(machine: Machine) -> MachineType:
+    hyperdisk = all(disk.startswith("hyperdisk") for disk in machine.boot_disks)
+    return MachineType(machine.name, machine.cores, machine.memory >> 20, hyperdisk=hyperdisk)
+
+
 MACHINE_TYPES = _types()
+"""Those without GPUs are the platform's own table; those that bring GPUs are written down here once more."""
 ACCELERATORS = {
     "nvidia-tesla-t4": ("NVIDIA T4", 4), "nvidia-tesla-v100": ("NVIDIA V100", 8),
     "nvidia-tesla-a100": ("NVIDIA A100 40GB", 16),

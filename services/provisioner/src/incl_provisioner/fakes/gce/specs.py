@@ -22,7 +22,6 @@ NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?")
 _LABEL = re.compile(r"[a-z][-_a-z0-9]{0,62}")
 _LABEL_VALUE = re.compile(r"[-_a-z0-9]{0,63}")
 _MODELS = ("STANDARD", "SPOT", "FLEX_START", "RESERVATION_BOUND")
-HYPERDISK_ONLY = ("a4", "g4")
 HYPERDISK_ML = ("a2", "a3", "a4", "c3", "g2", "g4")
 ACCESS_MODES = ("READ_WRITE_SINGLE", "READ_WRITE_MANY", "READ_ONLY_MANY")
 
@@ -253,7 +252,7 @@ def new_instance(state: State, zone: str, request: JSON) -> tuple[Instance, list
 def incompatible(vm: Instance, disks: list[Disk]) -> OperationError | None:
     """What the provider only finds while it creates."""
     boot = last(disks[0].body["type"]) if disks else "hyperdisk-balanced"
-    if vm.machine.family in HYPERDISK_ONLY and not boot.startswith("hyperdisk"):
+    if vm.machine.hyperdisk and not boot.startswith("hyperdisk"):
         return OperationError(
             "UNSUPPORTED_OPERATION", f"[{vm.machine.name}, {boot}] features are not compatible for creating instance."
         )
