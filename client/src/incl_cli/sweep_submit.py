@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from incl_shared.specfile import Override
     from incl_shared.sweep import SweepSpec
 
+_CHECK_S = 60.0
+"""The first question after a start waits until Optuna is imported."""
 _OPTIONS = {
     "name": ("name",),
     "trials": ("budget", "trials"),
@@ -145,8 +147,25 @@ async def _checked(session: Session, spec: SweepSpec) -> Any:
 
     platform = await session.platform(spec.project)
     await check(platform, spec.experiment)
+    await _check_algorithm(platform, spec)
     await _warn_of_room(session, platform, spec)
     return platform
+
+
+async def _check_algorithm(platform: Any, spec: SweepSpec) -> None:
+    """Optuna's samplers need not be there, and only Optuna knows their options.
+
+    Raises:
+        UnsupportedError: it cannot be used.
+    """
+    from incl_shared.queries.hpo import CheckAlgorithm
+
+    if spec.algorithm.of_optuna:
+        objectives, constraints = len(spec.objective), len(spec.constraints)
+        query = CheckAlgorithm(
+            algorithm=spec.algorithm, parameters=spec.parameters, objectives=objectives, constraints=constraints
+        )
+        await platform.ask(query, timeout=_CHECK_S)
 
 
 async def _warn_of_room(session: Session, platform: Any, spec: SweepSpec) -> None:

@@ -10,6 +10,8 @@ from incl_shared.errors import NotFoundError
 from incl_shared.events.sweeps import SweepResumeRequested, SweepState, SweepStopRequested, SweepSubmitted, TrialState
 from incl_shared.ids import derived_id, new_id
 from incl_shared.queries.hpo import (
+    AlgorithmChecked,
+    CheckAlgorithm,
     GetSweep,
     ListSweeps,
     ListTrials,
@@ -33,6 +35,7 @@ class FakeSweeps:
         """Of the trials of a sweep that is submitted: each question after it shows one more."""
         self.end = SweepState.FINISHED
         fake.more |= {ListSweeps: self._list, GetSweep: self._get, ListTrials: self._list_trials}
+        fake.more[CheckAlgorithm] = lambda query: AlgorithmChecked()
 
     def add(self, spec: SweepSpec, identifier: str | None = None, **row: Any) -> str:
         """A sweep that is there."""

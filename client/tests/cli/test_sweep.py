@@ -11,6 +11,7 @@ from incl_cli.testing import FakePlatform, Run
 from incl_cli.testing_sweeps import FakeSweeps
 from incl_shared.errors import UnavailableError, UnsupportedError
 from incl_shared.events import SweepResumeRequested, SweepState, SweepStopRequested, SweepSubmitted, TrialState
+from incl_shared.queries.hpo import CheckAlgorithm
 from incl_shared.queries.provisioner import CheckFeasible, Cluster, NodeView
 from incl_shared.sweep import SweepSpec
 
@@ -291,3 +292,26 @@ def test_trials_as_csv(cli: Run, sweeps: FakeSweeps, spec: SweepSpec) -> None:
     assert list(csv.DictReader(Path("trials.csv").read_text().splitlines())) == rows
     refused = cli("sweep", "export", "-o", "no/such/folder.csv")
     assert (refused.code, "cannot write" in refused.err) == (5, True)
+
+
+def test_a_sampler_of_optuna_is_asked_about_first(cli: Run, fake: FakePlatform, sweeps: FakeSweeps) -> None:
+    Path("sweep.yaml").write_text(FILE + "algorithm: {name: optuna.TPESampler, options: {multivariate: true}}\n")
+    assert cli("sweep", "run", "sweep.yaml", "--detach").code == 0
+    assert submitted(fake).spec.algorithm.options == {"multivariate": True}
+    (asked,) = [query for query in fake.asked if isinstance(query, CheckAlgorithm)]
+    assert (asked.algorithm.name, list(asked.parameters)) == ("optuna.TPESampler", ["LR"])
+    fake.refusals[CheckAlgorithm] = UnsupportedError("algorithm: it is not installed", hint="pip install it")
+    fake.published.clear()
+    refused = cli("sweep", "run", "sweep.yaml")
+    assert (refused.code, fake.published) == (2, [])
+    assert "error: algorithm: it is not installed" in refused.err
+    assert "hint: pip install it" in refused.err
+
+
+def test_algorithms_that_there_are_not(cli: Run) -> None:
+    Path("sweep.yaml").write_text(FILE)
+    unknown = cli("sweep", "run", "sweep.yaml", "--algorithm", "bayes")
+    assert unknown.code == 2
+    assert "'bayes' is none: tpe, random, grid, sobol, or one of Optuna's" in unknown.err
+    Path("sweep.yaml").write_text(FILE + "algorithm: {name: tpe, options: {a: 1}}\n")
+    assert "tpe has none" in cli("sweep", "run", "sweep.yaml").err

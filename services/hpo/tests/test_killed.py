@@ -83,15 +83,16 @@ class HpoJson:
         self.text = json.dumps({**values, "tick_s": 0.2, "pause_s": 0.05, "workers": 1, "batch": 2})
 
 
+@pytest.mark.parametrize("algorithm", ["tpe", "optuna.CmaEsSampler"])
 async def test_a_sweep_survives_kills_at_any_moment(
-    bus_settings: BusSettings, bus_client: BusClient, runs: ScriptedRuns, tmp_path: Path
+    bus_settings: BusSettings, bus_client: BusClient, runs: ScriptedRuns, tmp_path: Path, algorithm: str
 ) -> None:
     service = Service(f"sqlite:///{tmp_path / 'hpo.db'}", bus_settings)
     chance = random.Random(7)
     service.start()
     try:
         sweep = new_id()
-        spec = sweep_spec(budget={"trials": TRIALS}, parallel=4)
+        spec = sweep_spec(budget={"trials": TRIALS}, parallel=4, algorithm=algorithm)
         await bus_client.publish_event(SweepSubmitted(sweep=sweep, spec=spec), project="default", user="ann")
         for _ in range(5):
             more = len(runs.submitted) + chance.randint(1, 6)

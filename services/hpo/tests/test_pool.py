@@ -105,3 +105,48 @@ def test_a_process_ends_with_its_parent() -> None:
     parent.wait()
     parent.stdout.close()
     until_sync(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 10)
+
+
+def of_optuna(name: str, **changes: Any) -> dict[str, Any]:
+    more = {"options": {}, "objectives": 1, "constraints": 0, "earlier": [], "trials": []}
+    return question(algorithm=f"optuna.{name}", **{**more, **changes})
+
+
+async def test_a_sampler_of_optuna_is_asked_in_a_process_too() -> None:
+    pool = WorkerPool(1, 60)
+    try:
+        trials: list[dict[str, Any]] = []
+        for number in range(14):
+            asked = of_optuna("CmaEsSampler", trials=trials)
+            answer = await pool.ask(asked)
+            assert answer["points"] == propose(asked)["points"]
+            trials.append({"point": answer["points"][0], "memo": answer["memos"][0], "state": "running"})
+            trials[-1] |= {"state": "complete", "values": [float(number)]}
+        assert any(trial["memo"] for trial in trials)
+    finally:
+        await pool.close()
+
+
+def test_a_sampler_that_cannot_be_asked_is_refused() -> None:
+    assert propose(of_optuna("CmaEsSampler", probe=True))["refused"] == ""
+    unknown = propose(of_optuna("Tpe"))
+    assert ("has no sampler Tpe" in unknown["refused"], "optuna.TPESampler" in unknown["hint"]) == (True, True)
+    wrong = propose(of_optuna("TPESampler", options={"n_ei_candidates": -1}, probe=True))
+    assert "cannot say what to try" in wrong["refused"], "it is asked with trials that are made up"
+
+
+@pytest.mark.parametrize("package", ["optuna", "cmaes"])
+def test_a_package_that_is_not_installed_is_named(package: str) -> None:
+    """In a process that cannot import it."""
+    code = (
+        f"import json, sys\nsys.modules[{package!r}] = None\nfrom incl_hpo.worker import propose\n"
+        "print(json.dumps(propose(json.loads(sys.argv[1]))))\n"
+    )
+    import json
+
+    asked = json.dumps(of_optuna("CmaEsSampler", probe=True))
+    done = subprocess.run([sys.executable, "-c", code, asked], capture_output=True, text=True, check=True)
+    answer = json.loads(done.stdout)
+    assert f"optuna.CmaEsSampler needs the package {package}, which is not installed" in answer["refused"]
+    assert package in answer["cause"]
+    assert f"-m pip install '{package}>=" in answer["hint"]

@@ -9,7 +9,7 @@ import pytest
 
 from incl_hpo.domain.trial import experiment_id
 from incl_hpo.testing_runs import FAILED, LOST, Ran, quadratic, sweep_spec
-from incl_shared.errors import NotFoundError
+from incl_shared.errors import NotFoundError, UnsupportedError
 from incl_shared.events import (
     ExperimentSubmitted,
     SweepFinished,
@@ -19,7 +19,8 @@ from incl_shared.events import (
     TrialState,
     TrialSuggested,
 )
-from incl_shared.queries.hpo import GetSweep, ListSweeps, ListTrials
+from incl_shared.queries.hpo import CheckAlgorithm, GetSweep, ListSweeps, ListTrials
+from incl_shared.sweep import Algorithm
 from incl_shared.testing.clock import FakeClock
 from incl_shared.testing.wait import until
 
@@ -313,3 +314,37 @@ async def test_lists_page_and_names_are_found(start: Any, sqlite_url: str) -> No
     assert (await sweeps.view("@last")).row.name in ("s0", "s1", "s2")
     with pytest.raises(NotFoundError):
         await sweeps.view("nope")
+
+
+async def test_a_sampler_of_optuna(start: Any, database_url: str) -> None:
+    """Those that fail, are missing and run are told, and a restart changes nothing of what is asked next."""
+
+    def script(event: ExperimentSubmitted) -> Ran:
+        number = event.provenance.trial or 0
+        return (
+            (FAILED if number == 2 else Ran({}) if number == 3 else LOST) if number in (2, 3, 4) else quadratic(event)
+        )
+
+    algorithm = {"name": "optuna.CmaEsSampler", "options": {"popsize": 5}}
+    sweeps = await start(database_url, script)
+    spec = sweep_spec(algorithm=algorithm, budget={"trials": 30}, parallel=2, early_stopping="none")
+    view = await sweeps.finished(await sweeps.submit(spec))
+    assert view.row.counts == {TrialState.COMPLETE: 27, TrialState.FAILED: 2, TrialState.METRIC_MISSING: 1}
+    assert view.row.algorithm == "optuna.CmaEsSampler"
+    trials = await sweeps.trials(view.row.id)
+    assert len({tuple(trial.parameters.values()) for trial in trials}) == 30
+    values = [trial.values[0] for trial in trials if trial.values]
+    assert sum(values[-10:]) < sum(values[:10]) / 2, "it learns"
+
+
+async def test_an_algorithm_is_checked_before_a_sweep_is_sent(start: Any, sqlite_url: str) -> None:
+    sweeps = await start(sqlite_url)
+    parameters = sweep_spec().parameters
+    for name in ("tpe", "optuna.TPESampler"):
+        await sweeps.ask(CheckAlgorithm(algorithm=Algorithm(name=name), parameters=parameters))
+    wrong = Algorithm(name="optuna.TPESampler", options={"n_startup_trials": "ten"})
+    with pytest.raises(UnsupportedError, match="n_startup_trials is int, not 'ten'"):
+        await sweeps.ask(CheckAlgorithm(algorithm=wrong, parameters=parameters))
+    view = await sweeps.finished(await sweeps.submit(sweep_spec(algorithm=wrong.model_dump())))
+    assert (view.row.state, view.row.trials) == (SweepState.FAILED, 0), "who does not ask is told all the same"
+    assert "n_startup_trials is int" in view.row.message

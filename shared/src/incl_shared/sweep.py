@@ -10,7 +10,7 @@ import re
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, StringConstraints, model_validator
 
 from incl_shared.ids import Token
 from incl_shared.spec import ExperimentSpec, Goal, Label, MetricName, Strict
@@ -21,6 +21,7 @@ Point = dict[str, Scalar]
 """Values of the parameters that are active."""
 MOST_TRIALS = 10_000
 MOST_PARALLEL = 1_000
+_ALGORITHM = re.compile(r"^(tpe|random|grid|sobol|optuna\.[A-Za-z][A-Za-z0-9_]{0,60})$")
 _NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")
 
 
@@ -86,12 +87,34 @@ class Budget(Strict):
     hours: Annotated[float, Field(gt=0, le=8784)] | None = Field(None, description="Since the sweep was submitted.")
 
 
+def _algorithm(value: object) -> object:
+    if isinstance(value, str) and not _ALGORITHM.fullmatch(value):
+        raise ValueError(f"{value[:80]!r} is none: tpe, random, grid, sobol, or one of Optuna's: optuna.TPESampler …")
+    return value
+
+
 class Algorithm(Strict):
     """What says which point is tried next."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^(tpe|random|grid|sobol)$")] = Field(
-        "tpe", description="tpe (the platform's own), random, grid, sobol."
+    name: Annotated[str, BeforeValidator(_algorithm), StringConstraints(pattern=_ALGORITHM.pattern)] = Field(
+        "tpe",
+        description="tpe (the platform's own), random, grid, sobol; or a sampler of Optuna by its class: "
+        "optuna.TPESampler, optuna.CmaEsSampler …",
     )
+    options: dict[str, JsonValue] = Field(
+        default_factory=dict, max_length=50, description="Of a sampler of Optuna: the arguments of its class."
+    )
+
+    @model_validator(mode="after")
+    def _has_options(self) -> Algorithm:
+        if self.options and not self.of_optuna:
+            raise ValueError(f"options: {self.name} has none; only the samplers of Optuna have")
+        return self
+
+    @property
+    def of_optuna(self) -> bool:
+        """Whether it is one of Optuna's samplers."""
+        return self.name.startswith("optuna.")
 
 
 class Stopper(StrEnum):

@@ -74,7 +74,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hours", metavar="H", help="how long trials may begin")
     parser.add_argument("--parallel", metavar="N", help="trials at once, at most")
     parser.add_argument("--seed", metavar="N", help="another seed")
-    parser.add_argument("--algorithm", metavar="NAME", help="tpe, random, grid, sobol")
+    parser.add_argument("--algorithm", metavar="NAME", help="tpe, random, grid, sobol, optuna.TPESampler …")
     parser.add_argument("--warm-start", action="append", metavar="SWEEP", help="learn from an earlier sweep first")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="any key: --set experiment.resources.cpu=2")
     parser.add_argument("--workdir", metavar="DIR", help="the folder to pack (that of the experiment's file)")

@@ -55,7 +55,7 @@ class App:
         handlers = Handlers(self.conductor.wake)
         self.bus.consume(HPO_REQUESTS, handlers.requests)
         self.bus.consume(HPO_EVENTS, handlers.events)
-        Queries(self.database).register(self.bus)
+        Queries(self.database, self.pool).register(self.bus)
         serve_stuck(self.bus, HpoStuck, Stuck(self.database, clock, self.conductor).find)
         self.ops: OpsServer | None = None
         self._running = AsyncExitStack()

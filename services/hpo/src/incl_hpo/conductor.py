@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from incl_hpo import steps, store
 from incl_hpo.domain import ending
 from incl_hpo.domain.learning import Told, known
+from incl_hpo.domain.question import question
 from incl_hpo.domain.trial import OVER, Finish, Outcome, Trial, outcome
 from incl_hpo.metrics import HpoMetrics
 from incl_hpo.pool import WorkerPool
@@ -252,22 +253,14 @@ class Conductor:
         first = spec.initial[sweep.asked : sweep.asked + count]
         if first:
             return Proposed(first)
-        told = known(spec, book.trials.values())
         if book.earlier is None:
             book.earlier = await self._database.read(lambda connection: _earlier(connection, sweep))
         with self._metrics.propose.labels("hpo").time():
-            answer = await self._pool.ask(
-                {
-                    "parameters": {name: one.model_dump(mode="json") for name, one in spec.parameters.items()},
-                    "algorithm": spec.algorithm.name,
-                    "history": (*book.earlier, *told.history),
-                    "pending": told.pending,
-                    "seed": spec.seed,
-                    "count": count,
-                    "seconds": _TURN_S,
-                }
-            )
-        return Proposed(tuple(answer["points"]), answer["exhausted"], answer["refused"])
+            asked = question(spec, book.trials.values(), book.earlier, count, _TURN_S)
+            answer = await self._pool.ask(asked)
+        memos = tuple(answer["memos"])
+        refused = ": ".join(filter(None, (answer["refused"], answer["cause"])))
+        return Proposed(tuple(answer["points"]), answer["exhausted"], refused, memos, answer["hint"])
 
 
 def _earlier(connection: sa.Connection, sweep: Sweep) -> tuple[Told, ...]:

@@ -5,23 +5,36 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from incl_hpo import views
+from incl_hpo.domain.question import probe
+from incl_hpo.pool import WorkerPool
 from incl_shared.bus.runtime import Bus
 from incl_shared.db import Database
-from incl_shared.queries.hpo import GetSweep, ListSweeps, ListTrials, SweepPage, SweepView, TrialPage
+from incl_shared.errors import UnsupportedError
+from incl_shared.queries.hpo import (
+    AlgorithmChecked,
+    CheckAlgorithm,
+    GetSweep,
+    ListSweeps,
+    ListTrials,
+    SweepPage,
+    SweepView,
+    TrialPage,
+)
 from incl_shared.subjects import Asker
 
 
 class Queries:
     """One method a question."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, pool: WorkerPool) -> None:
+        self._database, self._pool = database, pool
 
     def register(self, bus: Bus) -> None:
         """Serve them all."""
         bus.serve(ListSweeps, self.sweeps)
         bus.serve(GetSweep, self.sweep)
         bus.serve(ListTrials, self.trials)
+        bus.serve(CheckAlgorithm, self.check_algorithm)
 
     async def sweeps(self, asker: Asker, query: ListSweeps) -> SweepPage:
         """A page of the project's sweeps."""
@@ -43,3 +56,16 @@ class Queries:
             return views.page_of(connection, sweep, query)
 
         return await self._database.read(read)
+
+    async def check_algorithm(self, asker: Asker, query: CheckAlgorithm) -> AlgorithmChecked:
+        """Nothing, where it can be used.
+
+        Raises:
+            UnsupportedError: it cannot; why, and what to do.
+        """
+        if query.algorithm.of_optuna:
+            answer = await self._pool.ask(probe(query))
+            if answer["refused"]:
+                message = f"algorithm: {answer['refused']}"
+                raise UnsupportedError(message, cause=answer["cause"], hint=answer["hint"])
+        return AlgorithmChecked()

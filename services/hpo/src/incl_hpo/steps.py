@@ -12,7 +12,7 @@ from incl_hpo import store, views
 from incl_hpo.domain import ending
 from incl_hpo.domain.ending import Closing
 from incl_hpo.domain.pruning import goes_on
-from incl_hpo.domain.trial import Finish, Outcome, experiment_id, hint_of, score, signed, submission
+from incl_hpo.domain.trial import Finish, Memo, Outcome, experiment_id, hint_of, score, signed, submission
 from incl_hpo.store import Sweep
 from incl_shared.events import (
     StopRequested,
@@ -37,11 +37,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """What is to be tried next. exhausted: there are no more points; refused: why there can be none."""
+    """What is to be tried next. exhausted: there are no more points; refused: why there can be none, and
+    hint what to do. memos: of the points, where the sampler notes anything.
+    """
 
     points: tuple[Point, ...]
     exhausted: bool = False
     refused: str = ""
+    memos: tuple[Memo, ...] = ()
+    hint: str = ""
 
 
 def begin(tx: Transaction, request: SweepSubmitted, project: str, user: str, refusal: str = "") -> None:
@@ -58,8 +62,8 @@ def begin(tx: Transaction, request: SweepSubmitted, project: str, user: str, ref
     settle(tx, sweep)
 
 
-def _refuse(tx: Transaction, sweep: Sweep, refusal: str) -> None:
-    sweep.message, sweep.hint = refusal, "mend the sweep file: docs/sweeps.md"
+def _refuse(tx: Transaction, sweep: Sweep, refusal: str, hint: str = "") -> None:
+    sweep.message, sweep.hint = refusal, hint or "mend the sweep file: docs/sweeps.md"
     close(tx, sweep, Closing.REFUSED)
 
 
@@ -88,22 +92,23 @@ def suggest(tx: Transaction, sweep_id: str, expected: int, found: Proposed) -> b
     sweep = store.load(tx.connection, sweep_id, write=True)
     if sweep is None or sweep.closing or sweep.asked != expected:
         return False
-    for point in found.points[: sweep.spec.most - sweep.asked]:
-        _suggest_one(tx, sweep, point)
+    memos = found.memos or (None,) * len(found.points)
+    for point, memo in list(zip(found.points, memos, strict=True))[: sweep.spec.most - sweep.asked]:
+        _suggest_one(tx, sweep, point, memo)
     if found.refused:
-        _refuse(tx, sweep, found.refused)
+        _refuse(tx, sweep, found.refused, found.hint)
     elif found.exhausted:
         close(tx, sweep, Closing.EXHAUSTED)
     settle(tx, sweep)
     return True
 
 
-def _suggest_one(tx: Transaction, sweep: Sweep, point: Point) -> None:
+def _suggest_one(tx: Transaction, sweep: Sweep, point: Point, memo: Memo) -> None:
     number, experiment = sweep.asked, experiment_id(sweep.id, sweep.asked)
     sweep.asked += 1
     sweep.open += 1
     sweep.revision += 1
-    store.add_trial(tx.connection, sweep, number, experiment, point, tx.clock.now())
+    store.add_trial(tx.connection, sweep, number, experiment, point, tx.clock.now(), memo)
     _emit(tx, sweep, TrialSuggested(sweep=sweep.id, trial=number, experiment=experiment, parameters=point))
     event = submission(sweep.request, sweep.name, number, point)
     tx.emit(event, project=sweep.project, version=0, cause=(sweep.id, number), user=sweep.user)

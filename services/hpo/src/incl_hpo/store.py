@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from incl_hpo.domain.ending import Closing
-from incl_hpo.domain.trial import OVER, Finish, Trial
+from incl_hpo.domain.trial import OVER, Finish, Memo, Trial
 from incl_hpo.tables import rungs, sweeps, trials
 from incl_shared.events import SweepState, SweepSubmitted, TrialState
 from incl_shared.sweep import Point, SweepSpec
@@ -108,12 +108,14 @@ def live_sweeps(connection: sa.Connection) -> list[str]:
 # --- trials
 
 
-def add_trial(connection: sa.Connection, sweep: Sweep, number: int, experiment: str, point: Point, now: float) -> None:
+def add_trial(
+    connection: sa.Connection, sweep: Sweep, number: int, experiment: str, point: Point, now: float, memo: Memo = None
+) -> None:
     """A trial that was just suggested; the caller counts it."""
     row = {
         "sweep": sweep.id, "number": number, "experiment": experiment, "live": 1, "state": TrialState.RUNNING.value,
         "parameters": json.dumps(point), "attempts": 0, "settled": 0, "values": "[]", "constraints": "[]",
-        "message": "", "asked": now, "revision": sweep.revision,
+        "message": "", "asked": now, "revision": sweep.revision, "memo": None if memo is None else json.dumps(memo),
     }  # fmt: skip
     connection.execute(sa.insert(trials), row)
 
@@ -196,4 +198,6 @@ def trial_of(row: sa.RowMapping) -> Trial:
         over=row["over"],
         rung=row["rung"],
         pruned=bool(row["pruned"]),
+        steps=row["steps"],
+        memo=None if row["memo"] is None else json.loads(row["memo"]),
     )

@@ -63,13 +63,15 @@ trials = sa.Table(
     sa.Column("steps", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("rung", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("pruned", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("memo", sa.Text),
     sa.Index("trials_live", "sweep", sqlite_where=_LIVE, postgresql_where=_LIVE),
     sa.Index("trials_revision", "sweep", "revision"),
     sa.Index("trials_score", "sweep", "score"),
 )
 """One row a trial. `finish` (a Finish) says how its experiment ended, at `over`; `settled` is the last attempt whose
 records are all stored; `score` is the first objective's value, less is better, where it keeps the constraints. `rung`
-is the last rung that was judged, `pruned` the one that it was stopped at (0: none), `steps` how far it came."""
+is the last rung that was judged, `pruned` the one that it was stopped at (0: none), `steps` how far it came. `memo` is
+what a sampler of Optuna noted when it asked for it."""
 
 rungs = sa.Table(
     "rungs",

@@ -9,7 +9,7 @@ from pydantic import Field
 from incl_shared.events.sweeps import SweepState, TrialState
 from incl_shared.ids import Id
 from incl_shared.queries.base import Answer, Query
-from incl_shared.sweep import Point, SweepSpec
+from incl_shared.sweep import Algorithm, Point, SweepParameter, SweepSpec
 
 
 class TrialView(Answer):
@@ -91,6 +91,23 @@ class GetSweep(Query[SweepView]):
     answer: ClassVar[type[Answer]] = SweepView
 
     ref: str = Field(min_length=1, max_length=200)
+
+
+class AlgorithmChecked(Answer):
+    """It can be used."""
+
+
+class CheckAlgorithm(Query[AlgorithmChecked]):
+    """Whether the service has an algorithm, its options are right, and it can do what a sweep asks of it."""
+
+    service: ClassVar[str] = "hpo"
+    name: ClassVar[str] = "check_algorithm"
+    answer: ClassVar[type[Answer]] = AlgorithmChecked
+
+    algorithm: Algorithm
+    parameters: dict[str, SweepParameter] = Field(max_length=200)
+    objectives: int = Field(1, ge=1, le=4)
+    constraints: int = Field(0, ge=0, le=20)
 
 
 class TrialPage(Answer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,6 +17,8 @@ from incl_shared.sweep import Objective, ObjectiveValue, Point, SweepSpec, env_t
 
 OVER = frozenset(TrialState) - {TrialState.RUNNING, TrialState.ENDED}
 """States that nothing leaves."""
+Memo = Mapping[str, Mapping[str, Any]] | None
+"""What a sampler of Optuna noted when it asked for a trial."""
 _MACHINES = (EndReason.PREEMPTED, EndReason.LOST, EndReason.INFRA)
 
 
@@ -60,6 +63,8 @@ class Trial:
     over: float | None = None
     rung: int = 0
     pruned: bool = False
+    steps: int = 0
+    memo: Memo = None
 
 
 def experiment_id(sweep: str, number: int) -> str:

@@ -5,7 +5,14 @@ point = Tpe().ask(space, history, pending, seed=1)
 """
 
 from incl_hpo.search.designs import Grid, Random, Sobol
-from incl_hpo.search.errors import PointError, SamplerUnknownError, SearchError, SpaceError, SpaceExhaustedError
+from incl_hpo.search.errors import (
+    PointError,
+    SamplerUnknownError,
+    SamplerUnusableError,
+    SearchError,
+    SpaceError,
+    SpaceExhaustedError,
+)
 from incl_hpo.search.observations import Observation, Point
 from incl_hpo.search.parameters import Categorical, Float, Integer, Parameter, Value
 from incl_hpo.search.port import SAMPLERS, Sampler, sampler
@@ -26,6 +33,7 @@ __all__ = [
     "Recipe",
     "Sampler",
     "SamplerUnknownError",
+    "SamplerUnusableError",
     "SearchError",
     "Sobol",
     "Space",

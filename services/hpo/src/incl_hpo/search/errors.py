@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 
 class SearchError(ValueError):
     """Root of the tree. `code` is for programs, `message` says what is wrong, `hint` the next step."""
@@ -16,7 +18,7 @@ class SearchError(ValueError):
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
-    def __reduce__(self) -> tuple[type[SearchError], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[SearchError], tuple[str, ...]]:
         return type(self), (self.message, self.hint)
 
 
@@ -42,3 +44,29 @@ class SamplerUnknownError(SearchError):
     """There is no sampler of this name."""
 
     code = "SAMPLER_UNKNOWN"
+
+
+class SamplerUnusableError(SearchError):
+    """The sampler cannot be used for this search: what it needs is missing, or an option is wrong."""
+
+    code = "SAMPLER_UNUSABLE"
+
+    def __init__(self, message: str, hint: str = "", cause: str = "") -> None:
+        super().__init__(message, hint)
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"{self.message}: {self.cause} ({self.hint})" if self.cause else super().__str__()
+
+    def __reduce__(self) -> tuple[type[SearchError], tuple[str, ...]]:
+        return type(self), (self.message, self.hint, self.cause)
+
+    @classmethod
+    def not_installed(cls, sampler: str, package: str, why: str) -> SamplerUnusableError:
+        """It needs a package that is not there. why: what Python said."""
+        needs = {"optuna": "'optuna>=5,<6'", "cmaes": "'cmaes>=0.12'"}.get(package, package)
+        return cls(
+            f"{sampler} needs the package {package}, which is not installed where the service of sweeps runs",
+            f"there: {sys.executable} -m pip install {needs}",
+            why,
+        )

@@ -75,6 +75,11 @@ class Space:
             if p.when
         }
 
+    def exists(self, parameter: Parameter, point: Mapping[str, Any]) -> bool:
+        """Whether a parameter exists at a point that has all that it depends on."""
+        row = [one.to_units([point[one.name]])[0] if one.name in point else math.nan for one in self.parameters]
+        return bool(self._active(np.asarray([row]), self.index[parameter.name])[0])
+
     def activate(self, units: Array) -> Array:
         """(n, d) the same rows with NaN where a condition does not hold; changes them in place."""
         for column in self.conditions:
