@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -24,13 +25,14 @@ from incl_local.backup import swap
 from incl_local.bus import end_strays, server_binary, wait_until_ready
 from incl_local.credentials import issue, write_context
 from incl_local.diskwatch import DiskWatch
-from incl_local.layout import Layout, free_port
+from incl_local.layout import LOOPBACK, Layout, free_port
 from incl_local.ops import serve
 from incl_local.place import NODE, PROJECT, SERVICE_NAMES, Place, local_user
 from incl_local.processes import own, write_private
 from incl_local.running import end_leftovers
 from incl_local.services import App, build, preload
 from incl_local.supervisor import Child, Supervisor
+from incl_local.watchdog import Watchdog, greets, lives
 from incl_shared.auth.server_config import BusPaths, prepare
 from incl_shared.bus import topology
 from incl_shared.bus.client import BusClient
@@ -134,7 +136,7 @@ class Platform:
 
         async def up() -> None:
             await asyncio.to_thread(end_strays, bus)
-            await self._supervise(child, self._bus_changed)
+            await self._supervise(child, self._bus_changed, partial(greets, LOOPBACK, place.ports["bus"]))
             await wait_until_ready(bus.ports_dir, lambda: self._supervisors["nats"].identity, log)
             issue(place, bus.minter)
             await declare(place, self._layout.limits())
@@ -176,11 +178,20 @@ class Platform:
         except Exception:  # noqa: BLE001 - the edge: the bus is restarted, and asked, again
             _log.exception("the streams could not be declared again")
 
-    async def _supervise(self, child: Child, changed: Callable[[], None] | None = None) -> None:
+    async def _supervise(
+        self,
+        child: Child,
+        changed: Callable[[], None] | None = None,
+        answers: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
+        """answers: whether it does; a child that hangs is killed, and started again."""
         supervisor = Supervisor(child, changed or self._write_run_file)
         self._supervisors[child.name] = supervisor
         await supervisor.start()
         self._exit.push_async_callback(supervisor.stop)
+        if answers is not None:
+            watching = asyncio.create_task(Watchdog(child.name, supervisor, answers).run(), name=f"ask {child.name}")
+            self._exit.push_async_callback(lambda: end_all([watching]))
 
     async def _start_services(self, place: Place) -> None:
         async def up(name: str) -> None:
@@ -196,7 +207,8 @@ class Platform:
         place.save()
         for name in SERVICE_NAMES:
             command = [sys.executable, "-m", "incl_local.service", name, "--data", str(self._layout.root)]
-            await self._supervise(Child(name, command, self._layout.logs / f"{name}.log"))
+            child = Child(name, command, self._layout.logs / f"{name}.log")
+            await self._supervise(child, answers=partial(lives, place.ops_url(name), name))
         await _all_of(self._timed(name, place.detail(name), place.wait_healthy(name)) for name in SERVICE_NAMES)
 
     async def _wait_for_node(self, place: Place) -> None:

@@ -86,6 +86,12 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGHUP)
 
+    def kill(self) -> None:
+        """SIGKILL, for who hangs; it is started again."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
     async def restart(self) -> None:
         """SIGTERM (SIGKILL for who does not listen); it is started again as if it had died."""
         process = self._process
