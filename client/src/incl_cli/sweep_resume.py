@@ -12,7 +12,7 @@ from incl_shared.errors import ConflictError
 from incl_shared.events.sweeps import SweepResumeRequested, SweepState
 from incl_shared.ids import new_id, short
 from incl_shared.queries.hpo import GetSweep
-from incl_shared.sweep import MOST_PARALLEL, MOST_TRIALS
+from incl_shared.sweep import MOST_MONEY, MOST_PARALLEL, MOST_TRIALS
 
 if TYPE_CHECKING:
     from incl_cli.running import Session
@@ -29,15 +29,16 @@ async def resume(args: argparse.Namespace, session: Session) -> int:
     platform, out = await session.platform(args.project), session.out
     view = await platform.ask(GetSweep(ref=args.sweep))
     row = view.row
-    trials, parallel = args.trials, args.parallel
+    trials, parallel, money = args.trials, args.parallel, args.money
     if args.file is not None:
         spec = _same(args.file, view)
         trials = trials if trials is not None else spec.budget.trials
         parallel = parallel if parallel is not None else spec.parallel
+        money = money if money is not None else spec.budget.money
     if row.state is SweepState.STOPPING:
         raise ConflictError(f"sweep {row.name} stops just now", hint=f"incl sweep show -f {short(row.id)}, then again")
-    _check_budget(view, trials, args.hours)
-    event = SweepResumeRequested(sweep=row.id, trials=trials, hours=args.hours, parallel=parallel)
+    _check_budget(view, trials, args.hours, money)
+    event = SweepResumeRequested(sweep=row.id, trials=trials, hours=args.hours, money=money, parallel=parallel)
     await platform.publish(event, identifier=new_id())
     if args.detach:
         if args.json:
@@ -55,11 +56,13 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not 1 <= value <= most:
             raise UsageProblem(f"--{name} cannot be {value}", hint=f"from 1 to {most}")
+    if args.money is not None and not 0 < args.money <= MOST_MONEY:
+        raise UsageProblem(f"--money cannot be {args.money:g}", hint="more than 0")
     if args.hours is not None and not 0 < args.hours <= 8784:
         raise UsageProblem(f"--hours cannot be {args.hours:g}", hint="more than 0, and at most 8784 (a year)")
 
 
-def _check_budget(view: SweepView, trials: int | None, hours: float | None) -> None:
+def _check_budget(view: SweepView, trials: int | None, hours: float | None, money: float | None) -> None:
     """Whether there is anything left to try.
 
     Raises:
@@ -71,6 +74,14 @@ def _check_budget(view: SweepView, trials: int | None, hours: float | None) -> N
         raise ConflictError(
             f"sweep {row.name} has had {row.trials} trials already, of {most}",
             hint=f"incl sweep resume {short(row.id)} --trials {row.trials * 2}",
+        )
+    if money is not None and view.spec.experiment.instance is None:
+        raise ConflictError(f"sweep {row.name} runs on machines that cost nothing here", hint="leave --money out")
+    limit = money if money is not None else budget.money
+    if limit is not None and row.spent is not None and limit <= row.spent:
+        raise ConflictError(
+            f"sweep {row.name} has cost {row.spent:.2f} {row.currency} already, of {limit:g}",
+            hint=f"incl sweep resume {short(row.id)} --money {row.spent * 2:.0f}",
         )
     if row.ended is not None and budget.hours is not None and hours is None and row.message.startswith("its "):
         raise ConflictError(

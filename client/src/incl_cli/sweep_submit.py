@@ -20,6 +20,7 @@ _OPTIONS = {
     "name": ("name",),
     "trials": ("budget", "trials"),
     "hours": ("budget", "hours"),
+    "money": ("budget", "money"),
     "parallel": ("parallel",),
     "seed": ("seed",),
     "algorithm": ("algorithm",),
@@ -148,6 +149,7 @@ async def _checked(session: Session, spec: SweepSpec) -> Any:
     platform = await session.platform(spec.project)
     await check(platform, spec.experiment)
     await _check_algorithm(platform, spec)
+    await _check_price(session, platform, spec)
     await _warn_of_room(session, platform, spec)
     return platform
 
@@ -166,6 +168,33 @@ async def _check_algorithm(platform: Any, spec: SweepSpec) -> None:
             algorithm=spec.algorithm, parameters=spec.parameters, objectives=objectives, constraints=constraints
         )
         await platform.ask(query, timeout=_CHECK_S)
+
+
+async def _check_price(session: Session, platform: Any, spec: SweepSpec) -> None:
+    """Money can be kept to only where it is known what machines cost.
+
+    Raises:
+        UnsupportedError: it is not.
+    """
+    from incl_shared.errors import UnsupportedError
+    from incl_shared.queries.provisioner import PlanExperiment
+
+    money = spec.budget.money
+    if money is None:
+        return
+    plan = await platform.ask(PlanExperiment(spec=spec.experiment.model_dump(mode="json")))
+    price = plan.price_spot if plan.spot else plan.price_on_demand
+    if not plan.cloud or price is None:
+        why = f"the price of {plan.machine} is not in the list" if plan.cloud else "no cloud is configured"
+        raise UnsupportedError(
+            "budget: money: it is not known what an hour of the machines costs",
+            cause=why,
+            hint="give trials or hours; an operator names prices by INCL_PROVISIONER_PRICES",
+        )
+    session.out.note(
+        f"{money:g} {plan.currency} is {money / price:.1f} h of {plan.nodes} x {plan.machine} at {price:.2f} an hour",
+        "dim",
+    )
 
 
 async def _warn_of_room(session: Session, platform: Any, spec: SweepSpec) -> None:

@@ -114,6 +114,8 @@ def view_lines(out: Output, view: SweepView, *, running: bool = True) -> list[st
     if row.steps_saved:
         share = row.steps_saved / (row.steps_saved + row.steps)
         lines.append(f"stopped early: {row.steps_saved:,} steps saved ({share:.0%}), {row.steps:,} were run")
+    if row.spent is not None and row.money is not None:
+        lines.append(f"spent: {row.spent:.2f} of {row.money:g} {row.currency}".rstrip())
     if row.message:
         lines.append(out.paint(row.message, "red" if row.state is SweepState.FAILED else "dim"))
     if row.hint:

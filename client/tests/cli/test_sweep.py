@@ -12,7 +12,7 @@ from incl_cli.testing_sweeps import FakeSweeps
 from incl_shared.errors import UnavailableError, UnsupportedError
 from incl_shared.events import SweepResumeRequested, SweepState, SweepStopRequested, SweepSubmitted, TrialState
 from incl_shared.queries.hpo import CheckAlgorithm
-from incl_shared.queries.provisioner import CheckFeasible, Cluster, NodeView
+from incl_shared.queries.provisioner import CheckFeasible, Cluster, NodeView, PlanExperiment, PlanView
 from incl_shared.sweep import SweepSpec
 
 FILE = """\
@@ -315,3 +315,44 @@ def test_algorithms_that_there_are_not(cli: Run) -> None:
     assert "'bayes' is none: tpe, random, grid, sobol, or one of Optuna's" in unknown.err
     Path("sweep.yaml").write_text(FILE + "algorithm: {name: tpe, options: {a: 1}}\n")
     assert "tpe has none" in cli("sweep", "run", "sweep.yaml").err
+
+
+MONEY = """\
+experiment: {command: python train.py, instance: n2-standard-4}
+parameters: {LR: {type: loguniform, low: 1e-5, high: 0.1}}
+objective: {metric: loss, goal: min}
+budget: {money: 20}
+"""
+
+
+def test_money_needs_a_price(cli: Run, fake: FakePlatform, sweeps: FakeSweeps) -> None:
+    plan = PlanView(cloud="gce", nodes=1, machine="n2-standard-4", price_on_demand=0.25, currency="USD")
+    fake.more[PlanExperiment] = lambda query: plan
+    Path("sweep.yaml").write_text(MONEY)
+    done = cli("sweep", "run", "sweep.yaml", "--detach", "--money", "10")
+    assert (done.code, submitted(fake).spec.budget.money) == (0, 10.0)
+    assert "10 USD is 40.0 h of 1 x n2-standard-4 at 0.25 an hour" in done.err
+    unknown = plan.model_copy(update={"price_on_demand": None})
+    for other, why in ((unknown, "the price of n2-standard-4 is not in the list"), (PlanView(cloud=""), "no cloud is")):
+        fake.more[PlanExperiment] = lambda query, other=other: other
+        refused = cli("sweep", "run", "sweep.yaml")
+        assert (refused.code, why in refused.err) == (2, True)
+    Path("sweep.yaml").write_text(FILE.replace("{trials: 5}", "{money: 5}"))
+    own = cli("sweep", "run", "sweep.yaml")
+    assert (own.code, "machines of your own cost nothing here" in own.err) == (2, True)
+
+
+def test_what_was_spent_is_shown_and_more_is_given(cli: Run, fake: FakePlatform, sweeps: FakeSweeps) -> None:
+    spec = SweepSpec.model_validate(
+        {
+            "name": "paid", "experiment": {"command": "true", "instance": "n2-standard-4"}, "budget": {"money": 20},
+            "parameters": {"A": [1, 2]}, "objective": {"metric": "loss", "goal": "min"},
+        }
+    )  # fmt: skip
+    sweep = sweeps.add(spec, money=20.0, spent=19.5, currency="USD")
+    assert "spent: 19.50 of 20 USD" in cli("sweep", "show", "paid").out
+    less = cli("sweep", "resume", "paid", "--money", "19")
+    assert (less.code, "has cost 19.50 USD already, of 19" in less.err) == (5, True)
+    assert cli("sweep", "resume", "paid", "--money", "40", "--detach").code == 0
+    assert fake.published[-1][0] == SweepResumeRequested(sweep=sweep, money=40.0)
+    assert cli("sweep", "resume", "paid", "--money", "0").code == 2

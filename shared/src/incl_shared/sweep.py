@@ -21,6 +21,7 @@ Point = dict[str, Scalar]
 """Values of the parameters that are active."""
 MOST_TRIALS = 10_000
 MOST_PARALLEL = 1_000
+MOST_MONEY = 1e9
 _ALGORITHM = re.compile(r"^(tpe|random|grid|sobol|optuna\.[A-Za-z][A-Za-z0-9_]{0,60})$")
 _NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")
 
@@ -85,6 +86,9 @@ class Budget(Strict):
 
     trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] | None = None
     hours: Annotated[float, Field(gt=0, le=8784)] | None = Field(None, description="Since the sweep was submitted.")
+    money: Annotated[float, Field(gt=0, le=MOST_MONEY)] | None = Field(
+        None, description="What the machines of all trials may cost, in the currency of the list of prices."
+    )
 
 
 def _algorithm(value: object) -> object:
@@ -180,8 +184,13 @@ class SweepSpec(Strict):
     def _fits_together(self) -> SweepSpec:
         from incl_shared.sweep_space import check_initial, check_space
 
-        if self.budget.trials is None and self.budget.hours is None:
-            raise ValueError("budget: there is no limit; give trials, hours or both")
+        if self.budget.trials is None and self.budget.hours is None and self.budget.money is None:
+            raise ValueError("budget: there is no limit; give trials, hours, money, or several of them")
+        if self.budget.money is not None and self.experiment.instance is None:
+            raise ValueError(
+                "budget: money: the experiment names no instance, and machines of your own cost nothing here; "
+                "give trials or hours, or an instance"
+            )
         if self.experiment.project != self.project:
             raise ValueError(f"experiment: its project is {self.experiment.project}, the sweep's {self.project}")
         for name in self.parameters:

@@ -19,6 +19,7 @@ from incl_shared.bus.topology import HPO_EVENTS, HPO_REQUESTS
 from incl_shared.clock import Clock, SystemClock
 from incl_shared.db import Database, migrate
 from incl_shared.ops import OpsServer, serving
+from incl_shared.queries.provisioner import Costs, GetCosts
 from incl_shared.queries.stuck import HpoStuck
 from incl_shared.queries.tracker import GetPoints, ListMetrics, MetricPage, Points
 
@@ -41,6 +42,17 @@ class BusTracker:
         return await self._client.ask(query, project=project, user="hpo")
 
 
+class BusProvisioner:
+    """The provisioner, over the bus."""
+
+    def __init__(self, client: BusClient) -> None:
+        self._client = client
+
+    async def costs(self, project: str, query: GetCosts) -> Costs:
+        """The provisioner's answer."""
+        return await self._client.ask(query, project=project, user="hpo")
+
+
 class App:
     """The running service. `start` once, `stop` once."""
 
@@ -51,7 +63,8 @@ class App:
         self.metrics = HpoMetrics(self.bus.metrics.registry)
         self.pool = WorkerPool(settings.workers, settings.propose_limit_s, settings.worker_idle_s)
         tracker = tracker or BusTracker(self.bus.client)
-        self.conductor = Conductor(settings, self.database, tracker, self.pool, clock, self.metrics)
+        provisioner = BusProvisioner(self.bus.client)
+        self.conductor = Conductor(settings, self.database, tracker, provisioner, self.pool, clock, self.metrics)
         handlers = Handlers(self.conductor.wake)
         self.bus.consume(HPO_REQUESTS, handlers.requests)
         self.bus.consume(HPO_EVENTS, handlers.events)

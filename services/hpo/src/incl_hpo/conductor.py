@@ -17,9 +17,11 @@ from typing import Protocol
 import sqlalchemy as sa
 
 from incl_hpo import steps, store
+from incl_hpo.costs import Provisioner, Purse
 from incl_hpo.domain import ending
 from incl_hpo.domain.learning import Told, known
 from incl_hpo.domain.question import question
+from incl_hpo.domain.spending import spending
 from incl_hpo.domain.trial import OVER, Finish, Outcome, Trial, outcome
 from incl_hpo.metrics import HpoMetrics
 from incl_hpo.pool import WorkerPool
@@ -90,12 +92,14 @@ class Conductor:
         settings: HpoSettings,
         database: Database,
         tracker: Tracker,
+        provisioner: Provisioner,
         pool: WorkerPool,
         clock: Clock,
         metrics: HpoMetrics,
     ) -> None:
         self._settings, self._database, self._tracker, self._pool = settings, database, tracker, pool
         self._clock, self._metrics = clock, metrics
+        self._purse = Purse(database, provisioner, clock, settings.costs_every_s)
         self.watch = Watch(database, tracker, clock, self.wake)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._changed: dict[str, asyncio.Event] = {}
@@ -162,7 +166,10 @@ class Conductor:
             return True
         if await self._await_no_more(sweep, book) or await self._learn(sweep, book):
             sweep = await self._refresh(identifier, book)
+        if sweep is not None and not sweep.over and await self._purse.look(sweep, book.trials.values()):
+            sweep = await self._refresh(identifier, book)
         if sweep is None or sweep.over:
+            self._purse.forget(identifier)
             return True
         if not sweep.closing and ending.closing_of(sweep.spec, sweep.asked, 0, 1, self._clock.now() - sweep.created):
             await self._database.write(lambda tx: steps.see(tx, identifier))
@@ -246,7 +253,10 @@ class Conductor:
             return 0
         late = self._clock.now() - _VALUE_PATIENCE_S
         kept = sum(trial.over is None or trial.over > late for trial in book.live.values())
-        return min(sweep.spec.parallel - kept, sweep.spec.most - sweep.asked)
+        room = min(sweep.spec.parallel - kept, sweep.spec.most - sweep.asked)
+        money = sweep.spec.budget.money
+        affordable = spending(book.trials.values()).room(money) if money is not None else None
+        return room if affordable is None else min(room, affordable)
 
     async def _propose(self, sweep: Sweep, book: Book, count: int) -> Proposed:
         spec = sweep.spec

@@ -27,4 +27,5 @@ class HpoSettings(ServiceSettings):
     records_wait_s: float = Field(
         4_000.0, gt=0, description="How long the records of a trial that ended are waited for: longer than the tracker."
     )
+    costs_every_s: float = Field(10.0, gt=0, description="How often it is asked what the trials of a sweep have cost.")
     pause_s: float = Field(1.0, gt=0, description="The pause after a step that failed.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from incl_hpo import store, views
 from incl_hpo.domain import ending
 from incl_hpo.domain.ending import Closing
 from incl_hpo.domain.pruning import goes_on
+from incl_hpo.domain.spending import spending
 from incl_hpo.domain.trial import Finish, Memo, Outcome, experiment_id, hint_of, score, signed, submission
 from incl_hpo.store import Sweep
 from incl_shared.events import (
@@ -28,6 +29,7 @@ from incl_shared.events import (
     TrialSuggested,
 )
 from incl_shared.ids import short
+from incl_shared.queries.provisioner import CostView
 from incl_shared.sweep import Point
 
 if TYPE_CHECKING:
@@ -75,6 +77,8 @@ def resume(tx: Transaction, sweep: Sweep, event: SweepResumeRequested, user: str
         budget = budget.model_copy(update={"trials": event.trials})
     if event.hours is not None:
         budget = budget.model_copy(update={"hours": age / 3600 + event.hours})
+    if event.money is not None:
+        budget = budget.model_copy(update={"money": event.money})
     changes = {"budget": budget, "parallel": event.parallel or spec.parallel}
     changed = sweep.request.model_copy(update={"spec": spec.model_copy(update=changes)})
     sweep.request_text = changed.model_dump_json()
@@ -112,6 +116,30 @@ def _suggest_one(tx: Transaction, sweep: Sweep, point: Point, memo: Memo) -> Non
     _emit(tx, sweep, TrialSuggested(sweep=sweep.id, trial=number, experiment=experiment, parameters=point))
     event = submission(sweep.request, sweep.name, number, point)
     tx.emit(event, project=sweep.project, version=0, cause=(sweep.id, number), user=sweep.user)
+
+
+def spend(tx: Transaction, sweep_id: str, found: Mapping[int, CostView], currency: str) -> None:
+    """What trials have cost, by number; and whether the money is spent."""
+    sweep = store.load(tx.connection, sweep_id, write=True)
+    if sweep is None or sweep.over:
+        return
+    sweep.currency = currency or sweep.currency
+    for number, one in found.items():
+        row = store.trial(tx.connection, sweep_id, number)
+        if row is not None:
+            final = row["over"] is not None and not one.live
+            store.update_trial(tx.connection, sweep, number, cost=one.spent, cost_final=int(final))
+    money = sweep.spec.budget.money
+    if not sweep.closing and any(not one.priced for one in found.values()):
+        sweep.message = "what its machines cost is not known, so its money cannot be kept to"
+        sweep.hint = "see `incl run --dry-run` for what has no price; INCL_PROVISIONER_PRICES names a file of prices"
+        close(tx, sweep, Closing.FAILING)
+    elif not sweep.closing and money is not None:
+        known = spending(store.changed_trials(tx.connection, sweep_id, -1))
+        if known.exhausted(money):
+            sweep.message = f"{known.spent:.2f} of {money:g} {sweep.currency} are spent, a trial costs {known.each:.2f}"
+            close(tx, sweep, Closing.MONEY)
+    settle(tx, sweep)
 
 
 def see(tx: Transaction, sweep_id: str) -> None:

@@ -42,6 +42,7 @@ class Sweep:
     created: float
     ended: float | None = None
     longest: int = 0
+    currency: str = ""
 
     @property
     def request(self) -> SweepSubmitted:
@@ -83,7 +84,7 @@ def _columns(sweep: Sweep) -> dict[str, Any]:
         "state": sweep.state.value, "closing": sweep.closing.value, "message": sweep.message, "hint": sweep.hint,
         "version": sweep.version, "revision": sweep.revision, "asked": sweep.asked, "open": sweep.open,
         "good": sweep.good, "longest": sweep.longest, "request": sweep.request_text, "created": sweep.created,
-        "ended": sweep.ended,
+        "ended": sweep.ended, "currency": sweep.currency,
     }  # fmt: skip
 
 
@@ -199,5 +200,7 @@ def trial_of(row: sa.RowMapping) -> Trial:
         rung=row["rung"],
         pruned=bool(row["pruned"]),
         steps=row["steps"],
+        cost=row["cost"],
+        cost_final=bool(row["cost_final"]),
         memo=None if row["memo"] is None else json.loads(row["memo"]),
     )

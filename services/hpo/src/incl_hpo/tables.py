@@ -30,6 +30,7 @@ sweeps = sa.Table(
     sa.Column("good", sa.Integer, nullable=False),
     sa.Column("request", sa.Text, nullable=False),
     sa.Column("longest", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("currency", sa.String(8), nullable=False, server_default=""),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("ended", sa.Float),
     sa.Index("sweeps_live", "id", sqlite_where=_LIVE, postgresql_where=_LIVE),
@@ -64,6 +65,8 @@ trials = sa.Table(
     sa.Column("rung", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("pruned", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("memo", sa.Text),
+    sa.Column("cost", sa.Float),
+    sa.Column("cost_final", sa.SmallInteger, nullable=False, server_default="0"),
     sa.Index("trials_live", "sweep", sqlite_where=_LIVE, postgresql_where=_LIVE),
     sa.Index("trials_revision", "sweep", "revision"),
     sa.Index("trials_score", "sweep", "score"),
@@ -71,7 +74,8 @@ trials = sa.Table(
 """One row a trial. `finish` (a Finish) says how its experiment ended, at `over`; `settled` is the last attempt whose
 records are all stored; `score` is the first objective's value, less is better, where it keeps the constraints. `rung`
 is the last rung that was judged, `pruned` the one that it was stopped at (0: none), `steps` how far it came. `memo` is
-what a sampler of Optuna noted when it asked for it."""
+what a sampler of Optuna noted when it asked for it. `cost` is what its machines have cost (none: nothing is known), in
+the `currency` of its sweep; `cost_final` is 1 when it grows no more."""
 
 rungs = sa.Table(
     "rungs",

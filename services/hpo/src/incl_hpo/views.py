@@ -98,7 +98,8 @@ def row_of(connection: sa.Connection, sweep: Sweep) -> SweepRow:
         message=sweep.message, hint=sweep.hint, created=sweep.created, ended=sweep.ended, budget=spec.most,
         trials=sweep.asked, counts=counts, algorithm=spec.algorithm.name,
         metrics=tuple(one.metric for one in spec.objective), steps=steps, steps_saved=saved,
-        best=best[0] if best else None,
+        best=best[0] if best else None, money=spec.budget.money, spent=_spent(connection, sweep),
+        currency=sweep.currency,
     )  # fmt: skip
 
 
@@ -112,6 +113,13 @@ def _steps(connection: sa.Connection, sweep: str) -> tuple[int, int]:
         _t.sweep == sweep, _t.state == TrialState.PRUNED.value
     )
     return int(connection.execute(of).scalar() or 0), int(connection.execute(pruned).scalar() or 0)
+
+
+def _spent(connection: sa.Connection, sweep: Sweep) -> float | None:
+    if sweep.spec.budget.money is None:
+        return None
+    cost = sa.select(sa.func.coalesce(sa.func.sum(_t.cost), 0.0)).where(_t.sweep == sweep.id)
+    return float(connection.execute(cost).scalar() or 0.0)
 
 
 def view_of(connection: sa.Connection, sweep: Sweep) -> SweepView:
@@ -158,5 +166,5 @@ def _trial_view(row: sa.RowMapping) -> TrialView:
         trial=row["number"], experiment=row["experiment"], state=TrialState(row["state"]),
         parameters=json.loads(row["parameters"]), values=tuple(json.loads(row["values"])),
         constraints=tuple(json.loads(row["constraints"])), message=row["message"], attempts=row["attempts"],
-        asked=row["asked"], ended=row["ended"], steps=row["steps"], rung=row["rung"],
+        asked=row["asked"], ended=row["ended"], steps=row["steps"], rung=row["rung"], cost=row["cost"],
     )  # fmt: skip

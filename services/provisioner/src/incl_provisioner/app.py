@@ -13,6 +13,7 @@ from incl_provisioner.backends.local import LocalBackend
 from incl_provisioner.cloud.enrolment import Enrolment
 from incl_provisioner.cloud.loop import CloudLoop, OpenCompute
 from incl_provisioner.cloud.plans import Met
+from incl_provisioner.costs import CostQueries
 from incl_provisioner.data_queries import DataQueries
 from incl_provisioner.domain.quotas import Quotas
 from incl_provisioner.handlers import Handlers
@@ -36,6 +37,7 @@ from incl_shared.queries.provisioner import (
     CheckFeasible,
     EnrollNode,
     GetCluster,
+    GetCosts,
     GetData,
     GetExecution,
     GetMachines,
@@ -89,6 +91,7 @@ class App:
         self.bus.serve(CheckFeasible, queries.feasible)
         self.bus.serve(PlanExperiment, queries.plan)
         self.bus.serve(GetMachines, queries.machines)
+        self.bus.serve(GetCosts, CostQueries(self.database, clock, planner).costs)
         if cloud is not None:
             data = DataQueries(self.database, planner, cloud.compute, clock, cloud.wake)
         else:

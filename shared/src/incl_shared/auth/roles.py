@@ -167,6 +167,7 @@ _SCOPES = (
             "incl.request.*.*.stop.*",
             f"incl.query.*.{Role.HPO}.tracker.metrics",
             f"incl.query.*.{Role.HPO}.tracker.points",
+            f"incl.query.*.{Role.HPO}.provisioner.costs",
             *_own_events(),
         ),
         hears=("incl.live.*.*",),

@@ -10,7 +10,7 @@ from pydantic import Field
 from incl_shared.events.base import Event
 from incl_shared.events.experiments import CodeRef, Provenance, Submitter
 from incl_shared.ids import Id, Token
-from incl_shared.sweep import MOST_PARALLEL, MOST_TRIALS, Budget, Point, SweepSpec
+from incl_shared.sweep import MOST_MONEY, MOST_PARALLEL, MOST_TRIALS, Budget, Point, SweepSpec
 
 
 class SweepState(StrEnum):
@@ -74,6 +74,7 @@ class SweepResumeRequested(Event):
     sweep: Id
     trials: int | None = Field(None, ge=1, le=MOST_TRIALS, description="How many there may be in all.")
     hours: float | None = Field(None, gt=0, le=8784, description="How long trials may begin from now on.")
+    money: float | None = Field(None, gt=0, le=MOST_MONEY, description="What all trials may cost.")
     parallel: int | None = Field(None, ge=1, le=MOST_PARALLEL)
 
 

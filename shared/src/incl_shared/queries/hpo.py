@@ -27,6 +27,7 @@ class TrialView(Answer):
     rung: int = Field(0, description="The last rung that it has passed, or was stopped at; 0: none.")
     asked: float
     ended: float | None = None
+    cost: float | None = Field(None, description="Of its machines so far, where the sweep's money is counted.")
 
 
 class SweepRow(Answer):
@@ -48,6 +49,9 @@ class SweepRow(Answer):
     metrics: tuple[str, ...] = Field(description="Of the objectives.")
     steps: int = Field(0, description="Of all trials that are over.")
     steps_saved: int = Field(0, description="What pruned trials had left of the longest complete one.")
+    money: float | None = Field(None, description="What all trials may cost; none: no such limit.")
+    spent: float | None = Field(None, description="What they have cost so far; none: it is not counted.")
+    currency: str = Field("", description="Of both; empty: no machine was made yet.")
     best: TrialView | None = Field(None, description="By the first objective, of those that keep the constraints.")
 
 

@@ -135,6 +135,33 @@ class PlanExperiment(Query[PlanView]):
     spec: dict[str, object] = Field(description="An ExperimentSpec.")
 
 
+class CostView(Answer):
+    """What one experiment has cost so far."""
+
+    experiment: Id
+    spent: float = Field(description="Of all its attempts' machines, by the list of prices.")
+    rate: float = Field(0.0, description="An hour of the machines that are there now.")
+    live: bool = Field(False, description="Whether machines are there; it costs more.")
+    priced: bool = Field(True, description="Whether every price is known; else `spent` has what is.")
+
+
+class Costs(Answer):
+    """Those that have had machines of a cloud; all others have cost nothing."""
+
+    costs: tuple[CostView, ...]
+    currency: str = ""
+
+
+class GetCosts(Query[Costs]):
+    """What experiments of the project have cost."""
+
+    service: ClassVar[str] = "provisioner"
+    name: ClassVar[str] = "costs"
+    answer: ClassVar[type[Answer]] = Costs
+
+    experiments: tuple[Id, ...] = Field(max_length=1000)
+
+
 class GangView(Answer):
     """The machines of one attempt in a cloud. Times in seconds since the epoch; asked, made: of the last try."""
 

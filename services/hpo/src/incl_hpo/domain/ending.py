@@ -14,6 +14,7 @@ class Closing(StrEnum):
     NOT = ""
     TRIALS = "trials"
     HOURS = "hours"
+    MONEY = "money"
     EXHAUSTED = "exhausted"
     STOPPED = "stopped"
     FAILING = "failing"
@@ -49,6 +50,7 @@ def final_message(spec: SweepSpec, closing: Closing, asked: int, good: int, said
     if closing in (Closing.STOPPED, Closing.FAILING, Closing.REFUSED):
         return said
     text = {
+        Closing.MONEY: said,
         Closing.HOURS: f"its {spec.budget.hours:g} hours are over" if spec.budget.hours else "",
         Closing.EXHAUSTED: "every point of the space was tried",
     }.get(closing, "")

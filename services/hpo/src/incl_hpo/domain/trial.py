@@ -65,6 +65,8 @@ class Trial:
     pruned: bool = False
     steps: int = 0
     memo: Memo = None
+    cost: float | None = None
+    cost_final: bool = False
 
 
 def experiment_id(sweep: str, number: int) -> str:
