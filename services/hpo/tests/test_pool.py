@@ -52,6 +52,20 @@ async def test_questions_share_few_processes() -> None:
     assert not any(psutil.pid_exists(pid) for pid in pool.processes)
 
 
+async def test_users_take_turns() -> None:
+    pool, order = WorkerPool(1, 60), []
+
+    async def ask(user: str) -> None:
+        await pool.ask(question(), user)
+        order.append(user)
+
+    try:
+        await asyncio.gather(*(ask("bob") for _ in range(5)), ask("ann"))
+    finally:
+        await pool.close()
+    assert order.index("ann") <= 2, order
+
+
 async def test_a_killed_process_is_replaced() -> None:
     pool = WorkerPool(1, 60)
     try:

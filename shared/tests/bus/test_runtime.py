@@ -266,12 +266,15 @@ async def test_the_outbox_goes_to_the_bus_in_order(
     await make_bus(lambda bus: None)
     await database.write(lambda tx: work(tx, 20))
     await until(lambda: outbox_empty(database))
-    js, reasons = bus_client.jetstream(), []
+    js = bus_client.jetstream()
+    reasons: dict[str, list[int]] = {}
     for sequence in range(1, 41):
         message = await js.get_msg("EVENTS", seq=sequence)
-        reasons.append(ExperimentWaiting.read(message.data or b"").reason)  # type: ignore[attr-defined]
+        event = ExperimentWaiting.read(message.data or b"")
+        assert isinstance(event, ExperimentWaiting)
+        reasons.setdefault(event.experiment, []).append(int(event.reason))
         assert (message.headers or {})["ce-source"] == "/incl/tracker"
-    assert reasons == [str(number) for number in range(40)]
+    assert reasons == {one: list(range(place, 40, 3)) for place, one in enumerate(experiments)}
 
 
 async def test_a_thousand_events_of_one_aggregate_take_few_transactions(
@@ -300,6 +303,31 @@ async def test_a_thousand_events_of_one_aggregate_take_few_transactions(
     for sequence in (1, 500, 1000):
         message = await js.get_msg("EVENTS", seq=sequence)
         assert ExperimentWaiting.read(message.data or b"").reason == str(sequence - 1)  # type: ignore[attr-defined]
+
+
+async def test_an_aggregate_with_many_events_holds_nobody_up(
+    make_bus: MakeBus, bus_client: BusClient, database: Database
+) -> None:
+    many, behind, later = (new_id() for _ in range(3))
+
+    def flood(tx: Transaction) -> None:
+        for number in range(600):
+            tx.emit(ExperimentWaiting(experiment=many, reason=str(number)), project="default", version=number)
+        tx.emit(ExperimentWaiting(experiment=behind, reason="behind"), project="default", version=1)
+
+    async def place_of(experiment: str) -> int:
+        found = await bus_client.last("EVENTS", f"incl.event.default.experiment.{experiment}")
+        return found[0] if found is not None else 0
+
+    await database.write(flood)
+    await make_bus(lambda bus: None)
+    await until(lambda: place_of(behind), what="the event that was behind 600 others")
+    event = ExperimentWaiting(experiment=later, reason="later")
+    await database.write(lambda tx: tx.emit(event, project="default", version=1))
+    await until(lambda: outbox_empty(database), 60)
+    assert await place_of(behind) < 50
+    assert await place_of(later) < 602
+    assert await place_of(many) == 602
 
 
 async def outbox_empty(database: Database) -> bool:

@@ -267,7 +267,7 @@ class Conductor:
             book.earlier = await self._database.read(lambda connection: _earlier(connection, sweep))
         with self._metrics.propose.labels("hpo").time():
             asked = question(spec, book.trials.values(), book.earlier, count, _TURN_S)
-            answer = await self._pool.ask(asked)
+            answer = await self._pool.ask(asked, sweep.user)
         memos = tuple(answer["memos"])
         refused = ": ".join(filter(None, (answer["refused"], answer["cause"])))
         return Proposed(tuple(answer["points"]), answer["exhausted"], refused, memos, answer["hint"])

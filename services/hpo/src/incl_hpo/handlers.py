@@ -59,24 +59,26 @@ class Handlers:
         if delivery.type not in _HEARD:
             return
         event = delivery.event()
+        if not isinstance(event, ExperimentFinished | AttemptSettled):
+            return
+        sweep = self._of(tx, delivery, event.experiment)
+        if sweep is None:
+            return
         if isinstance(event, ExperimentFinished):
             finish = Finish(state=event.state, reason=event.reason, message=event.message)
-            changed = steps.over(tx, self._of(tx, delivery, event.experiment), finish, event.attempts, 0)
-        elif isinstance(event, AttemptSettled):
-            changed = steps.over(tx, self._of(tx, delivery, event.experiment), None, 0, event.attempt)
+            changed = steps.over(tx, sweep, event.experiment, finish, event.attempts, 0)
         else:
-            return
+            changed = steps.over(tx, sweep, event.experiment, None, 0, event.attempt)
         if changed is not None:
             self._awake(tx, changed)
 
-    def _of(self, tx: Transaction, delivery: Delivery, experiment: str) -> str:
-        """The experiment, if it is one of its sweep's project; nobody else's word counts."""
-        project = parse_event(delivery.subject)[0]
+    def _of(self, tx: Transaction, delivery: Delivery, experiment: str) -> store.Sweep | None:
+        """The sweep of an experiment, if it is of the same project; nobody else's word counts."""
         sweep = store.sweep_of_trial(tx.connection, experiment)
-        known = store.load(tx.connection, sweep) if sweep is not None else None
-        if known is not None and known.project != project:
-            raise Poison(f"{experiment} is not of project {project}")
-        return experiment
+        known = store.load(tx.connection, sweep, write=True) if sweep is not None else None
+        if known is not None and known.project != parse_event(delivery.subject)[0]:
+            raise Poison(f"{experiment} is not of project {known.project}")
+        return known
 
     def _submitted(self, tx: Transaction, event: SweepSubmitted, asker: Asker) -> None:
         if store.load(tx.connection, event.sweep) is not None:

@@ -1,6 +1,6 @@
 """Processes that compute proposals: no question holds the service up, and none takes more than one core.
 
-Questions are answered in the order in which they come; a sweep has one at a time, so that sweeps take turns.
+A sweep has one question at a time, and users take turns: neither long histories nor many sweeps push others aside.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from incl_hpo.turns import Turns
 from incl_hpo.worker import LENGTH
 from incl_shared.errors import InternalError
 from incl_shared.tasks import within
@@ -33,21 +34,21 @@ class WorkerPool:
 
     def __init__(self, size: int, limit_s: float, idle_s: float = 60.0) -> None:
         self._limit_s, self._idle_s = limit_s, idle_s
-        self._free = asyncio.Semaphore(size)
+        self._turns = Turns(size)
         self._idle: list[_Process] = []
         self._busy: set[_Process] = set()
         self._reaper: asyncio.TimerHandle | None = None
         self._closed = False
         self._ending: set[asyncio.Task[None]] = set()
 
-    async def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer of a process; a process that dies or takes too long is replaced, once.
+    async def ask(self, question: Mapping[str, Any], user: str = "") -> dict[str, Any]:
+        """The answer of a process; a process that dies or takes too long is replaced, once. user: whose turn it takes.
 
         Raises:
             ProposalError: it cannot be computed.
         """
-        text = json.dumps(question).encode()
-        async with self._free:
+        async with self._turns.of(user):
+            text = json.dumps(question).encode()
             for left in reversed(range(_TRIES)):
                 try:
                     answer = await self._ask(text)

@@ -82,6 +82,7 @@ def resume(tx: Transaction, sweep: Sweep, event: SweepResumeRequested, user: str
     changes = {"budget": budget, "parallel": event.parallel or spec.parallel}
     changed = sweep.request.model_copy(update={"spec": spec.model_copy(update=changes)})
     sweep.request_text = changed.model_dump_json()
+    store.save_request(tx.connection, sweep)
     sweep.closing, sweep.state, sweep.ended, sweep.message, sweep.hint = Closing.NOT, SweepState.RUNNING, None, "", ""
     _emit(tx, sweep, SweepResumed(sweep=sweep.id, user=user, budget=budget, parallel=sweep.spec.parallel))
     settle(tx, sweep)
@@ -149,12 +150,12 @@ def see(tx: Transaction, sweep_id: str) -> None:
         settle(tx, sweep)
 
 
-def over(tx: Transaction, experiment: str, finish: Finish | None, attempts: int, settled: int) -> str | None:
-    """The experiment of a trial ended, or the records of one of its attempts are all stored. Returns its sweep."""
-    sweep_id = store.sweep_of_trial(tx.connection, experiment)
-    sweep = store.load(tx.connection, sweep_id, write=True) if sweep_id is not None else None
+def over(
+    tx: Transaction, sweep: Sweep, experiment: str, finish: Finish | None, attempts: int, settled: int
+) -> str | None:
+    """The experiment of a trial ended, or the records of one of its attempts are all stored. Returns what changed."""
     row = store.trial_by(tx.connection, experiment)
-    if sweep is None or row is None or row["state"] != TrialState.RUNNING:
+    if row is None or row["state"] != TrialState.RUNNING:
         return None
     values: dict[str, object] = {"settled": max(settled, row["settled"])}
     if finish is not None:

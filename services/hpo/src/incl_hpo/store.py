@@ -19,6 +19,14 @@ from incl_shared.sweep import Point, SweepSpec
 _s, _t = sweeps.c, trials.c
 _LIVE_SWEEP = sa.text("sweeps.live = 1")
 _LIVE_TRIAL = sa.text("trials.live = 1")
+# made once: these are executed several times a trial, and a statement that is made anew costs more than what it does
+_LOAD = sa.select(sweeps).where(_s.id == sa.bindparam("of_sweep"))
+_LOCK = _LOAD.with_for_update()
+_SAVE = sa.update(sweeps).where(_s.id == sa.bindparam("of_sweep"))
+_UPDATE = sa.update(trials).where(_t.sweep == sa.bindparam("of_sweep"), _t.number == sa.bindparam("of_number"))
+_SWEEP_OF = sa.select(_t.sweep).where(_t.experiment == sa.bindparam("of_experiment"))
+_TRIAL_BY = sa.select(trials).where(_t.experiment == sa.bindparam("of_experiment"))
+_TRIAL = sa.select(trials).where(_t.sweep == sa.bindparam("of_sweep"), _t.number == sa.bindparam("of_number"))
 
 
 @dataclass
@@ -70,28 +78,35 @@ def _request(text: str) -> SweepSubmitted:
 
 def insert(connection: sa.Connection, sweep: Sweep) -> None:
     """Add one."""
-    connection.execute(sa.insert(sweeps), {"id": sweep.id, **_columns(sweep)})
+    fixed = {
+        "id": sweep.id, "project": sweep.project, "user": sweep.user, "name": sweep.name, "created": sweep.created,
+        "request": sweep.request_text,
+    }  # fmt: skip
+    connection.execute(sa.insert(sweeps), {**fixed, **_changing(sweep)})
 
 
 def save(connection: sa.Connection, sweep: Sweep) -> None:
-    """Store what changed."""
-    connection.execute(sa.update(sweeps).where(_s.id == sweep.id).values(_columns(sweep)))
+    """Store what changed; not the request, which is long: see `save_request`."""
+    connection.execute(_SAVE, {"of_sweep": sweep.id, **_changing(sweep)})
 
 
-def _columns(sweep: Sweep) -> dict[str, Any]:
+def save_request(connection: sa.Connection, sweep: Sweep) -> None:
+    """Store what it is to do from now on."""
+    connection.execute(_SAVE, {"of_sweep": sweep.id, "request": sweep.request_text})
+
+
+def _changing(sweep: Sweep) -> dict[str, Any]:
     return {
-        "project": sweep.project, "user": sweep.user, "name": sweep.name, "live": 0 if sweep.over else 1,
-        "state": sweep.state.value, "closing": sweep.closing.value, "message": sweep.message, "hint": sweep.hint,
-        "version": sweep.version, "revision": sweep.revision, "asked": sweep.asked, "open": sweep.open,
-        "good": sweep.good, "longest": sweep.longest, "request": sweep.request_text, "created": sweep.created,
-        "ended": sweep.ended, "currency": sweep.currency,
+        "live": 0 if sweep.over else 1, "state": sweep.state.value, "closing": sweep.closing.value,
+        "message": sweep.message, "hint": sweep.hint, "version": sweep.version, "revision": sweep.revision,
+        "asked": sweep.asked, "open": sweep.open, "good": sweep.good, "longest": sweep.longest, "ended": sweep.ended,
+        "currency": sweep.currency,
     }  # fmt: skip
 
 
 def load(connection: sa.Connection, identifier: str, *, write: bool = False) -> Sweep | None:
     """A sweep by its id, or none. write: no other transaction changes it before this one ends."""
-    query = sa.select(sweeps).where(_s.id == identifier)
-    row = connection.execute(query.with_for_update() if write else query).mappings().one_or_none()
+    row = connection.execute(_LOCK if write else _LOAD, {"of_sweep": identifier}).mappings().one_or_none()
     return None if row is None else sweep_of(row)
 
 
@@ -123,20 +138,18 @@ def add_trial(
 
 def sweep_of_trial(connection: sa.Connection, experiment: str) -> str | None:
     """The sweep of an experiment, or none where it is no trial."""
-    found: str | None = connection.execute(sa.select(_t.sweep).where(_t.experiment == experiment)).scalar()
+    found: str | None = connection.execute(_SWEEP_OF, {"of_experiment": experiment}).scalar()
     return found
 
 
 def trial_by(connection: sa.Connection, experiment: str) -> sa.RowMapping | None:
     """The row of an experiment's trial."""
-    query = sa.select(trials).where(_t.experiment == experiment)
-    return connection.execute(query).mappings().one_or_none()
+    return connection.execute(_TRIAL_BY, {"of_experiment": experiment}).mappings().one_or_none()
 
 
 def trial(connection: sa.Connection, sweep: str, number: int) -> sa.RowMapping | None:
     """The row of a trial."""
-    query = sa.select(trials).where(_t.sweep == sweep, _t.number == number)
-    return connection.execute(query).mappings().one_or_none()
+    return connection.execute(_TRIAL, {"of_sweep": sweep, "of_number": number}).mappings().one_or_none()
 
 
 def update_trial(connection: sa.Connection, sweep: Sweep, number: int, **values: Any) -> None:
@@ -145,8 +158,8 @@ def update_trial(connection: sa.Connection, sweep: Sweep, number: int, **values:
     if "state" in values:
         state = TrialState(values["state"])
         values |= {"state": state.value, "live": 0 if state in OVER else 1}
-    where = (_t.sweep == sweep.id, _t.number == number)
-    connection.execute(sa.update(trials).where(*where).values(**values, revision=sweep.revision))
+    row = {"of_sweep": sweep.id, "of_number": number, **values, "revision": sweep.revision}
+    connection.execute(_UPDATE, row)
 
 
 def changed_trials(connection: sa.Connection, sweep: str, since: int) -> list[Trial]:

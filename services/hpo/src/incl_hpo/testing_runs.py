@@ -115,9 +115,10 @@ class ScriptedRuns:
         self.askers[event.experiment] = subjects.parse_request(subject)[0]
         ran = self.script(event)
         if ran is not None:
-            self._later(event.experiment, ran)
+            self.end_soon(event.experiment, ran)
 
-    def _later(self, experiment: str, ran: Ran) -> None:
+    def end_soon(self, experiment: str, ran: Ran) -> None:
+        """As `end`, without waiting for it. In the event loop."""
         task = asyncio.create_task(self.end(experiment, ran))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -130,7 +131,7 @@ class ScriptedRuns:
             if event.experiment in self.running:
                 curve = self.curves.get(event.experiment)
                 logged = {"loss": max(curve)[1]} if curve else {}
-                self._later(event.experiment, replace(STOPPED, logged=logged))
+                self.end_soon(event.experiment, replace(STOPPED, logged=logged))
 
     async def _event(self, subject: str, payload: bytes, headers: Mapping[str, str]) -> None:
         if headers["ce-id"] not in self._seen:

@@ -4,7 +4,8 @@ What was sent is kept for a while (`incl_shared.bus.kept`). After every connect 
 the newest of it; a bus that was lost, or is an older copy, is sent all of it again before anything new.
 
 One relay a service. Events of one aggregate are never in flight together, so that the stream has them in the
-outbox's order whatever fails between; events of different aggregates are sent at once. A repeat (a crash between the
+outbox's order whatever fails between; each aggregate is a lane of its own beside the others, so that one with
+thousands of events holds nobody up. A repeat (a crash between the
 bus's confirmation and the note of it here) carries the same message id, and consumers have their inbox.
 
 On PostgreSQL a session's advisory lock keeps the relays of several replicas apart: it is free the moment its holder's
@@ -37,6 +38,11 @@ _log = logging.getLogger("incl.bus")
 _BATCH = 256
 _MOMENT_S = 0.25
 """So long events are sent before what was sent is noted: an aggregate with thousands costs few transactions."""
+_SOON_S = 0.05
+"""So long where others have come meanwhile, which wait until these are noted."""
+_LANE = 32
+"""An aggregate with more events than that in a batch leaves room for those that come behind it, and not far behind."""
+_FAR = 4096
 _POLL_S = 5.0
 _LOCK = 0x494E434C
 _STANDBY_S = 1.0
@@ -142,24 +148,29 @@ class Relay:
         return len(stored)
 
     async def _send_some(self, rows: list[_Row]) -> tuple[list[kept.Sent], list[tuple[_Row, BaseException]]]:
-        """Window after window, for a moment: what the bus has is noted in one transaction then. Up to a failure."""
+        """Lane beside lane, for a moment: what the bus has is noted in one transaction then. Up to a failure."""
         stored: list[kept.Sent] = []
-        now = asyncio.get_running_loop().time
-        until, begin = now() + _MOMENT_S, 0
-        while begin < len(rows) and (begin == 0 or now() < until):
-            window = _window(rows[begin:])
-            begin += len(window)
-            results = await asyncio.gather(*(self._send(row) for row in window), return_exceptions=True)
-            failed: list[tuple[_Row, BaseException]] = []
-            for row, result in zip(window, results, strict=True):
-                if isinstance(result, BaseException):
-                    failed.append((row, result))
-                else:
-                    values = (row.sequence, row.event_id, row.subject, row.payload, row.headers, row.created)
-                    stored.append(kept.Sent(*values, result))
-            if failed:
-                return stored, failed
-        return stored, []
+        failed: list[tuple[_Row, BaseException]] = []
+        began = asyncio.get_running_loop().time()
+
+        async def send(lane: list[_Row]) -> None:
+            for place, row in enumerate(lane):
+                if place and (failed or self._moment_over(began)):
+                    return
+                try:
+                    ack = await self._send(row)
+                except Exception as error:  # noqa: BLE001 - the edge of a lane: whoever asked for the batch tells it
+                    failed.append((row, error))
+                    return
+                values = (row.sequence, row.event_id, row.subject, row.payload, row.headers, row.created)
+                stored.append(kept.Sent(*values, ack))
+
+        await asyncio.gather(*(send(lane) for lane in _lanes(rows)))
+        return stored, failed
+
+    def _moment_over(self, began: float) -> bool:
+        passed = asyncio.get_running_loop().time() - began
+        return passed >= (_SOON_S if self._wake.is_set() else _MOMENT_S)
 
     async def _look(self) -> None:
         """Once a connection: a bus that has lost what it had is sent all that is kept, before anything new."""
@@ -198,15 +209,19 @@ class Relay:
         self.trouble = text
 
     def _waiting(self, connection: sa.Connection) -> tuple[list[_Row], int]:
-        """The oldest, and how many there are at most: told by the first and the last number, not counted."""
-        query = _OLDEST
-        if self._blocked:
-            query = query.where(outbox.c.subject.not_in(self._blocked))
+        """What is sent next, and how many there are at most: told by the first and the last number, not counted."""
+        query = _OLDEST.where(outbox.c.subject.not_in(self._blocked)) if self._blocked else _OLDEST
         rows = [_Row(*row) for row in connection.execute(query)]
         if len(rows) < _BATCH and not self._blocked:
             return rows, len(rows)
         first, last = connection.execute(_ENDS).one()
-        return rows, 0 if first is None else int(last) - int(first) + 1
+        depth = 0 if first is None else int(last) - int(first) + 1
+        long = [lane[0].subject for lane in _lanes(rows) if len(lane) > _LANE]
+        if len(rows) == _BATCH and long:
+            last = rows[-1].sequence
+            behind = query.where(outbox.c.sequence.between(last + 1, last + _FAR), outbox.c.subject.not_in(long))
+            rows += [_Row(*row) for row in connection.execute(behind)]
+        return rows, depth
 
     async def stop(self) -> None:
         """Let another replica go on at once."""
@@ -250,11 +265,9 @@ class _SessionLock:
         self._engine.dispose()
 
 
-def _window(rows: list[_Row]) -> list[_Row]:
-    """The longest beginning in which no subject comes twice."""
-    subjects: set[str] = set()
-    for index, row in enumerate(rows):
-        if row.subject in subjects:
-            return rows[:index]
-        subjects.add(row.subject)
-    return rows
+def _lanes(rows: list[_Row]) -> list[list[_Row]]:
+    """The events of each aggregate, in their order."""
+    lanes: dict[str, list[_Row]] = {}
+    for row in rows:
+        lanes.setdefault(row.subject, []).append(row)
+    return list(lanes.values())
