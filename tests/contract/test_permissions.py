@@ -70,6 +70,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
         f"incl.event.default.settlement.{E1}", f"incl.event.default.alert.{E1}", f"incl.live.default.{E1}",
         f"incl.live.other.{E1}", f"incl.stored.default.{E1}.2.1", f"incl.stored.default.{E1}.2.0", "_R_.a.b",
         f"incl.stored.default.{E1}.1.0", "_INBOX.gateway.gateway.x", "_INBOX.hpo.hpo.x",
+        "_INBOX.registry.registry.x",
     },
     "hpo": {
         "$JS.API.STREAM.INFO.EVENTS", "_INBOX.admin.admin.x", "_INBOX.gateway.gateway.x", "_R_.a.b",
@@ -80,6 +81,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
     },
     "registry": {
         "_INBOX.admin.admin.x", f"incl.event.default.artifact.{E1}", "_R_.a.b", "_INBOX.gateway.gateway.x",
+        "incl.event.default.model.chest-xray", "incl.query.default.registry.tracker.experiment",
         "$JS.API.STREAM.INFO.EVENTS",
     },
     "gateway": {
@@ -90,6 +92,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
     },
     "admin": {
         *(f"incl.query._system.admin.{name}.stuck" for name in SERVICES),
+        "incl.query._system.admin.registry.purge_model", "incl.event.default.model.chest-xray",
         "$JS.API.STREAM.INFO.EVENTS", "$JS.API.STREAM.DELETE.NOPE", "$JS.API.STREAM.MSG.GET.EVENTS",
         "$JS.API.DIRECT.GET.EVENTS.incl.event.default.experiment.x",
         "$JS.API.DIRECT.GET.REPORTS.incl.report.n1",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from incl_registry.testing.models import Desk
 from incl_registry.testing.running import Store, close_store, open_store
 from incl_shared.ids import new_id
 
@@ -31,3 +32,15 @@ async def any_store(database_url: str, tmp_path: Path) -> AsyncIterator[Store]:
 def experiment() -> str:
     """A new experiment's id."""
     return new_id()
+
+
+@pytest.fixture
+def desk(store: Store) -> Desk:
+    """The models of a store on SQLite."""
+    return Desk(store)
+
+
+@pytest.fixture
+def any_desk(any_store: Store) -> Desk:
+    """The models of a store on SQLite, then on PostgreSQL."""
+    return Desk(any_store)

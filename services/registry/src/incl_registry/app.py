@@ -1,4 +1,4 @@
-"""The composition root of the registry: the artifact store."""
+"""The composition root of the registry: the artifact store, and the models."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from incl_registry.grants import load_key
 from incl_registry.handlers import Handlers
 from incl_registry.http import BlobDoor, DoorLimits
 from incl_registry.metrics import RegistryMetrics
+from incl_registry.models.changes import Changes
+from incl_registry.models.handlers import Models
+from incl_registry.models.inspecting import Inspection
 from incl_registry.purge import purge
 from incl_registry.settings import RegistrySettings
 from incl_registry.sweep import sweep
@@ -93,6 +96,11 @@ class RegistryApp:
         self._http = HttpServer(door.application(), self.settings.host, self.settings.port, "artifact store")
         await self._http.start()
         handlers.register(self.bus)
+        Models(
+            self.database, self.clock, self.bus.ask, key=key, ttl_s=self.settings.grant_ttl_s, url=lambda: self.url
+        ).register(self.bus)
+        Changes(self.database, self.clock).register(self.bus)
+        Inspection(self.database, blobs, self._threads).register(self.bus)
         self.bus.consume(REGISTRY_EVENTS, handlers.event)
         serve_stuck(self.bus, RegistryStuck, self._stuck)
         await self.bus.start()

@@ -30,6 +30,8 @@ class Verb(StrEnum):
     GET = "get"
     SHARE = "share"
     """One blob alone, for whoever has the link."""
+    MODEL = "model"
+    """To get what a version of a model needs: `experiment` is its registration."""
 
 
 @dataclass(frozen=True, slots=True)

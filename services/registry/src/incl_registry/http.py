@@ -1,7 +1,7 @@
 """The HTTP door of the blobs. Nothing is answered without a grant; docs/mechanisms/artifacts.md has the protocol.
 
 HEAD /blobs/<sha256>                                   get: its size
-GET  /blobs/<sha256>                                   get: its bytes, also a range
+GET  /blobs/<sha256>                                   get: its bytes, also a range; also by the grant of a model
 HEAD /blobs/<sha256>?upload=<id>&size=<n>              put: 200 it is there, or 404 and Upload-Offset
 PUT  /blobs/<sha256>?upload=<id>&size=<n>&offset=<m>   put: bytes from m on
 POST /blobs/<sha256>?upload=<id>&size=<n>              put: 200 and where missing parts go, or 201
@@ -30,6 +30,7 @@ from incl_registry.blobs import BlobStore, Upload
 from incl_registry.errors import CheckingError, StorageFullError, TooLargeError, UnauthorizedError, WrongOffsetError
 from incl_registry.grants import GrantScope, Verb, verify
 from incl_registry.metrics import RegistryMetrics
+from incl_registry.models import store as model_store
 from incl_registry.threads import Threads
 from incl_shared.clock import Clock
 from incl_shared.db import Database
@@ -117,7 +118,8 @@ class BlobDoor:
             return await self._places(request, scope, sha256)
         if request.method == "HEAD" and scope.verb is Verb.PUT:
             return await self._offset(request, scope, sha256)
-        _need(scope, Verb.GET)
+        if scope.verb is not Verb.MODEL:
+            _need(scope, Verb.GET)
         return await self._get(request, scope, sha256)
 
     async def shared(self, request: Request) -> Response:
@@ -126,7 +128,7 @@ class BlobDoor:
         file = request.path_params["file"]
         if scope.verb is not Verb.SHARE or scope.blob is None or file != scope.file:
             raise UnauthorizedError("this is no link to a shared file", hint="ask for a new link: incl share")
-        size = await self._readable(scope.experiment, scope.blob)
+        size = await self._readable(scope, scope.blob)
         if request.method == "GET" and (link := await self._link(scope.blob, file)) is not None:
             return Response(status_code=307, headers={"Location": link} | _SHARED)
         named = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(file, safe='')}"}
@@ -218,16 +220,20 @@ class BlobDoor:
             )
 
     async def _get(self, request: Request, scope: GrantScope, sha256: str) -> Response:
-        size = await self._readable(scope.experiment, sha256)
+        size = await self._readable(scope, sha256)
         follows = request.method == "GET" and request.headers.get(FOLLOWS) == "yes"
         if follows and _window(request, size) is not None and (link := await self._link(sha256)) is not None:
             return Response(status_code=307, headers={"Location": link, "Cache-Control": "no-store"})
         return await self._bytes(request, sha256, size, {})
 
-    async def _readable(self, experiment: str, sha256: str) -> int:
-        """The size of a blob that this experiment has."""
-        if not await self._database.read(lambda connection: store.may_read(connection, experiment, sha256)):
-            raise DeniedError(f"experiment {experiment} has no blob {sha256[:12]}", hint="incl show")
+    async def _readable(self, scope: GrantScope, sha256: str) -> int:
+        """The size of a blob that this experiment, or this version of a model, has."""
+        of, place = scope.project, scope.experiment
+        if scope.verb is Verb.MODEL:
+            if not await self._database.read(lambda connection: model_store.may_read(connection, of, place, sha256)):
+                raise DeniedError(f"this version of a model has no blob {sha256[:12]}", hint="incl model show")
+        elif not await self._database.read(lambda connection: store.may_read(connection, place, sha256)):
+            raise DeniedError(f"experiment {place} has no blob {sha256[:12]}", hint="incl show")
         size = await self._threads.run(self._blobs.size, sha256)
         if size is None:
             raise NotFoundError(f"no blob {sha256[:12]} is stored")

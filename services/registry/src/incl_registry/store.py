@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from incl_registry.access import Claim
 from incl_registry.retention import Kept
-from incl_registry.tables import blobs, claims, entries, uses
+from incl_registry.tables import blobs, claims, entries, model_files, uses
 from incl_shared.db import insert_ignore
 from incl_shared.events import DroppedFile, Medium
 from incl_shared.queries.registry import Entry
@@ -28,11 +28,10 @@ class Listed:
     entry: Entry
 
 
-def claim_of(connection: sa.Connection, experiment: str) -> Claim | None:
-    """Whose the experiment is."""
-    row = connection.execute(
-        sa.select(claims.c.project, claims.c.user, claims.c.purged).where(claims.c.experiment == experiment)
-    ).first()
+def claim_of(connection: sa.Connection, experiment: str, *, hold: bool = False) -> Claim | None:
+    """Whose the experiment is. hold: nobody changes that (a purge) before the end of this transaction."""
+    wanted = sa.select(claims.c.project, claims.c.user, claims.c.purged).where(claims.c.experiment == experiment)
+    row = connection.execute(wanted.with_for_update() if hold else wanted).first()
     return None if row is None else Claim(row.project, row.user, row.purged is not None)
 
 
@@ -62,7 +61,7 @@ def size_of(connection: sa.Connection, project: str, sha256: str) -> int | None:
 def sizes_of(connection: sa.Connection, project: str, wanted: Collection[str]) -> dict[str, int]:
     """Sizes of those of the wanted blobs that the project has."""
     found: dict[str, int] = {}
-    for batch in _batches(wanted):
+    for batch in batches(wanted):
         where = (blobs.c.project == project) & blobs.c.sha256.in_(batch)
         found |= {
             row.sha256: row.size for row in connection.execute(sa.select(blobs.c.sha256, blobs.c.size).where(where))
@@ -107,7 +106,7 @@ def entry_key(entry: Entry) -> str:
 def known_entries(connection: sa.Connection, experiment: str, keys: Collection[str]) -> dict[str, str]:
     """key -> sha256 of those that are listed already."""
     found: dict[str, str] = {}
-    for batch in _batches(keys):
+    for batch in batches(keys):
         where = (entries.c.experiment == experiment) & entries.c.key.in_(batch)
         found |= {
             row.key: row.sha256 for row in connection.execute(sa.select(entries.c.key, entries.c.sha256).where(where))
@@ -169,7 +168,7 @@ def drop_checkpoints(connection: sa.Connection, experiment: str, ids: Collection
     """
     columns = (entries.c.attempt, entries.c.rank, entries.c.kind, entries.c.path)
     gone: dict[tuple[Any, ...], None] = {}
-    for batch in _batches(ids):
+    for batch in batches(ids):
         where = entries.c.id.in_(batch)
         gone |= {tuple(row): None for row in connection.execute(sa.select(*columns).where(where).order_by(*columns))}
         connection.execute(sa.delete(entries).where(where))
@@ -204,7 +203,7 @@ def page(
             return None
         where.append(sa.tuple_(*columns) > sa.tuple_(*(sa.literal(value) for value in last)))
     rows = connection.execute(sa.select(entries).where(*where).order_by(*columns).limit(limit))
-    return [Listed(row.id, _entry(row)) for row in rows]
+    return [Listed(row.id, entry_of(row)) for row in rows]
 
 
 def is_listed(connection: sa.Connection, experiment: str, path: str, sha256: str) -> bool:
@@ -214,7 +213,8 @@ def is_listed(connection: sa.Connection, experiment: str, path: str, sha256: str
     return connection.execute(found.limit(1)).first() is not None
 
 
-def _entry(row: Any) -> Entry:
+def entry_of(row: Any) -> Entry:
+    """A row of entries as it is shown."""
     return Entry(
         attempt=row.attempt,
         rank=row.rank,
@@ -230,10 +230,11 @@ def _entry(row: Any) -> Entry:
 
 
 def referred(connection: sa.Connection, wanted: Collection[str], used_after: float) -> set[str]:
-    """Those of the wanted blobs that an experiment lists, or that were put or found since then."""
+    """Those of the wanted blobs that an experiment lists, that a version of a model needs, or that were put or found
+    since then."""
     found: set[str] = set()
-    for batch in _batches(wanted):
-        for column in (entries.c.sha256, entries.c.thumbnail):
+    for batch in batches(wanted):
+        for column in (entries.c.sha256, entries.c.thumbnail, model_files.c.sha256):
             found |= set(connection.execute(sa.select(column).where(column.in_(batch))).scalars())
         young = uses.c.sha256.in_(batch) & (uses.c.used >= used_after)
         found |= set(connection.execute(sa.select(uses.c.sha256).where(young)).scalars())
@@ -242,11 +243,12 @@ def referred(connection: sa.Connection, wanted: Collection[str], used_after: flo
 
 def forget_blobs(connection: sa.Connection, gone: Collection[str]) -> None:
     """No project has these any more."""
-    for batch in _batches(gone):
+    for batch in batches(gone):
         connection.execute(sa.delete(blobs).where(blobs.c.sha256.in_(batch)))
         connection.execute(sa.delete(uses).where(uses.c.sha256.in_(batch)))
 
 
-def _batches(values: Iterable[Any]) -> Iterable[list[Any]]:
+def batches(values: Iterable[Any]) -> Iterable[list[Any]]:
+    """In parts that fit into one statement."""
     items = list(values)
     return (items[at : at + _BATCH] for at in range(0, len(items), _BATCH))

@@ -37,20 +37,21 @@ def drop_some(connection: sa.Connection, experiment: str, now: float) -> bool:
     mine = sa.select(entries.c.id, entries.c.sha256, entries.c.thumbnail).where(entries.c.experiment == experiment)
     listed = connection.execute(mine.limit(BATCH)).all()
     if listed:
-        _doom(connection, {row.sha256 for row in listed} | {row.thumbnail for row in listed if row.thumbnail}, now)
+        doom(connection, {row.sha256 for row in listed} | {row.thumbnail for row in listed if row.thumbnail}, now)
         connection.execute(sa.delete(entries).where(entries.c.id.in_([row.id for row in listed])))
         return True
     used = connection.execute(sa.select(uses.c.sha256).where(uses.c.experiment == experiment).limit(BATCH))
     names = set(used.scalars())
     if names:
-        _doom(connection, names, now)
+        doom(connection, names, now)
         connection.execute(sa.delete(uses).where((uses.c.experiment == experiment) & uses.c.sha256.in_(names)))
         return True
     connection.execute(sa.delete(purges).where(purges.c.experiment == experiment))
     return False
 
 
-def _doom(connection: sa.Connection, names: Collection[str], now: float) -> None:
+def doom(connection: sa.Connection, names: Collection[str], now: float) -> None:
+    """Look at these blobs in the next round of the purge."""
     rows = [{"sha256": name, "due": now} for name in names]
     connection.execute(insert_ignore(connection, doomed), rows)
 
@@ -63,13 +64,15 @@ def due(connection: sa.Connection, now: float) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Condemned:
-    """Blobs whose files may go now: no experiment lists them, none used them lately, no project has them any more."""
+    """Blobs whose files may go now: no experiment and no model needs them, no experiment used them lately, no project
+    has them any more."""
 
     names: tuple[str, ...]
 
 
 def condemn(connection: sa.Connection, names: Collection[str], now: float, used_after: float) -> Condemned:
-    """Spare what another experiment lists; put off what another has used lately, as it may be about to list it.
+    """Spare what another experiment lists, or a version of a model needs; put off what another has used lately, as it
+    may be about to list it.
 
     The rows of the rest stay until their files are gone (`buried`): after a crash this is simply done again.
     """

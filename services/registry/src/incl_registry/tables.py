@@ -88,3 +88,84 @@ doomed = sa.Table(
     sa.Index("doomed_due", "due"),
 )
 """Blobs of purged experiments, each until it is deleted or known to be needed; `due`: when to look at it."""
+
+models = sa.Table(
+    "models",
+    metadata,
+    sa.Column("project", sa.String(63), primary_key=True),
+    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("creator", sa.String(63), nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("changed", sa.Float, nullable=False),
+    sa.Column("numbers", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("note", sa.Text, nullable=False, server_default=""),
+    sa.Column("tags", sa.Text, nullable=False, server_default="[]"),
+    sa.Column("metadata", sa.Text, nullable=False, server_default="{}"),
+    sa.Column("trail_length", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("trail_head", sa.String(64), nullable=False, server_default=""),
+    sa.Column("trashed", sa.Float),
+)
+"""`numbers`: the last one that was given to a version. It never goes back, and the row is never deleted."""
+
+versions = sa.Table(
+    "model_versions",
+    metadata,
+    sa.Column("project", sa.String(63), primary_key=True),
+    sa.Column("model", sa.String(63), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("registration", sa.String(26), nullable=False),
+    sa.Column("experiment", sa.String(26), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("creator", sa.String(63), nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("manifest", sa.String(64), nullable=False),
+    sa.Column("files", sa.Integer, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("tags", sa.Text, nullable=False),
+    sa.Column("metadata", sa.Text, nullable=False),
+    sa.Column("lineage", sa.Text, nullable=False),
+    sa.Column("trashed", sa.Float),
+    sa.Column("purged", sa.Float),
+    sa.UniqueConstraint("project", "registration", name="model_versions_registration"),
+    sa.Index("model_versions_experiment", "experiment"),
+)
+"""`tags`, `metadata`, `lineage`: JSON. `registration`: the id by which a repeat is recognised, and grants name it."""
+
+model_files = sa.Table(
+    "model_files",
+    metadata,
+    sa.Column("registration", sa.String(26), primary_key=True),
+    sa.Column("kind", sa.String(16), primary_key=True),
+    sa.Column("path", sa.Text, primary_key=True),
+    sa.Column("project", sa.String(63), primary_key=True),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("mode", sa.Integer, nullable=False),
+    sa.Index("model_files_sha256", "sha256"),
+)
+"""What versions need: kind is file, or code and provenance of their lineage. No sweep and no purge takes them."""
+
+model_aliases = sa.Table(
+    "model_aliases",
+    metadata,
+    sa.Column("project", sa.String(63), primary_key=True),
+    sa.Column("model", sa.String(63), primary_key=True),
+    sa.Column("alias", sa.String(63), primary_key=True),
+    sa.Column("number", sa.Integer),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("mover", sa.String(63), nullable=False),
+    sa.Column("moved", sa.Float, nullable=False),
+)
+"""Where aliases point; none: the alias was taken away, and its revision goes on should it come back."""
+
+model_trail = sa.Table(
+    "model_trail",
+    metadata,
+    sa.Column("project", sa.String(63), primary_key=True),
+    sa.Column("model", sa.String(63), primary_key=True),
+    sa.Column("sequence", sa.BigInteger, primary_key=True),
+    sa.Column("hash", sa.String(64), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+)
+"""The audit trails: only ever appended to. `hash`: the sha256 of the body, in which that of the entry before is."""

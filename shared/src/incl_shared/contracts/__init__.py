@@ -16,10 +16,11 @@ from incl_shared.contracts.compatibility import breaks
 from incl_shared.control import NodeWanted
 from incl_shared.events import REGISTER
 from incl_shared.queries import QUERIES, gateway, hpo, provisioner, registry, stuck, tracker
+from incl_shared.queries import models as model_queries
 from incl_shared.reports import Report
 
 FOLDER = Path(__file__).parent
-_MODULES = (gateway, hpo, provisioner, registry, stuck, tracker)
+_MODULES = (gateway, hpo, model_queries, provisioner, registry, stuck, tracker)
 
 
 def models() -> dict[str, type[BaseModel]]:

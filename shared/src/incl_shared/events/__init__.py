@@ -36,6 +36,14 @@ from incl_shared.events.experiments import (
     TrashRequested,
     WriterCount,
 )
+from incl_shared.events.models import (
+    AliasMoved,
+    ModelChanged,
+    ModelPurged,
+    ModelRestored,
+    ModelTrashed,
+    ModelVersionRegistered,
+)
 from incl_shared.events.sweeps import (
     SweepFinished,
     SweepResumed,
@@ -53,6 +61,7 @@ from incl_shared.events.sweeps import (
 __all__ = [
     "REGISTER",
     "AlertRaised",
+    "AliasMoved",
     "ArtifactStored",
     "ArtifactsDropped",
     "AttemptAssigned",
@@ -72,6 +81,11 @@ __all__ = [
     "ExperimentTrashed",
     "ExperimentWaiting",
     "Medium",
+    "ModelChanged",
+    "ModelPurged",
+    "ModelRestored",
+    "ModelTrashed",
+    "ModelVersionRegistered",
     "NodeLost",
     "NodeReady",
     "Placement",

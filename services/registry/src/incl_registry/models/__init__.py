@@ -1,0 +1,1 @@
+"""Models: versions of what experiments made, aliases, audit trails."""
