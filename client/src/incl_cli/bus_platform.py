@@ -95,15 +95,14 @@ class BusPlatform:
         ) as client:
             return sum(await self._each([functools.partial(_put, client, blob, progress) for blob in blobs]))
 
-    async def download(self, experiment: str, wanted: Sequence[Wanted], progress: Progress) -> None:
+    async def download(self, source: str | Query[Grant], wanted: Sequence[Wanted], progress: Progress) -> None:
         """Fetch blobs into files."""
         from incl_shared.artifacts import ArtifactClient
         from incl_shared.queries.registry import DownloadGrant
 
-        grant = await self.ask(DownloadGrant(experiment=experiment))
-        with ArtifactClient(
-            grant, renew=self._renewal(DownloadGrant(experiment=experiment)), waiting=self._wait_told()
-        ) as client:
+        door = DownloadGrant(experiment=source) if isinstance(source, str) else source
+        grant = await self.ask(door)
+        with ArtifactClient(grant, renew=self._renewal(door), waiting=self._wait_told()) as client:
             await self._each([functools.partial(_get, client, one, progress) for one in wanted])
 
     def _renewal(self, query: Query[Grant]) -> Callable[[], Grant]:

@@ -38,6 +38,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("compare", "Look", "How experiments differ", _HERE + "compare"),
     Command("download", "Keep", "Fetch outputs, checkpoints and code", _HERE + "download"),
     Command("share", "Keep", "A link to one file, for somebody without an account", _HERE + "share"),
+    Command("model", "Keep", "Versions of models, aliases such as production, and what made them", _HERE + "model"),
     Command("rm", "Keep", "Delete experiments: into the trash, or for good", _HERE + "rm"),
     Command("restore", "Keep", "Take experiments out of the trash", _HERE + "restore"),
     Command("sync", "Keep", "Ship runs that were logged without a server", _HERE + "sync"),
@@ -64,5 +65,6 @@ ALIASES = {
     "secrets": "secret",
     "tokens": "token",
     "sweeps": "sweep",
+    "models": "model",
 }
 """Words that people type for a command."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from incl_cli.context import Context
 from incl_shared.events.base import Event
 from incl_shared.queries.base import AnswerT, Query
+
+if TYPE_CHECKING:
+    from incl_shared.queries.registry import Grant
 
 Progress = Callable[[int], None]
 """Called with the bytes moved since the last call; from any thread."""
@@ -66,8 +69,11 @@ class Platform(Protocol):
         """Store blobs for an experiment; how many were not there already."""
         ...
 
-    async def download(self, experiment: str, wanted: Sequence[Wanted], progress: Progress) -> None:
-        """Fetch files, each checked and put into its place in one step."""
+    async def download(self, source: str | Query[Grant], wanted: Sequence[Wanted], progress: Progress) -> None:
+        """Fetch files, each checked and put into its place in one step.
+
+        source: an experiment, or what gives the grant to read other files.
+        """
         ...
 
     async def close(self) -> None:

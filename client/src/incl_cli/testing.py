@@ -51,6 +51,7 @@ from incl_shared.queries.registry import (
     CommitArtifacts,
     Committed,
     Entry,
+    Grant,
     ListArtifacts,
     Shared,
     ShareFile,
@@ -145,6 +146,7 @@ class FakePlatform(DataAnswers):
         self.published: list[tuple[Event, str]] = []
         self.asked: list[Query[Any]] = []
         self.uploads: list[str] = []
+        self.sources: list[str | Query[Grant]] = []
         self.refusals: dict[type, InclError] = {}
         self.publish_error: InclError | None = None
         self.on_submit: Callable[[ExperimentSubmitted], Awaitable[None]] | None = None
@@ -237,8 +239,9 @@ class FakePlatform(DataAnswers):
             new += 1
         return new
 
-    async def download(self, experiment: str, wanted: Sequence[Wanted], progress: Progress) -> None:
+    async def download(self, source: str | Query[Grant], wanted: Sequence[Wanted], progress: Progress) -> None:
         """Write the bytes."""
+        self.sources.append(source)
         for one in wanted:
             one.target.parent.mkdir(parents=True, exist_ok=True)
             one.target.write_bytes(self.blobs[one.sha256])

@@ -14,7 +14,8 @@ from incl_cli.arguments import common
 if TYPE_CHECKING:
     from incl_cli.output import Output
     from incl_cli.running import Session
-    from incl_shared.queries.registry import Entry
+    from incl_shared.queries.base import Query
+    from incl_shared.queries.registry import Entry, Grant
 
 KINDS = ("output", "checkpoint", "media", "code", "provenance")
 EXAMPLES = """  incl download @last
@@ -80,9 +81,19 @@ def _list(out: Output, entries: list[Entry]) -> None:
 
 
 async def fetch(
-    args: argparse.Namespace, out: Output, platform: Any, experiment: str, entries: list[Entry], root: Path
+    args: argparse.Namespace,
+    out: Output,
+    platform: Any,
+    source: str | Query[Grant],
+    entries: list[Entry],
+    root: Path,
+    called: str = "",
 ) -> None:
-    """Fetch files into a folder, and say where they lie; args.force: replace what differs."""
+    """Fetch files into a folder, and say where they lie.
+
+    args.force: replace what differs. source: an experiment, or what gives the grant. called: what it is, where it is
+    no experiment.
+    """
     from incl_cli.artifacts import is_there, place
     from incl_cli.platform import Wanted
     from incl_cli.text import plain, plural, size
@@ -103,8 +114,8 @@ async def fetch(
     bar = _Bar(out, total)
     wanted = [Wanted(entry.sha256, entry.size, target, entry.mode) for target, entry in missing.items()]
     if wanted:
-        with _marked(root, experiment):
-            await platform.download(experiment, wanted, bar.add)
+        with _marked(root, called or str(source)):
+            await platform.download(source, wanted, bar.add)
     bar.close()
     await asyncio.to_thread(_unpack_directories, targets)
     await asyncio.to_thread(_unpack_code, out, targets)
@@ -158,7 +169,7 @@ def _unpack_code(out: Output, targets: Mapping[Path, Entry]) -> None:
 
 
 @contextlib.contextmanager
-def _marked(root: Path, experiment: str) -> Iterator[None]:
+def _marked(root: Path, called: str) -> Iterator[None]:
     """A folder of results that is made meanwhile stays out of the next experiment's code."""
     from incl_shared.archive import DOWNLOAD_MARKER
 
@@ -167,9 +178,7 @@ def _marked(root: Path, experiment: str) -> Iterator[None]:
         yield
     finally:
         if is_new and root.is_dir():
-            text = (
-                f"Made by incl download from {experiment}.\nincl run leaves this folder out while this file is in it.\n"
-            )
+            text = f"Made by incl from {called}.\nincl run leaves this folder out while this file is in it.\n"
             with contextlib.suppress(OSError):
                 (root / DOWNLOAD_MARKER).write_text(text, "utf-8")
 

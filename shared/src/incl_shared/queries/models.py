@@ -15,6 +15,8 @@ MOST_NOTE = 20_000
 MOST_METADATA = 65_536
 """Bytes of metadata, as JSON."""
 MOST_TAGS = 100
+MOST_ALIASES = 100
+"""Of one model, those that were taken away included."""
 MOST_FILES = 10_000
 """Of one version."""
 
@@ -142,6 +144,7 @@ class VersionPage(Answer):
     model: ModelRow
     versions: tuple[VersionView, ...]
     cursor: int | None = None
+    every_alias: tuple[AliasView, ...] = Field((), description="Also those that were taken away.")
 
 
 class RegisterModel(Query[VersionView]):

@@ -12,7 +12,15 @@ from incl_registry.models.trail import Act, Row
 from incl_shared.errors import ConflictError, InvalidInput, NotFoundError
 from incl_shared.events import AliasMoved, ModelChanged, ModelPurged, ModelRestored, ModelTrashed
 from incl_shared.queries.base import Done
-from incl_shared.queries.models import AliasView, ChangeModel, MoveAlias, PurgeModel, RestoreModel, TrashModel
+from incl_shared.queries.models import (
+    MOST_ALIASES,
+    AliasView,
+    ChangeModel,
+    MoveAlias,
+    PurgeModel,
+    RestoreModel,
+    TrashModel,
+)
 
 if TYPE_CHECKING:
     from incl_shared.bus.runtime import Bus
@@ -85,6 +93,8 @@ class Changes:
                 raise _moved_meanwhile(query, before)
             if before is not None and before.number == query.number:
                 return before
+            if before is None and len(store.every_alias(tx.connection, asker.project, query.model)) >= MOST_ALIASES:
+                raise InvalidInput(f"{query.model} has {MOST_ALIASES} aliases already", hint="use a tag instead")
             revision = query.revision + 1
             view = AliasView(
                 alias=query.alias, number=query.number, revision=revision, by=asker.user, moved=self._clock.now()

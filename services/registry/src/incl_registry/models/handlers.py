@@ -169,11 +169,13 @@ class Models:
             own = len(model.note) + len(model.metadata)
             sizes = [len(row.note) + len(row.tags) + len(row.metadata) for row in rows[: query.limit]]
             shown = rows[: _fitting(sizes, own)]
-            aliases = store.aliases_of(connection, asker.project, [model.name])[model.name]
+            every = store.every_alias(connection, asker.project, model.name)
+            aliases = [one for one in every if one.number is not None]
             return VersionPage(
                 model=store.model_view(model, aliases),
                 versions=tuple(store.version_view(row, aliases) for row in shown),
                 cursor=shown[-1].number if len(shown) < len(rows) else None,
+                every_alias=tuple(every),
             )
 
         return await self._database.read(read)

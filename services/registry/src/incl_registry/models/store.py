@@ -133,6 +133,12 @@ def aliases_of(connection: sa.Connection, project: str, names: Collection[str]) 
     return found
 
 
+def every_alias(connection: sa.Connection, project: str, model: str) -> list[AliasView]:
+    """All aliases that a model ever had, by name."""
+    mine = (_a.project == project) & (_a.model == model)
+    return [alias_view(row) for row in connection.execute(sa.select(model_aliases).where(mine).order_by(_a.alias))]
+
+
 def alias_of(connection: sa.Connection, project: str, model: str, alias: str) -> Any:
     """The row of an alias, also of one that was taken away."""
     mine = (_a.project == project) & (_a.model == model) & (_a.alias == alias)
