@@ -4,5 +4,5 @@ A module has SUMMARY (one line), EXAMPLES, `arguments(parser)`, and `run(args, s
 imports what is heavy only when it runs. Its name is the topic's, with underscores for dashes.
 """
 
-TOPICS: tuple[str, ...] = ("stuck", "backup", "restore", "restore-bus", "rebuild", "dead-letters")
+TOPICS: tuple[str, ...] = ("stuck", "backup", "restore", "restore-bus", "rebuild", "purge-model", "dead-letters")
 """In the order in which help shows them."""

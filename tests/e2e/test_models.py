@@ -1,0 +1,61 @@
+"""A model's way on the real platform: registered, pointed at, fetched, verified; its experiment deleted; purged."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from incl_local.testing import Home
+
+SCRIPT = """
+import incl, os
+(incl.output_dir / "best.pt").write_bytes(b"weights of " + os.environ["WHO"].encode())
+(incl.output_dir / "out.pt").symlink_to("/etc/passwd")
+incl.log({"acc": 0.9}, step=1)
+"""
+
+
+def made(home: Home, project: Path, who: str) -> str:
+    """The id of an experiment that has ended, with best.pt."""
+    (project / "train.py").write_text(SCRIPT)
+    ran = home.incl("run", "--env", f"WHO={who}", "--env", "SEED=1", "--json", "--", "python", "train.py", cwd=project)
+    assert ran.code == 0, ran.err
+    return str(home.incl("show", "@last", "--json").json["row"]["id"])
+
+
+def test_a_model_outlives_its_experiment(home: Home, project: Path) -> None:
+    first, second = made(home, project, "one"), made(home, project, "two")
+    for experiment in (first, second):
+        registered = home.incl("model", "register", experiment, "--name", "e2e-net", "--path", "best.pt")
+        assert registered.code == 0, registered.err
+    refused = home.incl("model", "register", first, "--name", "e2e-net", "--path", "out.pt")
+    assert refused.code == 4
+    assert "links that lead out" in refused.err
+    assert home.incl("model", "alias", "e2e-net", "production", "1").code == 0
+    shown = home.incl("model", "show", "e2e-net@production", "--json").json
+    assert (shown["number"], shown["experiment"], shown["lineage"]["seed"]) == (1, first, "1")
+    assert shown["lineage"]["metrics"]["acc"]["last"] == 0.9
+    assert home.incl("rm", first, "--purge", "--yes").code == 0
+    got = home.incl("model", "get", "e2e-net@production", "-o", "got", cwd=project)
+    assert got.code == 0, got.err
+    content = (project / "got" / "best.pt").read_bytes()
+    assert content == b"weights of one"
+    assert shown["listed"][0]["sha256"] == hashlib.sha256(content).hexdigest()
+    whole = home.incl("model", "verify", "e2e-net")
+    assert whole.code == 0, whole.out + whole.err
+    assert home.incl("model", "verify", "e2e-net", "--head", whole.out.strip()).code == 0
+    assert home.incl("model", "verify", "e2e-net", "--head", "0" * 64).code == 8
+
+
+def test_only_what_lies_in_the_trash_is_purged(home: Home, project: Path) -> None:
+    experiment = made(home, project, "three")
+    for _ in range(2):
+        assert home.incl("model", "register", experiment, "--name", "e2e-gone", "--path", "best.pt").code == 0
+    assert home.incl("admin", "purge-model", "e2e-gone:1", "--yes").code == 5
+    assert home.incl("model", "rm", "e2e-gone:1").code == 0
+    purged = home.incl("admin", "purge-model", "e2e-gone:1", "--yes")
+    assert purged.code == 0, purged.err
+    assert home.incl("model", "restore", "e2e-gone:1").code == 4
+    again = home.incl("model", "register", experiment, "--name", "e2e-gone", "--path", "best.pt")
+    assert again.out == "e2e-gone:3\n"
+    assert home.incl("model", "verify", "e2e-gone").code == 0
