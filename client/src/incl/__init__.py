@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Sequence, Union
 
     from incl._config import Config
+    from incl._models import ModelError
     from incl._run import Run
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ModelError",
     "alert",
     "attempt",
     "checkpoint",
@@ -31,6 +33,7 @@ __all__ = [
     "finish",
     "init",
     "latest_checkpoint",
+    "load_model",
     "log",
     "log_image",
     "log_table",
@@ -135,6 +138,38 @@ def latest_checkpoint() -> Optional[Path]:
     return _files.latest_checkpoint()
 
 
+def register_model(
+    name: str,
+    source: Union[str, os.PathLike[str]],
+    note: str = "",
+    tags: Iterable[str] = (),
+    metadata: Optional[Mapping[str, Any]] = None,
+    move: bool = False,
+) -> bool:
+    """Make a file, or a directory, the next version of a model. It is copied, so the script may go on writing it; the
+    version is there once its bytes are stored, also when this process is killed in the next moment.
+
+    note, tags, metadata (a dict of what JSON has) are said of the version. move: the file is given away.
+    Returns:
+        Whether it is on its way; why not is said once on stderr.
+    """
+    from incl import _models
+
+    return _models.register(name, source, note, tags, metadata, move)
+
+
+def load_model(reference: str, project: Optional[str] = None) -> Path:
+    """A local path of a version: 'chest-xray@production', 'chest-xray:3', 'chest-xray' (the newest). A file, or the
+    folder of its files; fetched unless it is in this machine's cache, checked at each use, and not to be written to.
+
+    Raises:
+        incl.ModelError: there is none, it cannot be reached, or this machine has no command line `incl`.
+    """
+    from incl import _models
+
+    return _models.load(reference, project)
+
+
 def log_image(
     key: str,
     image: Any,
@@ -210,7 +245,14 @@ def _trial() -> Optional[int]:
     return number if number >= 0 else None
 
 
+def _model_error() -> Any:
+    from incl._models import ModelError
+
+    return ModelError
+
+
 _ATTRIBUTES: Dict[str, Callable[[], Any]] = {
+    "ModelError": _model_error,
     "config": _current_config,
     "output_dir": _make_output_dir,
     "experiment_id": lambda: _state.current().experiment_id,

@@ -30,6 +30,7 @@ from incl_shared.previews.media import Described, describe
 from incl_shared.queries.registry import Entry
 from incl_shared.tasks import end_all
 from incl_shared.telemetry import MetricSource, Shipper, SpooledFile, Stored
+from incl_shared.telemetry.models import KIND, registration
 from incl_shared.telemetry.spool import DIRECTORY_ENDING
 
 _log = logging.getLogger("incl.ship")
@@ -78,6 +79,14 @@ def _git(meta: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     git = git_state(folder)
     return {"git_commit": git.commit, "git_branch": git.branch, "git_remote": git.remote, "git_dirty": git.dirty}
+
+
+def _files_of(file: SpooledFile) -> list[tuple[Path, str]]:
+    """Every regular file of a model, and how it is listed; links are left out."""
+    if not file.path.is_dir():
+        return [(file.path, file.listed_as)]
+    found = sorted(path for path in file.path.rglob("*") if path.is_file() and not path.is_symlink())
+    return [(path, f"{file.listed_as}/{path.relative_to(file.path).as_posix()}") for path in found]
 
 
 def _texts(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -206,6 +215,9 @@ class RunShipper:
             del self._waiting[0]
 
     async def _upload_one(self, file: SpooledFile) -> None:
+        if file.record["k"] == "v":
+            await self._upload_model(file)
+            return
         path, name, packed = file.path, file.listed_as, None
         if path.is_dir():
             packed = self._run.notes / f".{file.writer}-{file.sequence}.tar.zst"
@@ -228,6 +240,20 @@ class RunShipper:
             step=file.step, medium=medium,
         )  # fmt: skip
         await self._link.commit([entry])
+
+    async def _upload_model(self, file: SpooledFile) -> None:
+        """Store the files of a model and register them as a version; repeated it is the same version."""
+        try:
+            query = registration(file, self._run.id, ATTEMPT, RANK)
+            entries = []
+            for path, listed in await asyncio.to_thread(_files_of, file):
+                sha256, size = await self._link.upload(path)
+                entry = Entry(attempt=ATTEMPT, rank=RANK, kind=KIND, path=listed, sha256=sha256, size=size)
+                entries.append(entry)
+            await self._link.commit(entries)
+            await self._link.register(query)
+        except (InvalidInput, DeniedError, ConflictError) as error:
+            _log.warning("a model is not registered: %s", error.message)
 
     async def _upload_outputs(self) -> None:
         root = self._run.path / "outputs"

@@ -12,6 +12,7 @@ from incl_cli.context import Context
 from incl_cli.ship_link import Link
 from incl_shared.errors import DeniedError, UnavailableError
 from incl_shared.events import RunEnded, RunStarted
+from incl_shared.queries.models import RegisterModel
 from incl_shared.queries.registry import Entry
 from incl_shared.telemetry.batcher import decode_metrics
 from incl_shared.testing.telemetry import points_of
@@ -30,6 +31,7 @@ class Platform:
         self.subjects: set[str] = set()
         self.blobs: dict[str, bytes] = {}
         self.entries: list[Entry] = []
+        self.models: dict[str, RegisterModel] = {}
         self.stored: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
         self.points: dict[str, dict[str, list[Point]]] = defaultdict(lambda: defaultdict(list))
         self.extras: dict[str, list[bytes]] = defaultdict(list)
@@ -123,6 +125,11 @@ class FakeLink:
         """See Link."""
         self.platform.check("commit")
         self.platform.entries += entries
+
+    async def register(self, query: RegisterModel) -> None:
+        """See Link."""
+        self.platform.check("register")
+        self.platform.models[query.registration] = query
 
     async def end(self, event: RunEnded) -> None:
         """See Link."""

@@ -21,6 +21,7 @@ from incl_shared.events import RunEnded, RunStarted
 from incl_shared.ids import derived_id
 from incl_shared.queries.base import AnswerT, Query
 from incl_shared.queries.gateway import Credential, RunCredential
+from incl_shared.queries.models import RegisterModel
 from incl_shared.queries.registry import CommitArtifacts, Entry, Grant, UploadGrant
 from incl_shared.queries.tracker import GetWatermarks
 from incl_shared.settings import BusSettings
@@ -57,6 +58,10 @@ class Link(Protocol):
 
     async def commit(self, entries: list[Entry]) -> None:
         """List stored bytes as files of the run."""
+        ...
+
+    async def register(self, query: RegisterModel) -> None:
+        """Make listed files a version of a model."""
         ...
 
     async def end(self, event: RunEnded) -> None:
@@ -185,6 +190,10 @@ class BusLink:
         """See Link."""
         for at in range(0, len(entries), _PAGE):
             await self._ask(CommitArtifacts(experiment=self._run, entries=tuple(entries[at : at + _PAGE])))
+
+    async def register(self, query: RegisterModel) -> None:
+        """See Link."""
+        await self._ask(query)
 
     async def end(self, event: RunEnded) -> None:
         """See Link."""

@@ -10,7 +10,7 @@ from incl_shared.telemetry import SpooledFile, spooled_file
 from incl_shared.telemetry.records import loads
 
 _KEPT_IN = "files"
-_MARKS = (b'{"k":"c"', b'{"k":"f"')
+_MARKS = (b'{"k":"c"', b'{"k":"f"', b'{"k":"v"')
 _PIECE = 1 << 20
 
 

@@ -365,3 +365,58 @@ def test_texts(spool: Path) -> None:
     assert Path(first["file"]).read_text(encoding="utf-8") == "Grüße ?"
     assert (first["kind"], first["key"], first["name"]) == ("text", "übung/1", "übung_1.txt")
     assert (second["name"], Path(second["file"]).read_text()) == ("file.txt", "5")
+
+
+def test_a_model_is_a_copy_with_what_is_said_of_it(spool: Path, tmp_path: Path) -> None:
+    source = tmp_path / "best.pt"
+    source.write_bytes(b"first")
+    assert incl.register_model("chest-xray", source, note="n", tags=["a", "b,c", "a"], metadata={"dice": np.float32(1)})
+    source.write_bytes(b"later")
+    (record,) = records(spool)
+    kept = Path(record.pop("file"))
+    assert (kept.name, kept.read_bytes(), kept.is_relative_to(spool)) == ("best.pt", b"first", True)
+    del record["t"]
+    assert record == {"k": "v", "model": "chest-xray", "note": "n", "tags": ["a", "b c"], "metadata": {"dice": 1.0}}
+    folder = tmp_path / "export"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "w").write_bytes(b"w")
+    assert incl.register_model("chest-xray", folder, tags="one", move=True)
+    assert not folder.exists()
+    moved = records(spool)[1]
+    assert (Path(moved["file"], "deep", "w").read_bytes(), moved["tags"]) == (b"w", ["one"])
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a.b", "a:1", "a@b", "-a", "x" * 64, None, 3])
+def test_what_no_model_is_called(name: Any, spool: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "m").write_bytes(b"m")
+    assert not incl.register_model(name, tmp_path / "m")
+    assert "cannot be a model" in capfd.readouterr().err
+    assert records(spool) == []
+
+
+def test_what_cannot_be_said_of_a_model_is_told_and_left_out(
+    spool: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m").write_bytes(b"m")
+    assert incl.register_model(
+        "m", tmp_path / "m", note="x" * 20_001, metadata={f"a{n}": "y" * 100 for n in range(900)}
+    )
+    assert incl.register_model("m", tmp_path / "m", metadata=[1])  # type: ignore[arg-type]
+    said = capfd.readouterr().err
+    assert "is cut after 20000" in said
+    assert "larger than 65536 bytes" in said
+    first, second = records(spool)
+    assert (len(first["note"]), first["metadata"], second["metadata"]) == (20_000, {}, {})
+    assert not incl.register_model("m", tmp_path / "gone")
+    assert "is not registered" in capfd.readouterr().err
+
+
+def test_loading_asks_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what the command line says; here there is no platform."""
+    monkeypatch.setenv("INCL_CONTEXT_FILE", str(tmp_path / "none.json"))
+    with pytest.raises(incl.ModelError, match="no platform is known here"):
+        incl.load_model("chest-xray@production")
+    with pytest.raises(incl.ModelError, match="names no model"):
+        incl.load_model("a b")
+    with pytest.raises(incl.ModelError, match="names no model"):
+        incl.load_model("--help")

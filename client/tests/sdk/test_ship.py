@@ -267,3 +267,37 @@ def test_another_process_with_the_same_number_is_not_the_run(here: Path) -> None
     assert not RunDirectory(run.path, meta).alive()
     assert RunDirectory(run.path, {**meta, "pid_started": None}).alive()
     assert not RunDirectory(run.path, {**meta, "pid": "x"}).alive()
+
+
+MODELS = """
+import incl, pathlib
+incl.init()
+incl.log({"x": 1})
+pathlib.Path("best.pt").write_text("weights")
+pathlib.Path("export/deep").mkdir(parents=True); pathlib.Path("export/deep/a").write_text("1")
+pathlib.Path("export/b").write_text("2"); pathlib.Path("export/leak").symlink_to("/etc/hostname")
+incl.register_model("net", "best.pt", note="n")
+incl.register_model("net", "export", metadata={"x": 1})
+"""
+
+
+@pytest.mark.parametrize("breaks", [None, "upload", "commit", "register", "end"])
+async def test_models_of_a_run_are_registered_once(here: Path, breaks: str | None) -> None:
+    """Also when it breaks off in between and goes on."""
+    run = record(MODELS, here)
+    platform = Platform()
+    if breaks is not None:
+        platform.breaks_at = breaks
+        with pytest.raises(UnavailableError):
+            await sync([here], begin=platform.begin)
+        platform.breaks_at = None
+    await sync([here], begin=platform.begin)
+    first, second = platform.models.values()
+    assert (first.model, first.note, second.metadata, first.kind) == ("net", "n", {"x": 1}, "model")
+    assert first.experiment == run.id
+    listed = {path: content for (kind, path), content in platform.files().items() if kind == "model"}
+    assert {path.partition("/")[2].partition("/")[2]: content for path, content in listed.items()} == {
+        "best.pt": b"weights", "export/deep/a": b"1", "export/b": b"2",
+        "export/leak": Path("/etc/hostname").read_bytes(),
+    }  # fmt: skip
+    assert all(path == first.path or path.startswith(f"{second.path}/") for path in listed)

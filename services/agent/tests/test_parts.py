@@ -14,11 +14,12 @@ from incl_agent.app import lock_folder
 from incl_agent.blobs import BlobCache
 from incl_agent.control import ControlWatcher
 from incl_agent.environment import Paths, base_environment, build_environment, default_rendezvous, hostfile_text
+from incl_agent.holding import hold
 from incl_agent.journal import Journal
 from incl_agent.runtimes.base import Exit
 from incl_agent.sampling import append_record, measure
 from incl_agent.sdk import place_sdk
-from incl_agent.uploading import hold, score_of
+from incl_agent.uploading import score_of
 from incl_shared.control import JobSpec, JobWanted, NodeWanted, Rendezvous, Wanted
 from incl_shared.errors import ConflictError
 from incl_shared.ids import new_id

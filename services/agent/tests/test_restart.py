@@ -315,3 +315,33 @@ async def test_the_shim_is_killed(process: AgentProcess, platform: FakePlatform,
 
 async def more(platform: FakePlatform, job: JobWanted, than: int) -> bool:
     return len(await platform.lines(job)) > than
+
+
+async def test_a_kill_between_a_version_and_the_word_of_it(
+    process: AgentProcess, agent_settings: AgentSettings, platform: FakePlatform
+) -> None:
+    """The registry has it, the agent does not know: it asks for the same one again, and another record for another."""
+    script = (
+        "import incl, os, time\n"
+        "open('best.pt', 'w').write('weights')\n"
+        "for note in ('a', 'b'): incl.register_model('net', 'best.pt', note=note)\n"
+        "while not os.path.exists('go'): time.sleep(0.01)\n"
+    )
+    job = platform.job("python3", "run.py", code=platform.code({"run.py": script}))
+    asked: list[int] = []
+
+    def kill_once() -> None:
+        asked.append(len(platform.models))
+        if len(asked) == 1:
+            process.kill()
+
+    platform.on_register = kill_once
+    process.start()
+    await platform.want(job)
+    await until(lambda: len(asked) == 1)
+    process.start()
+    await until(lambda: len(platform.models) == 2 and len(asked) == 3)
+    assert asked == [1, 1, 2]
+    assert sorted(query.note for query in platform.models.values()) == ["a", "b"]
+    (files_of(agent_settings, job).work / "go").touch()
+    assert (await platform.ended(job)).reason is EndReason.COMPLETED

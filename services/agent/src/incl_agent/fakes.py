@@ -21,11 +21,12 @@ from incl_shared import subjects
 from incl_shared.archive.pack import pack
 from incl_shared.bus.client import ERROR_HEADER, BusClient
 from incl_shared.control import JobSpec, JobWanted, NodeWanted, Wanted
-from incl_shared.errors import InclError, NotFoundError, UnavailableError
+from incl_shared.errors import ConflictError, InclError, NotFoundError, UnavailableError
 from incl_shared.events.experiments import CodeRef
 from incl_shared.ids import job_id, new_id
 from incl_shared.queries.base import QUERIES, Answer
 from incl_shared.queries.gateway import AttemptCredential, ReadSecrets, SecretValues
+from incl_shared.queries.models import RegisterModel, VersionView
 from incl_shared.queries.registry import CommitArtifacts, Committed, DownloadGrant, Entry, Grant, UploadGrant
 from incl_shared.queries.tracker import GetWatermarks, Watermarks
 from incl_shared.reports import JobEnded, Report
@@ -132,6 +133,11 @@ class FakePlatform:
         self.store = BlobServer()
         self.secrets: dict[str, str] = {}
         self.entries: list[Entry] = []
+        self.models: dict[str, RegisterModel] = {}
+        self.on_register: Callable[[], object] = lambda: None
+        """Called once a version is there, before its agent hears of it."""
+        self.closed_models: set[str] = set()
+        """Models that lie in the trash."""
         self.asked: list[str] = []
         self.signer_away = False
         self.stored: dict[str, int] | None = {}
@@ -217,7 +223,24 @@ class FakePlatform:
             new = [entry for entry in query.entries if entry not in self.entries]
             self.entries.extend(new)
             return Committed(new=len(new))
+        if isinstance(query, RegisterModel):
+            return self._register(query)
         return Answer()
+
+    def _register(self, query: RegisterModel) -> VersionView:
+        """As the registry would: the same registration is the same version, and its files must be listed."""
+        if query.model in self.closed_models:
+            raise ConflictError(f"the model {query.model} is in the trash")
+        files = [e for e in self.entries if e.path == query.path or e.path.startswith(f"{query.path}/")]
+        if not files:
+            raise NotFoundError(f"no file {query.path}")
+        known = self.models.setdefault(query.registration, query)
+        self.on_register()
+        number = 1 + [one.registration for one in self.models.values()].index(known.registration)
+        return VersionView(
+            model=query.model, number=number, experiment=query.experiment, attempt=query.attempt or 0, by="ann",
+            created=0.0, manifest="0" * 64, files=len(files), size=sum(one.size for one in files),
+        )  # fmt: skip
 
     def _credential_json(self, query: AttemptCredential) -> str:
         """A credential in clear, as the real signer sends it: the model itself hides its secrets."""

@@ -16,16 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from incl_agent.blobs import JobStore
+from incl_agent.holding import hold
+from incl_agent.modelfiles import ModelFiles
 from incl_agent.outputs import Found, collect
 from incl_shared.archive import DIRECTORY_ENDING
 from incl_shared.archive.pack import pack
-from incl_shared.errors import DeniedError, InclError, InvalidInput
+from incl_shared.errors import ConflictError, DeniedError, InclError, InvalidInput
 from incl_shared.events import Medium
 from incl_shared.previews.maker import PreviewMaker
 from incl_shared.previews.media import Described, describe
 from incl_shared.queries.registry import Entry
 from incl_shared.spec import CheckpointPolicy, Goal
 from incl_shared.tasks import end_all, gather
+from incl_shared.telemetry.models import registration
 from incl_shared.telemetry.spool import SpooledFile, spooled_files
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ _LAST_RETRY_S = 3.0
 _AT_ONCE = 4
 _MEDIA_AT_ONCE = 32
 _PATIENCE_S = 5.0
+_REGISTER_S = 20.0
 _MAX_CHECKPOINT = 1 << 43
 """A checkpoint that is a directory is stored as one archive under its name with this ending."""
 
@@ -50,6 +54,8 @@ class Uploads:
         self._life = life
         self._limit_s = node.settings.retry_limit_s
         self._store = JobStore(life.link, life.wanted, min(_PATIENCE_S, self._limit_s))
+        self._models = ModelFiles(self._store, life)
+        self._refused: list[str] = []
         self._previews = PreviewMaker()
         self._queue: list[SpooledFile] = []
         self._without: set[str] = set()
@@ -105,7 +111,7 @@ class Uploads:
             _log.warning("job %s: output left out: %s", self._life.job, skipped)
         if collected.files:
             await self._persist(lambda: self._outputs(collected.files))
-        words = [f"output left out: {skipped}" for skipped in collected.skipped]
+        words = [*self._refused, *(f"output left out: {skipped}" for skipped in collected.skipped)]
         if self._without:
             words.append(f"images and tables without a thumbnail: {len(self._without)}")
         return words + [f"outputs: nothing matched {pattern!r}" for pattern in collected.unmatched]
@@ -136,6 +142,8 @@ class Uploads:
     async def _drain(self) -> None:
         while self._queue:
             batch = self._next()
+            if batch[0].record.get("k") == "v":
+                await self._model(batch[0])
             wanted = [file for file in batch if not self._passed_over(file)]
             stored = await gather(*(self._spooled(file) for file in wanted))
             entries = [entry for entry in stored if entry is not None]
@@ -144,23 +152,40 @@ class Uploads:
                 self._without.update(entry.path for entry in entries if _lacks_thumbnail(entry))
             for file in batch:
                 self._queue.remove(file)
-                if file in wanted and file.record.get("k") == "f":
+                if file.record.get("k") == "v" or (file in wanted and file.record.get("k") == "f"):
                     await asyncio.to_thread(_discard, file.path, self._life.files.spool)
             with self._done_file.open("a", encoding="utf-8") as done:
                 done.write("".join(f"{file.writer}:{file.sequence}\n" for file in batch))
 
     def _next(self) -> list[SpooledFile]:
-        """One checkpoint, or the media up to the next one: these are small, and cost a round trip for all together."""
+        """One checkpoint or model, or the media up to the next one: these are small, and cost a round trip for all."""
         media = list(itertools.takewhile(lambda file: file.record.get("k") == "f", self._queue[:_MEDIA_AT_ONCE]))
         return media or self._queue[:1]
 
     def _passed_over(self, file: SpooledFile) -> bool:
-        """Checkpoints that the policy does not keep."""
+        """Models, which are stored by themselves, and checkpoints that the policy does not keep."""
+        if file.record.get("k") == "v":
+            return True
         policy = self._life.wanted.spec.keep_checkpoints
         if file.record.get("k") != "c" or policy in (CheckpointPolicy.ALL, CheckpointPolicy.BEST):
             return False
         newer = any(other.record.get("k") == "c" and other.writer == file.writer for other in self._queue[1:])
         return policy is CheckpointPolicy.NONE or newer
+
+    async def _model(self, file: SpooledFile) -> None:
+        """Store the files of a model and register them as a version; repeated it is the same version."""
+        wanted = self._life.wanted
+        try:
+            query = registration(file, wanted.experiment, wanted.attempt, wanted.rank)
+            entries = await self._models.store(file, self._entry)
+            await self._store.commit(entries)
+            await self._models.until_measured(file)
+            made = await self._life.link.ask(query, _REGISTER_S)
+            _log.info("job %s: registered %s:%d", self._life.job, made.model, made.number)
+        except (InvalidInput, DeniedError, ConflictError) as error:
+            words = error.message + (f" ({error.cause})" if error.cause else "")
+            _log.warning("job %s: a model is not registered: %s", self._life.job, words)
+            self._refused.append(f"model not registered: {str(file.record.get('model'))[:63]}: {words}")
 
     async def _spooled(self, file: SpooledFile) -> Entry | None:
         """Store a file and its thumbnail; what to list, or none when it is gone."""
@@ -244,26 +269,6 @@ def score_of(record: Mapping[str, Any], goals: Mapping[str, Goal]) -> float | No
                 number = float(value)
                 return (-number if goal is Goal.MIN else number) if math.isfinite(number) else None
             return None
-    return None
-
-
-def hold(path: Path, spool: Path) -> int | None:
-    """A descriptor of what a record names; None when it is gone, or not in the spool.
-
-    It is looked at once it is held: a job that exchanges it for a link afterwards, to have a file uploaded that it may
-    not see itself, changes nothing any more.
-    """
-    try:
-        held = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        _log.warning("%s cannot be stored: %s", path, error.strerror)
-        return None
-    real, kind = Path(os.readlink(f"/proc/self/fd/{held}")), os.fstat(held).st_mode  # noqa: PTH115
-    if real.is_relative_to(spool.resolve()) and (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
-        return held
-    os.close(held)
     return None
 
 

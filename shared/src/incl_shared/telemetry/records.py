@@ -12,7 +12,7 @@ import msgspec
 INT64 = 2**63
 MOST_DROPS = 2**31 - 1
 DROPS = (b'"d"', rb"\u0064")
-FILES = (b'"c"', b'"f"', rb"\u0063", rb"\u0066")
+FILES = (b'"c"', b'"f"', b'"v"', rb"\u0063", rb"\u0066", rb"\u0076")
 """Bytes one of which every record of these kinds has, however its JSON is spelled."""
 NO_RECORD = (msgspec.DecodeError, UnicodeDecodeError, ValueError, OverflowError, RecursionError)
 """What the decoders raise of lines that are none: nested without end, or with numbers without end, among others."""

@@ -297,7 +297,7 @@ def after(position: Position, piece: Piece) -> Position:
 
 @dataclass(frozen=True, slots=True)
 class SpooledFile:
-    """A 'c' or 'f' record whose file still lies in the spool."""
+    """A 'c', 'f' or 'v' record whose file still lies in the spool."""
 
     writer: str
     sequence: int
@@ -310,6 +310,8 @@ class SpooledFile:
         record = self.record
         if record["k"] == "c":
             name = _word(record.get("path"), self.path.name)
+        elif record["k"] == "v":
+            name = f"{_word(record.get('model'), 'model')}/{self.writer}-{self.sequence}/{self.path.name}"
         else:
             key, step = _word(record.get("key"), "media"), _word(record.get("s"), "0")
             name = f"{key}/{step}/{_word(record.get('name'), self.path.name)}"
@@ -352,7 +354,7 @@ def spooled_files(directory: Path) -> list[SpooledFile]:
 def spooled_file(directory: Path, writer: str, sequence: int, line: bytes) -> SpooledFile | None:
     """The file that a line speaks of, when it lies in this (resolved) spool directory and is still there."""
     record = loads(line)
-    if record is None or record["k"] not in ("c", "f"):
+    if record is None or record["k"] not in ("c", "f", "v"):
         return None
     name = record.get("file")
     if not isinstance(name, str) or "\x00" in name:
