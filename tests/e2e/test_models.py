@@ -59,3 +59,29 @@ def test_only_what_lies_in_the_trash_is_purged(home: Home, project: Path) -> Non
     again = home.incl("model", "register", experiment, "--name", "e2e-gone", "--path", "best.pt")
     assert again.out == "e2e-gone:3\n"
     assert home.incl("model", "verify", "e2e-gone").code == 0
+
+
+REGISTERING = """
+import incl, pathlib
+incl.init()
+for step in range(5):
+    incl.log({"acc": step / 5}, step=step)
+pathlib.Path("export").mkdir()
+pathlib.Path("export/a").write_text("a")
+pathlib.Path("export/b").write_text("b")
+assert incl.register_model("e2e-script", "export", note="from a script")
+"""
+
+
+def test_a_script_registers_what_it_made(home: Home, project: Path) -> None:
+    """With the metrics that it had logged by then; in the platform, and outside of it."""
+    (project / "train.py").write_text(REGISTERING)
+    ran = home.incl("run", "--json", "--", "python", "train.py", cwd=project)
+    assert ran.code == 0, ran.err
+    shown = home.incl("model", "show", "e2e-script:1", "--json").json
+    assert ([file["path"] for file in shown["listed"]], shown["note"]) == (["a", "b"], "from a script")
+    assert shown["lineage"]["metrics"]["acc"]["last"] == 0.8
+    assert shown["lineage"]["experiment"] == home.incl("show", "@last", "--json").json["row"]["id"]
+    assert home.incl("model", "verify", "e2e-script").code == 0
+    cached = home.incl("model", "get", "e2e-script", "--cache")
+    assert (Path(cached.out.strip()) / "b").read_text() == "b"

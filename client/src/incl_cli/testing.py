@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 from pydantic import SecretStr
@@ -19,6 +17,7 @@ from incl_cli.output import Output
 from incl_cli.platform import Blob, Progress, Wanted
 from incl_cli.testing_data import DataAnswers
 from incl_cli.testing_groups import grouped
+from incl_cli.testing_output import Result, Terminal
 from incl_shared.errors import AmbiguousError, InclError, InvalidInput, NotFoundError
 from incl_shared.events import Event, ExperimentSubmitted, StopRequested
 from incl_shared.ids import new_id
@@ -84,34 +83,6 @@ from incl_shared.queries.tracker import (
 from incl_shared.queries.tracker import ListArtifacts as ListFiles
 from incl_shared.spec import ExperimentSpec
 from incl_shared.states import ExperimentState
-
-
-class Terminal(io.StringIO):
-    """Text that a person would look at."""
-
-    def isatty(self) -> bool:
-        """It says that it is a terminal."""
-        return True
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """stdout as one JSON value."""
-        return json.loads(self.out)
-
-    @property
-    def error(self) -> Any:
-        """The error envelope on stderr."""
-        return json.loads(self.err.splitlines()[-1])["error"]
-
 
 Run = Callable[..., Result]
 """Runs a command line given by its words."""
