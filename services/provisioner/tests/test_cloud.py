@@ -384,6 +384,18 @@ async def test_an_old_agent_fails_it_with_the_next_step_and_leaves_nothing(begin
     await site.until_empty()
 
 
+async def test_an_agent_that_is_too_old_at_its_hello_fails_it_at_once(begin: Begin) -> None:
+    """The token was traded by another program than the one that came to work; boot_s is a quarter of an hour."""
+    site = await begin()
+    site.vms.hello = OLDEST - 1
+    experiment = await site.submit(nodes=2)
+    done = await site.platform.finished(experiment)
+    assert done.state is ExperimentState.FAILED
+    assert "is too old: it speaks version 0" in done.message
+    assert "incl_agent.archive" in done.hint
+    await site.until_empty()
+
+
 @pytest.mark.parametrize("ahead", [3600.0, -3600.0])
 async def test_a_clock_that_is_an_hour_off_blames_nobody_else(begin: Begin, ahead: float) -> None:
     """The rank that failed first speaks for the attempt, and all times are told by the platform's clock."""

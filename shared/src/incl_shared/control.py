@@ -113,4 +113,5 @@ class NodeWanted(Wire):
     life: str = Field(
         "", description="The agent's life whose hello this list knows of; jobs begin in that one only. Empty: in any."
     )
+    refused: str = Field("", description="Why this agent gets no work; empty: it is not refused.")
     jobs: tuple[JobWanted, ...] = ()

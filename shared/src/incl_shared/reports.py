@@ -31,6 +31,7 @@ class NodeHello(_Report):
     runtimes: tuple[str, ...] = Field(description="host, bubblewrap, podman, docker: what works here.")
     machine: str = ""
     agent_version: str = ""
+    protocol: int = Field(1, ge=0, description="What the agent speaks; see incl_shared.protocol.")
     life: str = Field("", description="Names the agent's process: another one after every start.")
     jobs: tuple[str, ...] = ()
 

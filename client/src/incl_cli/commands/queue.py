@@ -10,8 +10,8 @@ from incl_cli.arguments import common
 if TYPE_CHECKING:
     from incl_cli.output import Output
     from incl_cli.running import Session
-    from incl_cli.text import Row
-    from incl_shared.queries.provisioner import Cluster
+    from incl_cli.text import Cell, Row
+    from incl_shared.queries.provisioner import Cluster, NodeView
 
 EXAMPLES = """  incl queue
   incl queue --json"""
@@ -52,7 +52,7 @@ def _print(out: Output, cluster: Cluster) -> None:
     rows: list[Row] = [
         [
             Cell(node.node, "bold"),
-            Cell("ready", "green") if node.alive else Cell(f"silent for {duration(node.seen_s)}", "red"),
+            _state(node),
             f"{number(round(node.cpu_used, 3))}/{number(node.cpu)}",
             f"{size(node.memory_used)}/{size(node.memory)}",
             f"{node.gpus_used}/{node.gpus}" if node.gpus else "",
@@ -87,3 +87,11 @@ def _print(out: Output, cluster: Cluster) -> None:
     ]
     for line in table(out, heads, waiting) if waiting else []:
         out.line(line)
+
+
+def _state(node: NodeView) -> Cell:
+    from incl_cli.text import Cell, duration
+
+    if node.refused:
+        return Cell("refused: incl admin stuck", "red")
+    return Cell("ready", "green") if node.alive else Cell(f"silent for {duration(node.seen_s)}", "red")

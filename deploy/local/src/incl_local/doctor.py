@@ -227,6 +227,8 @@ def of_nodes(cluster: Cluster) -> Iterator[Finding]:
     for node in cluster.nodes:
         if node.alive:
             yield Finding("ok", f"node {node.node}: {node.cpu:g} cores, {node.gpus} GPUs, {', '.join(node.runtimes)}")
+        elif node.refused:
+            yield Finding("error", node.refused, node.hint)
         elif rank_of(node.node) is not None:
             yield Finding("note", f"node {node.node} of the cloud is lost; it is deleted: incl machines")
         else:

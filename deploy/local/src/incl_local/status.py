@@ -159,6 +159,7 @@ def render(state: dict[str, Any]) -> str:
 def _node(node: dict[str, Any]) -> str:
     gpus = f", {node['gpus_used']}/{node['gpus']} GPUs" if node["gpus"] else ""
     alive = "" if node["alive"] else f"  SILENT for {duration(node['seen_s'])}"
+    alive = f"  REFUSED: {node['refused']}" if node["refused"] else alive
     memory = f"{size(node['memory_used'])}/{size(node['memory'])}"
     cores = f"{node['cpu_used']:g}/{node['cpu']:g} cores"
     return f"  node {node['node']:<7} {cores}, {memory}{gpus}, {count(node['jobs'], 'job')}{alive}"

@@ -42,6 +42,7 @@ from incl_shared.control import NodeWanted
 from incl_shared.errors import ConflictError
 from incl_shared.machine import machine_hash
 from incl_shared.ops import OpsServer
+from incl_shared.protocol import PROTOCOL
 from incl_shared.reports import NodeHello, PreemptionNotice
 from incl_shared.tasks import end_all
 
@@ -272,6 +273,7 @@ class Agent:
             address=settings.address,
             runtimes=tuple(sorted(node.runtimes)),
             machine=node.machine,
+            protocol=PROTOCOL,
             agent_version=importlib.metadata.version("incl-agent"),
             life=self._life,
             jobs=manager.jobs,
@@ -296,6 +298,8 @@ class Agent:
         self._say_hello()
 
     async def _apply(self, wanted: NodeWanted) -> None:
+        if wanted.refused:
+            _log.error("the platform gives this agent no work: %s", wanted.refused)
         self._begin_anew()
         self.fence.lease_s = wanted.lease_s
         self.lease.agreed(wanted.lease_s)

@@ -6,7 +6,7 @@ import logging
 
 from pydantic import BaseModel, ConfigDict
 
-from incl_provisioner import store, store_gangs
+from incl_provisioner import protocols, store, store_gangs
 from incl_provisioner.attempts import give_up
 from incl_provisioner.domain.attempt import RankState
 from incl_provisioner.domain.cloud.names import rank_of
@@ -28,7 +28,8 @@ def hello(work: Work, report: Report, body: NodeHello) -> None:
     """An agent (re)started. What it holds goes on; what it should hold and does not is lost, or begins there.
 
     On a new disk (another journal) nothing begins that was meant for the old one: nobody knows how far it came. A hello
-    that comes late says nothing of what has begun since; one that comes after a newer one says nothing at all.
+    that comes late says nothing of what has begun since; one that comes after a newer one says nothing at all. An agent
+    that is too old gets no work.
     """
     node, journal = report.node, report.journal
     known = store.load_node(work.connection, node)
@@ -41,8 +42,11 @@ def hello(work: Work, report: Report, body: NodeHello) -> None:
         node=node, alive=True, version=known.version if known else 0, address=body.address, cpu=milli(body.cpu),
         memory=body.memory, gpus=body.gpus, runtimes=body.runtimes, seen=work.said,
         generation=known.generation if known else 0, life=body.life, journal=journal,
-        said=report.seq,
+        said=report.seq, refused=protocols.refusal(node, body.protocol),
     )  # fmt: skip
+    if row.refused:
+        _refused(work, row, known)
+        return
     _ready(work, row, new=known is None)
     if known is None or _more(known, row):
         store.hasten(work.connection, Timer.FEASIBLE)
@@ -66,7 +70,9 @@ def heartbeat(work: Work, node: str, body: NodeHeartbeat) -> None:
         store.set_generation(work.connection, node, body.generation)
         work.touch(Change.NODE, node)
     row.seen, row.generation = work.said, max(row.generation, body.generation)
-    if row.alive:
+    if row.refused:
+        store.put_node(work.connection, row, new=False)
+    elif row.alive:
         store.seen(work.connection, node, work.said, row.generation)
     else:
         row.alive = True
@@ -111,6 +117,19 @@ def _ready(work: Work, row: NodeRow, *, new: bool) -> None:
     )  # fmt: skip
     work.tx.emit(ready, project=SYSTEM_PROJECT, version=row.version)
     work.touch(Change.NODE, row.node)
+
+
+def _refused(work: Work, row: NodeRow, known: NodeRow | None) -> None:
+    """It is known and gets no work; what it was given is lost."""
+    _log.error("%s; %s", row.refused, protocols.remedy(row.node))
+    row.alive = False
+    if known is not None and known.alive:
+        row.version += 1
+        work.tx.emit(NodeLost(node=row.node, silent_s=0.0), project=SYSTEM_PROJECT, version=row.version)
+    store.put_node(work.connection, row, new=known is None)
+    work.touch(Change.NODE, row.node)
+    for rank in store.ranks_on(work.connection, row.node):
+        give_up(work, rank, EndReason.LOST, row.refused, work.now)
 
 
 def _more(known: NodeRow, row: NodeRow) -> bool:

@@ -26,6 +26,8 @@ class Model:
         self.fleet = Fleet()
         self.generations: dict[str, int] = {}
         self.lives: dict[str, str] = {}
+        self.refused: dict[str, str] = {}
+        """Machines that get no work though they speak, and why."""
         """Of each machine's agent, the life that said hello last."""
         self.seen: dict[str, float] = {}
         """When each living node was heard last, by the database."""
@@ -56,6 +58,7 @@ class Model:
         self.made = {row.node: row for row in rows if row.made_for is not None}
         self.generations = {row.node: max(row.generation, self.generations.get(row.node, 0)) for row in rows}
         self.lives = {row.node: row.life for row in rows}
+        self.refused = {row.node: row.refused for row in rows if row.refused}
         for row in rows:
             if row.node not in self.made:
                 self.scheduler.machine(row.room())
@@ -65,11 +68,14 @@ class Model:
         """Some machines, one of which may be gone."""
         rows = {row.node: row for row in store.load_nodes(connection, names)}
         for name in names - rows.keys():
-            for known in (self.made, self.generations, self.lives, self.seen):
+            for known in (self.made, self.generations, self.lives, self.seen, self.refused):
                 known.pop(name, None)
         for name, row in rows.items():
             self.generations[name] = max(row.generation, self.generations.get(name, 0))
             self.lives[name] = row.life
+            self.refused.pop(name, None)
+            if row.refused:
+                self.refused[name] = row.refused
             if row.alive:
                 self.seen[name] = row.seen
             else:

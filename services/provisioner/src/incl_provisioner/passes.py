@@ -185,7 +185,8 @@ def _orders(work: Work, model: Model, floors: Mapping[str, int]) -> list[Order]:
         generation = max(known, floors.get(node, 0)) + 1
         model.generations[node] = generation
         store.set_generation(work.connection, node, generation)
-        message = model.fleet.message(node, generation, model.lives.get(node, ""), work.settings.node_lease_s)
+        life, refused = model.lives.get(node, ""), model.refused.get(node, "")
+        message = model.fleet.message(node, generation, life, work.settings.node_lease_s, refused)
         orders.append(Order(node, generation, message))
     model.fleet.dirty.clear()
     return orders

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import sqlalchemy as sa
 from pydantic import ValidationError
 
-from incl_provisioner import store, store_gangs, store_trouble
+from incl_provisioner import protocols, store, store_gangs, store_trouble
 from incl_provisioner.admission import wire_size
 from incl_provisioner.backends import Backend
 from incl_provisioner.domain.cloud.plan import Plan
@@ -137,6 +137,7 @@ def _cluster(connection: sa.Connection, project: str, now: float) -> Cluster:
                 node=node.node, alive=node.alive, address=node.address, cpu=node.cpu / 1000, cpu_used=used.cpu / 1000,
                 memory=node.memory, memory_used=used.memory, gpus=node.gpus, gpus_used=used.gpus,
                 runtimes=node.runtimes, jobs=used.jobs, seen_s=max(0.0, now - node.seen),
+                refused=node.refused, hint=protocols.remedy(node.node) if node.refused else "",
             )
         )  # fmt: skip
     queue = tuple(

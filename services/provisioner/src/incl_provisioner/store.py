@@ -93,6 +93,7 @@ class NodeRow:
     life: str = ""
     journal: str = ""
     said: int = 0
+    refused: str = ""
 
     @property
     def made_for(self) -> Place | None:
@@ -406,6 +407,7 @@ def put_node(connection: sa.Connection, row: NodeRow, *, new: bool) -> None:
         "alive": int(row.alive), "version": row.version, "address": row.address, "cpu": row.cpu, "memory": row.memory,
         "gpus": row.gpus, "runtimes": ",".join(row.runtimes), "seen": row.seen, "generation": row.generation,
         "life": row.life, "journal": row.journal, "said": row.said,
+        "refused": row.refused,
     }  # fmt: skip
     if new:
         connection.execute(_INSERT_NODE, {"node": row.node, **values})
@@ -429,7 +431,7 @@ def _node(row: sa.Row[Any]) -> NodeRow:
     return NodeRow(
         row.node, bool(row.alive), row.version, row.address, row.cpu, row.memory, row.gpus,
         tuple(row.runtimes.split(",")) if row.runtimes else (), row.seen, row.generation,
-        row.life, row.journal, row.said,
+        row.life, row.journal, row.said, row.refused,
     )  # fmt: skip
 
 

@@ -60,7 +60,7 @@ _SPOT_LIVES = sa.select(_g.zone, _g.machine, _g.made, _g.ended, _g.preempted).wh
 _NAMED = nodes.c.node.in_(sa.bindparam("names", expanding=True))
 _VERSIONS = sa.select(nodes.c.node, nodes.c.version).where(_NAMED)
 _DROP = sa.delete(nodes).where(_NAMED)
-_STRANGER = sa.update(nodes).where(nodes.c.node == sa.bindparam("key")).values(alive=0, life="", journal="")
+_STRANGER = sa.update(nodes).where(nodes.c.node == sa.bindparam("key")).values(alive=0, life="", journal="", refused="")
 _STATE = tuple(each.name for each in fields(Gang) if each.name != "wanted")
 _KNOWN_BY = sa.select(installation.c.name, installation.c.value)
 
@@ -119,6 +119,12 @@ def silent(connection: sa.Connection, names: Sequence[str]) -> set[str]:
     """Those of these machines that are not known to live."""
     alive = sa.select(nodes.c.node).where(nodes.c.node.in_(names), nodes.c.alive == 1)
     return set(names) - set(connection.execute(alive).scalars())
+
+
+def refused(connection: sa.Connection) -> dict[str, str]:
+    """Machines that get no work though they speak, and why."""
+    found = sa.select(nodes.c.node, nodes.c.refused).where(nodes.c.refused != "")
+    return {row.node: row.refused for row in connection.execute(found)}
 
 
 def live(connection: sa.Connection) -> dict[Key, GangRow]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from incl_provisioner import protocols
 from incl_provisioner.domain.attempt import RankState
 from incl_provisioner.domain.cloud.names import rank_of
 from incl_provisioner.tables import experiments, nodes, ranks, timers
@@ -51,7 +52,7 @@ _RANKS = (
     .limit(_ROWS)
 )
 _STOPS = sa.select(timers.c.key, timers.c.due).where(timers.c.kind == Timer.STOP).limit(_ROWS)
-_NODES = sa.select(nodes.c.node, nodes.c.alive, nodes.c.seen)
+_NODES = sa.select(nodes.c.node, nodes.c.alive, nodes.c.seen, nodes.c.refused)
 
 
 class Stuck:
@@ -164,7 +165,12 @@ def _attempt(row: Any, state: str, since: float, reason: str) -> Finding:
 def _nodes(connection: sa.Connection, query: ProvisionerStuck, now: float) -> Iterator[Finding]:
     for row in connection.execute(_NODES):
         silent = now - row.seen
-        if row.alive and silent > max(_SILENT_S, query.patience(_SILENT_S)):
+        if row.refused:
+            yield Finding(
+                kind="node.refused", severity="error", subject=f"node {row.node}", reason=row.refused,
+                hint=protocols.remedy(row.node),
+            )  # fmt: skip
+        elif row.alive and silent > max(_SILENT_S, query.patience(_SILENT_S)):
             yield Finding(
                 kind="node.silent", severity="warning", subject=f"node {row.node}", since_s=silent,
                 reason="its agent says nothing; what it runs is given up when its lease is over",

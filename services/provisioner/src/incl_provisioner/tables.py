@@ -90,9 +90,11 @@ nodes = sa.Table(
     sa.Column("life", sa.String(64), nullable=False, server_default=""),
     sa.Column("journal", sa.String(64), nullable=False, server_default=""),
     sa.Column("said", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("refused", sa.Text, nullable=False, server_default=""),
 )
 """Machines that have said hello. `generation` is the highest that was written for its wanted state; `life` names the
-agent's life that said hello last, `journal` its disk, `said` the number of that hello in it."""
+agent's life that said hello last, `journal` its disk, `said` the number of that hello in it; `refused`: why it
+gets no work though it speaks."""
 
 gangs = sa.Table(
     "gangs",

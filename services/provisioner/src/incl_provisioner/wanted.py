@@ -123,8 +123,9 @@ class Fleet:
         """The jobs of a node's list."""
         return tuple(self._jobs.get(node, ()))
 
-    def message(self, node: str, generation: int, life: str, lease_s: float) -> bytes:
+    def message(self, node: str, generation: int, life: str, lease_s: float, refused: str = "") -> bytes:
         """The wanted list of a node: a NodeWanted."""
         jobs = b",".join(self._jobs.get(node, {}).values())
-        head = json.dumps({"node": node, "generation": generation, "life": life, "lease_s": lease_s}).encode()
+        values = {"node": node, "generation": generation, "life": life, "lease_s": lease_s}
+        head = json.dumps({**values, "refused": refused} if refused else values).encode()
         return b'%s,"jobs":[%s]}' % (head.removesuffix(b"}"), jobs)

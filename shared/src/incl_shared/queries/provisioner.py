@@ -26,6 +26,8 @@ class NodeView(Answer):
     runtimes: tuple[str, ...]
     jobs: int
     seen_s: float = Field(description="Seconds since its last word.")
+    refused: str = Field("", description="Why it gets no work though it speaks; empty: it is not refused.")
+    hint: str = ""
 
 
 class QueuedView(Answer):

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from incl_provisioner import store, store_gangs
+from incl_provisioner import protocols, store, store_gangs
 from incl_provisioner.attempts import give_up
 from incl_provisioner.backends.gce.port import CloudFailure, Compute
 from incl_provisioner.cloud.plans import CloudPlans
@@ -48,6 +48,7 @@ class Boots:
             self._plans.lived(*self._came.pop(key))
         self._taken_back &= known.keys()
         self._told = {key: ranks for key, ranks in self._told.items() if key in known}
+        refused = self._rows.refused
         for key, gang in known.items():
             about, row = self._rows.about.get(key), self._rows.rows.get(key)
             if row is not None and row.preempted is not None and key not in self._taken_back:
@@ -59,8 +60,9 @@ class Boots:
             missing = gangs.lost(gang, view, going=not begun)
             if not begun:
                 late = self._clock.now() - gang.since > self._options.boot_s
-                if missing or late or await self._mute(gang):
-                    await self._broken(gang, missing)
+                old = next((refused[name] for name in gang.names if name in refused), "")
+                if missing or late or old or await self._mute(gang):
+                    await self._broken(gang, missing, old)
                 continue
             if key not in self._came and key not in self._taken_back:
                 self._came[key] = (gang, row.made or gang.since)
@@ -69,12 +71,15 @@ class Boots:
                 await self._lost(gang, missing)
                 self._told[key] = missing
 
-    async def _broken(self, gang: Gang, missing: list[int]) -> None:
+    async def _broken(self, gang: Gang, missing: list[int], old: str) -> None:
         """Its machines do not come to work: say why, and try the next place."""
         now = self._clock.now()
         counts = 0
         if missing and await self._taken(gang, missing):
             verdict = _verdict("preempted", "the provider took a machine back while it booted", "")
+        elif old:
+            verdict = _verdict("old_agent", old, protocols.remedy(gang.names[0]))
+            counts = 1
         elif not missing and (mute := await self._mute(gang)):
             verdict = _verdict("silent", f"machine {mute[0]}, which was kept, is not heard any more", "")
         else:

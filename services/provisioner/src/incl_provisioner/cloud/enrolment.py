@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from incl_provisioner import store, store_gangs
+from incl_provisioner import protocols, store, store_gangs
 from incl_provisioner.cloud.tokens import same, token
 from incl_provisioner.domain.cloud.gangs import Phase
 from incl_provisioner.domain.cloud.names import rank_of
@@ -19,7 +19,6 @@ from incl_shared.clock import Clock
 from incl_shared.db import Database, Transaction
 from incl_shared.errors import DeniedError
 from incl_shared.events.experiments import ExperimentSubmitted
-from incl_shared.protocol import OLDEST
 from incl_shared.queries.provisioner import EnrollNode, NodeAdmitted
 from incl_shared.subjects import NODES_PROJECT, Asker
 
@@ -67,12 +66,8 @@ class Enrolment:
         _, key = store_gangs.known_by(tx)
         if not same(query.token, token(key, gang.experiment, gang.attempt, gang.turn)):
             raise DeniedError(f"the token is not that of {query.node}", hint=_TRY_AGAIN)
-        if query.protocol < OLDEST:
-            raise DeniedError(
-                f"the agent of {query.node} is too old: it speaks version {query.protocol} of the platform's protocol, "
-                f"{OLDEST} is the oldest that is understood",
-                hint="make its archive anew: python -m incl_agent.archive",
-            )
+        if too_old := protocols.refusal(query.node, query.protocol):
+            raise DeniedError(too_old, hint=protocols.remedy(query.node))
         if not row.live or not gang.wanted or gang.phase not in _UP:
             raise DeniedError(f"{query.node} is wanted no more", hint=_TRY_AGAIN)
         if now - (row.made or row.asked or now) > options.boot_s:

@@ -53,10 +53,12 @@ class GangRows:
         self._cooled: dict[CoolKey, Cooling] = {}
         self.about: dict[Key, About] = {}
         self.rows: dict[Key, GangRow] = {}
+        self.refused: dict[str, str] = {}
+        """Machines that get no work though they speak, and why."""
 
     async def gangs(self) -> dict[Key, Gang]:
         """All gangs that are not over; who they are for is in `about` from then on."""
-        self.rows, self.about = await self._database.read(self._load)
+        self.rows, self.about, self.refused = await self._database.read(self._load)
         self._specs = {key[0]: each.spec for key, each in self.about.items()}
         return {key: row.gang for key, row in self.rows.items()}
 
@@ -111,9 +113,10 @@ class GangRows:
         self._cooled = {each.key: each for each in found}
         return CooldownBook(known=found)
 
-    def _load(self, connection: sa.Connection) -> tuple[dict[Key, GangRow], dict[Key, About]]:
+    def _load(self, connection: sa.Connection) -> tuple[dict[Key, GangRow], dict[Key, About], dict[str, str]]:
         with self._metrics.own_time("cloud"):
-            return self._read(connection)
+            rows, about = self._read(connection)
+            return rows, about, store_gangs.refused(connection) if rows else {}
 
     def _read(self, connection: sa.Connection) -> tuple[dict[Key, GangRow], dict[Key, About]]:
         rows = store_gangs.live(connection)

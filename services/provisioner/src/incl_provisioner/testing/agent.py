@@ -16,6 +16,7 @@ from incl_shared.bus.topology import CONTROL
 from incl_shared.control import JobWanted, NodeWanted, Wanted
 from incl_shared.events.experiments import RankTimes, WriterCount
 from incl_shared.ids import new_id
+from incl_shared.protocol import PROTOCOL
 from incl_shared.reports import (
     AnyReport,
     JobEnded,
@@ -77,8 +78,9 @@ class FakeAgent:
         beat_s: float | None = 0.2,
         look_s: float = 0.5,
         ahead_s: float = 0.0,
+        protocol: int = PROTOCOL,
     ) -> None:
-        """ahead_s: by which its machine's clock is off."""
+        """ahead_s: by which its machine's clock is off. protocol: what it says that it speaks."""
         self.client = client
         self.node = node
         self.cpu, self.memory, self.gpus, self.address, self.runtimes = cpu, memory, gpus, address, runtimes
@@ -89,6 +91,7 @@ class FakeAgent:
         self.lists: list[NodeWanted] = []
         self.started: list[str] = []
         self.generation = 0
+        self.protocol = protocol
         self.repeats = 0
         self._subscription: Subscription | None = None
         self._journal = new_id()
@@ -121,7 +124,7 @@ class FakeAgent:
         await self.say(
             NodeHello(
                 cpu=self.cpu, memory=self.memory, gpus=self.gpus, address=self.address, runtimes=self.runtimes,
-                jobs=tuple(self.held) if jobs is None else jobs, life=self._journal,
+                jobs=tuple(self.held) if jobs is None else jobs, life=self._journal, protocol=self.protocol,
             )
         )  # fmt: skip
 

@@ -49,7 +49,9 @@ class Vms:
     tokens: dict[str, str] = field(default_factory=dict)
     mute: Callable[[str], bool] = lambda _: False
     protocol: int = PROTOCOL
-    """What their agents speak."""
+    """What their agents speak when they enrol."""
+    hello: int = PROTOCOL
+    """What they speak when they say hello."""
     ahead: Callable[[str], float] = lambda _: 0.0
     """By how many seconds the clock of a guest is ahead."""
     ever: list[str] = field(default_factory=list)
@@ -94,7 +96,13 @@ class Vms:
         self.tokens[name] = vm.metadata()["incl-enroll-token"]
         self.ever.append(name)
         agent = self.agents[name] = FakeAgent(
-            self.client, name, address=vm.address, cpu=4.0, script=self.script, ahead_s=self.ahead(name)
+            self.client,
+            name,
+            address=vm.address,
+            cpu=4.0,
+            script=self.script,
+            ahead_s=self.ahead(name),
+            protocol=self.hello,
         )
         try:
             await enroll(self.client, name, self.tokens[name], protocol=self.protocol)
