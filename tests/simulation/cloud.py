@@ -129,10 +129,10 @@ class Clouds:
         """Told of the next call that a host makes."""
         self._read = 0
         enter = self.cloud.machines.enter
-        self.cloud.machines.enter = lambda vm, disks: (self._enters(vm), enter(vm, disks))[1]  # type: ignore[method-assign]
+        self.cloud.machines.enter = lambda vm, disks: (self._enters(vm), enter(vm, disks))[1]  # type: ignore[method-assign, func-returns-value]
         self.cloud.switches.snapshot(SNAPSHOT, 100)
         delete = self.cloud.api._handlers["disks.delete"]
-        self.cloud.api._handlers["disks.delete"] = lambda call: (self._deletes(call), delete(call))[1]
+        self.cloud.api._handlers["disks.delete"] = lambda call: (self._deletes(call), delete(call))[1]  # type: ignore[func-returns-value]
         if world.plan.cloud is not None:
             self.cloud.switches.stockout_form(bulk=world.plan.cloud.stockouts)
 

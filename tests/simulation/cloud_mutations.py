@@ -72,8 +72,8 @@ def _one_node_missing() -> list[Change]:
     """A gang begins when all but one of its machines are there."""
     ready = incl_provisioner.cloud.asking._ready
 
-    def enough(work: Any, model: Any, gang: Gang) -> list[Slot]:
-        slots = ready(work, model, gang)
+    def enough(model: Any, gang: Gang, enrolled: Any) -> list[Slot]:
+        slots = ready(model, gang, enrolled)
         there = {slot.rank for slot in slots}
         missing = [rank for rank in range(gang.nodes) if rank not in there]
         if slots and len(missing) == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from incl_shared.ids import derived_id
 from simulation.plan import KINDS, Asked, Cloudy, Fault, Plan
@@ -78,7 +79,7 @@ def _experiment(seed: int, index: int, numbers: random.Random) -> Asked:
         "attempts": numbers.randint(1, 4),
         "on": [reason for reason in ("preempted", "lost", "infra", "error") if numbers.random() < 0.9],
     }
-    spec = {
+    spec: dict[str, Any] = {
         "command": ["python", "train.py"], "project": "default", "nodes": numbers.choice((1, 1, 1, 2, 3)),
         "instance": INSTANCE, "spot": numbers.random() < 0.6, "retry": retry,
         "checkpoint": {"grace": numbers.choice((1.0, 4.0))},

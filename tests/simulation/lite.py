@@ -108,13 +108,13 @@ class Connection:
 
     def execute(self, clause: Any, given: Values | list[Values] = _NOTHING) -> Result:
         """Run a statement."""
-        many = isinstance(given, list)
-        statement = _statement(clause, tuple(given[0] if many else given))
+        rows = given if isinstance(given, list) else [given]
+        statement = _statement(clause, tuple(rows[0]))
         assert self._write or not statement.writes, "a read writes"
         cursor = self._cursor
         try:
-            if many:
-                cursor.executemany(statement.ready(given[0])[0], [statement.ready(each)[1] for each in given])
+            if isinstance(given, list):
+                cursor.executemany(statement.ready(rows[0])[0], [statement.ready(each)[1] for each in rows])
             else:
                 cursor.execute(*statement.ready(given))
         except sqlite3.Error as error:
@@ -123,7 +123,7 @@ class Connection:
                 None,
                 error,
                 sqlite3.Error,
-                dialect=DIALECT,  # type: ignore[arg-type]
+                dialect=DIALECT,
             ) from error
         if cursor.description is None:
             return Result([], cursor.rowcount)
@@ -202,6 +202,6 @@ def _statement(clause: Any, columns: tuple[str, ...]) -> Statement:
 
 @functools.cache
 def _row_type(names: tuple[str, ...]) -> Callable[[tuple[Any, ...]], Any]:
-    made: Any = namedtuple("Row", names, rename=True)
+    made: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc]
     make: Callable[[tuple[Any, ...]], Any] = made._make
     return make

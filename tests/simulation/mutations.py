@@ -9,12 +9,13 @@ from unittest import mock
 
 import incl_agent.control
 import incl_agent.fencing
-import incl_provisioner.loop
 import incl_provisioner.machines
+import incl_provisioner.unread
 import incl_shared.leases
 from incl_agent.journal import Journal
 from incl_agent.lease import LeaseFile
 from incl_agent.manager import JobManager
+from incl_provisioner.domain.liveness import Watch
 from incl_shared.bus.client import Ack
 from incl_shared.bus.consumer import DONE, Consumer
 from incl_shared.bus.outbox import Relay
@@ -111,7 +112,7 @@ def _lease_of_the_wall_clock() -> list[Change]:
 
 def _silence_counts_always() -> list[Change]:
     """A pause of the bus is taken for the machines' death, and nobody asks it."""
-    return [(incl_provisioner.loop.Watch, "tick", _tick), *_unread_is_not_asked_for()]
+    return [(Watch, "tick", _tick), *_unread_is_not_asked_for()]
 
 
 def _tick(self: Any, monotonic: float, *, healthy: bool) -> bool:
@@ -125,7 +126,7 @@ def _unread_is_not_asked_for() -> list[Change]:
     async def nobody(*_: Any) -> set[str]:
         return set()
 
-    return [(incl_provisioner.loop.unread, "spoke", nobody)]
+    return [(incl_provisioner.unread, "spoke", nobody)]
 
 
 def _lost_is_not_told() -> list[Change]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -93,7 +94,7 @@ class Broker:
 
     async def connect(self) -> Any:
         """Open the connection."""
-        self.connection = await incl_shared.bus.client.open_connection(
+        self.connection = await incl_shared.bus.client.open_connection(  # type: ignore[attr-defined]
             self._settings, self._callbacks, timeout=self._timeout, patient=True
         )
         return self.connection
@@ -182,7 +183,7 @@ def exchanged(world: World) -> Iterator[None]:
         (incl_agent.life, "JobLink", Link),
         (incl_agent.preparing, "free_port", lambda address: 20_000),
         (incl_agent.app, "probe", lambda urls: world.probe()),
-        (incl_agent.app.importlib.metadata, "version", lambda name: "0"),
+        (importlib.metadata, "version", lambda name: "0"),
         *silence.exchanges(),
     ]
     if world.clouds is not None:

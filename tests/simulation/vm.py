@@ -122,12 +122,13 @@ class VirtualMachine(Machine):
         self.world.note(f"{self.name}: the agent is up")
         vm = product.Vm(self.folder / "token", "http://gateway", self.folder / "node.creds", ALONE_S)
         try:
-            return await product._serve(agent, vm, Metadata(self.instance))
+            return await product._serve(agent, vm, Metadata(self.instance))  # type: ignore[arg-type]
         finally:
             await agent.stop()
 
     async def _enroll(self) -> None:
         """Trade the token; an answer that is lost is asked for again, with the same key."""
+        assert self.world.clouds is not None
         until = self.world.loop.time() + _PATIENCE_S
         while True:
             try:

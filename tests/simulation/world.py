@@ -162,7 +162,8 @@ class World:
 
     def later(self, seconds: float, call: Callable[[], None]) -> asyncio.TimerHandle:
         """Do something, as nobody's step."""
-        return self.loop.call_later(seconds, call, context=self._neutral.context)
+        timer: asyncio.TimerHandle = self.loop.call_later(seconds, call, context=self._neutral.context)
+        return timer
 
     def disk_s(self) -> float:
         """Seconds of the next piece of work of a database."""
@@ -304,7 +305,7 @@ class World:
             if asked.experiment not in self.known:
                 continue
             query = GetExecution(experiment=asked.experiment)
-            view = await self._until_done(lambda client, q=query: client.ask(q, project=PROJECT, user=USER))
+            view = await self._until_done(functools.partial(_asked, query))
             if not view.known:
                 self.note(f"submitted again {asked.experiment}")
                 event = ExperimentSubmitted(experiment=asked.experiment, spec=ExperimentSpec.model_validate(asked.spec))
@@ -345,3 +346,7 @@ class World:
             return False
         agents = [machine.agent for machine in self.machines if machine.on]
         return all(agent is not None and agent.manager is not None and not agent.manager.jobs for agent in agents)
+
+
+async def _asked(query: GetExecution, client: BusClient) -> Any:
+    return await client.ask(query, project=PROJECT, user=USER)
