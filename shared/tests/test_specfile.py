@@ -233,6 +233,7 @@ def test_the_schema_for_editors_is_current() -> None:
         ({"command": "x"}, True),
         ({"command": ["x"], "resources": {"memory": "2GB"}, "max_duration": "2h", "checkpoint": "latest"}, True),
         ({"command": "x", "env": {"A": 1, "B": True}, "x-own": 3, "checkpoint": {"grace": "10s"}}, True),
+        ({"command": "x", "sweep": {"parameters": {}}}, True),
         ({}, False),
         ({"command": "x", "resorces": {}}, False),
         ({"command": "x", "nodes": "two"}, False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,14 @@ if TYPE_CHECKING:
     from incl_cli.running import Session
     from incl_cli.submit import Plan, Preparation
     from incl_shared.events import SweepSubmitted
-    from incl_shared.specfile import Override
+    from incl_shared.specfile import Override, SpecDocument
     from incl_shared.sweep import SweepSpec
+
+    Reader = Callable[[argparse.Namespace, Path], tuple[SweepSpec, Path]]
 
 _CHECK_S = 60.0
 """The first question after a start waits until Optuna is imported."""
 _OPTIONS = {
-    "name": ("name",),
     "trials": ("budget", "trials"),
     "hours": ("budget", "hours"),
     "money": ("budget", "money"),
@@ -29,13 +31,18 @@ _OPTIONS = {
 
 def submit(args: argparse.Namespace, session: Session) -> int:
     """The exit code: 0 it found something, 3 it failed or was stopped, 130 detached."""
+    return submit_as("sweep", args, session, read)
+
+
+def submit_as(command: str, args: argparse.Namespace, session: Session, reader: Reader) -> int:
+    """The same, for the command that was given; reader: gives the sweep and the folder to pack."""
     from incl_cli.submit import Preparation
 
     preparation = Preparation()
     try:
-        spec, workdir = read(args, Path.cwd())
+        spec, workdir = reader(args, Path.cwd())
         preparation.use(workdir)
-        return session.run(_submit(args, session, spec, preparation))
+        return session.run(_submit(args, session, spec, preparation, command))
     finally:
         preparation.close()
 
@@ -46,10 +53,9 @@ def read(args: argparse.Namespace, here: Path) -> tuple[SweepSpec, Path]:
     Raises:
         InvalidInput, NotFoundError: with file, line and what was meant.
     """
-    from incl_cli.commands.run import usual_project
     from incl_cli.spec_options import absolute_data, plain
     from incl_shared.specfile import Override, SpecDocument
-    from incl_shared.sweepfile import experiment_folder, load_sweep, validate_sweep
+    from incl_shared.sweepfile import experiment_folder, load_sweep
 
     path = here / Path(args.file).expanduser()
     document = load_sweep(path)
@@ -58,17 +64,29 @@ def read(args: argparse.Namespace, here: Path) -> tuple[SweepSpec, Path]:
     if isinstance(experiment, dict):
         absolute_data(SpecDocument(document.source, experiment), base)
     changes = [
-        Override(at, value if option == "name" else plain(value), f"--{option}")
+        Override(at, plain(value), f"--{option}")
         for option, at in _OPTIONS.items()
         if (value := getattr(args, option)) is not None
     ]
-    changes += _sets(args)
-    changes += _project(document.values, args.project, usual_project)
-    if "name" not in document.values and args.name is None:
+    return finished(args, document, path, base, changes + _sets(args))
+
+
+def finished(
+    args: argparse.Namespace, document: SpecDocument, path: Path, base: Path, changes: list[Override]
+) -> tuple[SweepSpec, Path]:
+    """The sweep with its name and project, and the folder to pack. base: what relative paths start from."""
+    from incl_cli.commands.run import usual_project
+    from incl_shared.specfile import Override
+    from incl_shared.sweepfile import validate_sweep
+
+    changes = [*changes, *_project(document.values, args.project, usual_project)]
+    if args.name is not None:
+        changes.append(Override(("name",), args.name, "--name"))
+    elif "name" not in document.values:
         changes.append(Override(("name",), path.stem, "the file's name"))
     spec = validate_sweep(document, changes)
     if args.workdir is not None:
-        return spec, here / Path(args.workdir).expanduser()
+        return spec, Path.cwd() / Path(args.workdir).expanduser()
     return spec, base / spec.experiment.workdir if spec.experiment.workdir else base
 
 
@@ -95,12 +113,14 @@ def _project(values: dict[str, Any], given: str | None, usual: Any) -> list[Over
     ]  # fmt: skip
 
 
-async def _submit(args: argparse.Namespace, session: Session, spec: SweepSpec, preparation: Preparation) -> int:
+async def _submit(
+    args: argparse.Namespace, session: Session, spec: SweepSpec, preparation: Preparation, command: str
+) -> int:
     from incl_cli.submit import Plan, prepare, store
     from incl_shared.ids import new_id
 
     out = session.out
-    plan = Plan(new_id(), spec.experiment, ("sweep", *session.words))
+    plan = Plan(new_id(), spec.experiment, (command, *session.words))
     spec = await _with_earlier(args, session, spec)
     works = [
         asyncio.ensure_future(_checked(session, spec)),
@@ -129,7 +149,7 @@ async def _with_earlier(args: argparse.Namespace, session: Session, spec: SweepS
     from incl_shared.errors import ConflictError
     from incl_shared.queries.hpo import GetSweep
 
-    refs = (*spec.warm_start, *(args.warm_start or ()))
+    refs = (*spec.warm_start, *(getattr(args, "warm_start", None) or ()))
     if not refs:
         return spec
     platform = await session.platform(spec.project)

@@ -10,7 +10,14 @@ import pytest
 from incl_cli.testing import FakePlatform, Run
 from incl_cli.testing_sweeps import FakeSweeps
 from incl_shared.errors import UnavailableError, UnsupportedError
-from incl_shared.events import SweepResumeRequested, SweepState, SweepStopRequested, SweepSubmitted, TrialState
+from incl_shared.events import (
+    ExperimentSubmitted,
+    SweepResumeRequested,
+    SweepState,
+    SweepStopRequested,
+    SweepSubmitted,
+    TrialState,
+)
 from incl_shared.queries.hpo import CheckAlgorithm
 from incl_shared.queries.provisioner import CheckFeasible, Cluster, NodeView, PlanExperiment, PlanView
 from incl_shared.sweep import SweepSpec
@@ -356,3 +363,54 @@ def test_what_was_spent_is_shown_and_more_is_given(cli: Run, fake: FakePlatform,
     assert cli("sweep", "resume", "paid", "--money", "40", "--detach").code == 0
     assert fake.published[-1][0] == SweepResumeRequested(sweep=sweep, money=40.0)
     assert cli("sweep", "resume", "paid", "--money", "0").code == 2
+
+
+SEARCH = FILE.split("\n", 1)[1]
+"""A sweep file without an experiment."""
+
+
+def test_run_with_a_sweep_file_is_the_same_as_sweep_run(cli: Run, fake: FakePlatform, sweeps: FakeSweeps) -> None:
+    Path("sweep.yaml").write_text(FILE)
+    assert cli("sweep", "run", "sweep.yaml", "--detach").code == 0
+    one = submitted(fake).spec
+    assert cli("run", "--sweep", "sweep.yaml", "--detach").code == 0
+    assert submitted(fake).spec == one
+    done = cli("run", "--sweep", "sweep.yaml", "-d", "--env", "V=1.10", "--cpu", "2", "--name", "big", "--project", "p")
+    spec = submitted(fake).spec
+    assert (done.out.strip(), spec.name, spec.experiment.name) == (submitted(fake).sweep, "big", None)
+    assert (spec.experiment.env, spec.experiment.resources.cpu) == ({"V": "1.10"}, 2.0)
+    assert spec.project == spec.experiment.project == "p"
+    assert submitted(fake).provenance.command_line.partition(" ")[2].startswith("run --sweep sweep.yaml")
+
+
+def test_run_gives_a_sweep_file_its_experiment(cli: Run, fake: FakePlatform, sweeps: FakeSweeps) -> None:
+    Path("sweep.yaml").write_text(SEARCH)
+    Path("train.yaml").write_text("command: python train.py\nenv: {RATIO: 1.10}\n")
+    assert cli("run", "train.yaml", "--sweep", "sweep.yaml", "-d", "--retries", "0").code == 0
+    spec = submitted(fake).spec
+    assert (spec.name, spec.experiment.env, spec.experiment.retry.attempts) == ("sweep", {"RATIO": "1.10"}, 1)
+    assert cli("run", "--sweep", "sweep.yaml", "-d", "--", "python", "other.py").code == 0
+    assert list(submitted(fake).spec.experiment.command) == ["python", "other.py"]
+    fake.published.clear()
+    nothing = cli("run", "--sweep", "sweep.yaml")
+    assert (nothing.code, "experiment" in nothing.err) == (2, True)
+    Path("sweep.yaml").write_text(FILE)
+    two = cli("run", "train.yaml", "--sweep", "sweep.yaml")
+    assert (two.code, "sweep.yaml:1: the sweep has an experiment of its own, and train.yaml is" in two.err) == (2, True)
+    assert cli("run", "--sweep", "sweep.yaml", "--follow").code == 2
+    assert fake.published == []
+
+
+def test_an_experiment_file_may_have_its_search_in_it(cli: Run, fake: FakePlatform, sweeps: FakeSweeps) -> None:
+    inner = "".join(f"  {line}\n" for line in SEARCH.splitlines())
+    Path("train.yaml").write_text(f"name: digits\ncommand: python train.py\nenv: {{RATIO: 1.10}}\nsweep:\n{inner}")
+    for words in (("run", "--sweep", "train.yaml"), ("sweep", "train.yaml")):
+        assert cli(*words, "--detach").code == 0
+        spec = submitted(fake).spec
+        assert (spec.name, spec.budget.trials, spec.experiment.env) == ("digits", 5, {"RATIO": "1.10"})
+    alone = cli("run", "train.yaml", "--detach")
+    assert alone.code == 0, alone.err
+    assert isinstance(fake.published[-1][0], ExperimentSubmitted), "without --sweep it is one experiment"
+    Path("train.yaml").write_text(Path("train.yaml").read_text().replace("low: 1e-5", "low: 0"))
+    wrong = cli("sweep", "train.yaml")
+    assert "error: train.yaml:6: parameters: LR: a logarithmic range cannot begin at 0" in wrong.err

@@ -30,6 +30,8 @@ MAX_BYTES = 1024 * 1024
 _SHOWN = 20
 _HINT = "every key with its meaning: docs/experiment-file.md, or incl schema"
 _EXTENSION = "x-"
+SWEEP = "sweep"
+"""A key of an experiment file that `incl sweep` alone reads."""
 _TYPES = {
     "int_type": "a whole number",
     "int_parsing": "a whole number",
@@ -183,7 +185,8 @@ def validate(document: SpecDocument) -> ExperimentSpec:
     Raises:
         InvalidInput: the message has a line for each problem, `train.yaml:12: unknown key 'resorces'`.
     """
-    return validated(document, ExperimentSpec)
+    values = {key: value for key, value in document.values.items() if key != SWEEP}
+    return validated(SpecDocument(document.source, values, document.places), ExperimentSpec)
 
 
 def validated(document: SpecDocument, model: type[ModelT], hint: str = _HINT) -> ModelT:
@@ -367,6 +370,7 @@ def experiment_schema() -> dict[str, Any]:
         "anyOf": [{"$ref": "#/$defs/Checkpoint"}, {"$ref": "#/$defs/CheckpointPolicy"}],
         "description": "How checkpoints are kept: all, latest, best, none, or a mapping.",
     }
+    keys[SWEEP] = {"type": "object", "description": "Its search, for incl sweep: a sweep file without experiment."}
     schema["patternProperties"] = {"^x-": {}}
     schema.update({"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "INCL experiment"})
     return schema

@@ -19,6 +19,7 @@ EXAMPLES = """  incl run train.yaml
   incl run train.yaml --env LR=0.1 --set resources.cpu=2
   incl run -- python train.py --epochs 10
   incl run --nodes 2 --env LR=0.1 --metric val_acc:max -- python train.py
+  incl run train.yaml --sweep sweep.yaml     search its parameters, as incl sweep run does
   id=$(incl run --detach train.yaml)
 
 Ctrl-C detaches: the experiment goes on (exit 130, as its outcome is not known yet).
@@ -33,6 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", "--detach", action="store_true", help="do not follow; print the id")
     parser.add_argument("--dry-run", action="store_true", help="check, pack and plan, but submit nothing")
     parser.add_argument("--follow", action="store_true", help="with --json: a line for each thing that happens")
+    parser.add_argument("--sweep", metavar="FILE", help="search its parameters: a sweep file (docs/sweeps.md)")
     parser.add_argument("--id", metavar="ID", help="submit under this id: the same one twice is one experiment")
     add_spec_options(parser)
     common(parser)
@@ -41,6 +43,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, session: Session) -> int:
     """Submit and follow. Not a coroutine: the threads begin before asyncio and the bus are imported."""
     _check(args)
+    if args.sweep is not None:
+        from incl_cli.run_sweep import submit
+
+        return submit(args, session)
     from incl_cli.submit import Preparation
 
     preparation = Preparation()
@@ -55,7 +61,7 @@ def run(args: argparse.Namespace, session: Session) -> int:
 def _check(args: argparse.Namespace) -> None:
     if args.after is not None and not args.after:
         raise UsageProblem("there is no command after --", hint="incl run -- python train.py")
-    if args.file is None and not args.after:
+    if args.file is None and not args.after and args.sweep is None:
         raise UsageProblem("there is nothing to run", hint="incl run train.yaml, or incl run -- python train.py")
     if args.follow and args.detach:
         raise UsageProblem("--follow and --detach exclude each other")
