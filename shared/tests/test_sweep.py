@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from importlib import resources
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from incl_shared.errors import InvalidInput, NotFoundError
 from incl_shared.specfile import Override
 from incl_shared.sweep import SweepSpec, env_text
 from incl_shared.sweep_space import active
-from incl_shared.sweepfile import experiment_folder, load_sweep, sweep_text, validate_sweep
+from incl_shared.sweepfile import (
+    experiment_folder,
+    load_sweep,
+    sweep_schema,
+    sweep_schema_text,
+    sweep_text,
+    validate_sweep,
+)
 
 GOOD = """\
 name: digits
@@ -123,3 +133,54 @@ def test_what_is_active(tmp_path: Path) -> None:
     parameters = read(tmp_path, GOOD).parameters
     assert active(parameters, {"OPT": "sgd"}) == {"LR", "OPT", "LAYERS", "MOMENTUM"}
     assert active(parameters, {"OPT": "adam"}) == {"LR", "OPT", "LAYERS"}
+
+
+def test_the_schema_for_editors_is_current() -> None:
+    stored = resources.files("incl_shared.contracts").joinpath("sweep.schema.json").read_text(encoding="utf-8")
+    assert stored == sweep_schema_text(), "run: incl sweep schema > shared/src/incl_shared/contracts/sweep.schema.json"
+
+
+SAYS = {
+    "experiment": {"command": "x", "resources": {"memory": "2GB"}},
+    "parameters": {"A": {"type": "uniform", "low": 0, "high": 1}},
+    "objective": {"metric": "loss", "goal": "min"},
+    "budget": {"trials": 3},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "good"),
+    [
+        ({}, True),
+        ({"parameters": {"A": ["x", 1, True], "B": {"type": "int", "low": 1, "high": 2, "when": {"A": "x"}}}}, True),
+        ({"parameters": {"A": [1, 2], "B": {"type": "int", "low": 1, "high": 2, "when": {"A": [1]}}}}, True),
+        ({"objective": [{"metric": "a", "goal": "max", "value": "best"}, {"metric": "b", "goal": "min"}]}, True),
+        ({"algorithm": "optuna.TPESampler", "early_stopping": "none", "x-own": 1}, True),
+        ({"algorithm": {"name": "optuna.TPESampler", "options": {"multivariate": True}}}, True),
+        ({"early_stopping": {"name": "asha", "min": 1, "eta": 4}, "initial": [{"A": 0.5}]}, True),
+        ({"algorithm": "bayes"}, False),
+        ({"early_stopping": "never"}, False),
+        ({"objective": {"metric": "loss", "goal": "up"}}, False),
+        ({"objective": []}, False),
+        ({"budget": {"tries": 3}}, False),
+        ({"paralel": 3}, False),
+        ({"parallel": 0}, False),
+        ({"parameters": {"A": {"type": "normal"}}}, False),
+        ({"experiment": {"command": "x", "resorces": {}}}, False),
+    ],
+    ids=repr,
+)
+def test_the_schema_says_what_the_reader_says(tmp_path: Path, changes: dict[str, object], good: bool) -> None:
+    document = {**SAYS, **changes}
+    assert jsonschema.Draft202012Validator(sweep_schema()).is_valid(document) is good
+    if good:
+        assert read(tmp_path, json.dumps(document)).parameters
+    else:
+        with pytest.raises(InvalidInput):
+            read(tmp_path, json.dumps(document))
+
+
+def test_the_schema_knows_an_experiment_by_its_path_and_none() -> None:
+    checker = jsonschema.Draft202012Validator(sweep_schema())
+    assert checker.is_valid({**SAYS, "experiment": "train.yaml"})
+    assert checker.is_valid({key: value for key, value in SAYS.items() if key != "experiment"})

@@ -61,7 +61,7 @@ class SweepParameter(Strict):
     step: int | float | None = Field(None, description="Of int and quantised: counted from low.")
     log: bool = Field(False, description="Of int: each factor as likely as any other.")
     choices: tuple[Scalar, ...] = Field((), max_length=1000, description="Of categorical.")
-    when: dict[str, Annotated[tuple[Scalar, ...], BeforeValidator(_many), Field(min_length=1)]] = Field(
+    when: dict[str, Annotated[tuple[Scalar, ...], Field(min_length=1), BeforeValidator(_many)]] = Field(
         default_factory=dict, description="It exists only when other parameters have one of these values."
     )
 
@@ -100,7 +100,7 @@ def _algorithm(value: object) -> object:
 class Algorithm(Strict):
     """What says which point is tried next."""
 
-    name: Annotated[str, BeforeValidator(_algorithm), StringConstraints(pattern=_ALGORITHM.pattern)] = Field(
+    name: Annotated[str, StringConstraints(pattern=_ALGORITHM.pattern), BeforeValidator(_algorithm)] = Field(
         "tpe",
         description="tpe (the platform's own), random, grid, sobol; or a sampler of Optuna by its class: "
         "optuna.TPESampler, optuna.CmaEsSampler …",
@@ -152,7 +152,7 @@ class SweepSpec(Strict):
     parameters: dict[str, Annotated[SweepParameter, BeforeValidator(_choices)]] = Field(
         max_length=200, description="By the names of the environment variables that trials get them as."
     )
-    objective: Annotated[tuple[Objective, ...], BeforeValidator(_listed), Field(min_length=1, max_length=4)]
+    objective: Annotated[tuple[Objective, ...], Field(min_length=1, max_length=4), BeforeValidator(_listed)]
     constraints: tuple[MetricName, ...] = Field(
         (), max_length=20, description="Metrics (the last value) that are kept where they are at most 0."
     )

@@ -6,6 +6,7 @@ experiment file with a mapping `sweep:` is a sweep file too: the search is what 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import yaml
 
 from incl_shared.errors import InvalidInput
-from incl_shared.specfile import SWEEP, Override, SpecDocument, load_document, override, validated
+from incl_shared.specfile import SWEEP, Override, SpecDocument, experiment_schema, load_document, override, validated
 from incl_shared.sweep import SweepSpec
 
 HINT = "every key with its meaning: docs/sweeps.md"
@@ -77,3 +78,38 @@ def sweep_text(spec: SweepSpec) -> str:
     """The file of a sweep: what differs from the defaults."""
     values: dict[str, Any] = spec.model_dump(mode="json", exclude_defaults=True)
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def sweep_schema() -> dict[str, Any]:
+    """The JSON Schema of the sweep file, for editors. What `incl sweep schema` prints.
+
+    Broader than the model's own where the file is: the shorthands, an experiment by its path, and none at all, as
+    `incl run train.yaml --sweep FILE` gives it.
+    """
+    schema, inner = SweepSpec.model_json_schema(mode="validation"), experiment_schema()
+    keys, parts = schema["properties"], schema["$defs"]
+    parts |= inner.pop("$defs")
+    parts["ExperimentSpec"] = {key: value for key, value in inner.items() if key != "$schema"}
+    _or(keys, "experiment", {"type": "string", "minLength": 1})
+    _or(keys, "objective", {"$ref": "#/$defs/Objective"})
+    _or(keys, "algorithm", parts["Algorithm"]["properties"]["name"])
+    _or(keys, "early_stopping", {"$ref": "#/$defs/Stopper"})
+    _or(keys["parameters"], "additionalProperties", parts["SweepParameter"]["properties"]["choices"])
+    when = parts["SweepParameter"]["properties"]["when"]
+    _or(when, "additionalProperties", when["additionalProperties"]["items"])
+    schema["required"].remove("experiment")
+    schema["patternProperties"] = {"^x-": {}}
+    schema.update({"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "INCL sweep"})
+    return schema
+
+
+def _or(within: dict[str, Any], key: str, other: dict[str, Any]) -> None:
+    kept = within[key]
+    said = {name: kept.pop(name) for name in ("description", "default", "title") if name in kept}
+    plain = {name: value for name, value in other.items() if name not in ("description", "default", "title")}
+    within[key] = {"anyOf": [kept, plain], **said}
+
+
+def sweep_schema_text() -> str:
+    """The schema as it lies in contracts/sweep.schema.json."""
+    return json.dumps(sweep_schema(), indent=2, sort_keys=True) + "\n"

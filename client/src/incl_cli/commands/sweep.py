@@ -1,4 +1,4 @@
-"""incl sweep run|ls|show|trials|best|plot|export|stop|resume."""
+"""incl sweep run|ls|show|trials|best|plot|export|stop|resume|schema."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ EXAMPLES = """  incl sweep run sweep.yaml          also: incl sweep sweep.yaml
   incl sweep export @last -o trials.csv
   incl sweep stop @last
   incl sweep resume @last --trials 100
+  incl sweep schema > sweep.schema.json
   incl ls 'sweep ~ 3f9k2x7q'         its trials are experiments like any other
 
 What a sweep file says is in docs/sweeps.md. Ctrl-C detaches: the sweep goes on."""
@@ -32,7 +33,7 @@ def shorthand(words: list[str]) -> list[str]:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    names = "run | ls | show | trials | best | plot | export | stop | resume"
+    names = "run | ls | show | trials | best | plot | export | stop | resume | schema"
     actions = parser.add_subparsers(dest="action", metavar=names, required=True, parser_class=Parser)
     _run_arguments(actions.add_parser("run", help="submit a sweep file and follow it"))
     listing = actions.add_parser("ls", help="the sweeps of the project, the newest first")
@@ -61,6 +62,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     plot.add_argument("--height", type=int, default=14, metavar="ROWS", help="of each chart (14)")
     export = actions.add_parser("export", help="the trials as CSV")
     export.add_argument("-o", "--output", metavar="FILE", help="into a file, not to stdout")
+    common(actions.add_parser("schema", help="the JSON Schema of the sweep file, for editors"))
     for action in (show, trials, best, plot, export, stop, resume):
         action.add_argument("sweep", nargs="?", default="@last", help="id, the end of one, name, @last (default)")
     for action in (listing, show, trials, best, plot, export, stop, resume):
@@ -92,6 +94,11 @@ def run(args: argparse.Namespace, session: Session) -> int:
         from incl_cli.sweep_submit import submit
 
         return submit(args, session)
+    if args.action == "schema":
+        from incl_shared.sweepfile import sweep_schema_text
+
+        session.out.out.write(sweep_schema_text())
+        return 0
     if args.action == "resume":
         from incl_cli.sweep_resume import resume
 

@@ -79,7 +79,7 @@ def problems() -> list[str]:
         elif old != new:
             found.extend(f"{name}: {reason}" for reason in breaks(old, new))
             found.append(f"{name}: model and file differ; run `make contracts`")
-    known = {path(name).name for name in current} | {"experiment.schema.json"}
+    known = {path(name).name for name in current} | {"experiment.schema.json", "sweep.schema.json"}
     found.extend(f"{file.name}: no such message any more" for file in FOLDER.glob("*.json") if file.name not in known)
     return found
 
