@@ -14,6 +14,8 @@ import asyncio
 import os
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,15 @@ class _Script:
 
 
 async def _drive(folder: Path) -> dict[str, Any]:
+    script = _Script()
+    async with served(folder, script) as (client, app, runs):
+        script.runs = runs
+        return await _measure(client, app, script)
+
+
+@asynccontextmanager
+async def served(folder: Path, script: Any) -> AsyncIterator[tuple[Any, Any, Any]]:
+    """(client, service, runs) on a bus of their own."""
     from incl_hpo.app import create_app
     from incl_hpo.settings import HpoSettings
     from incl_hpo.testing_runs import ScriptedRuns
@@ -76,12 +87,11 @@ async def _drive(folder: Path) -> dict[str, Any]:
         app = create_app(HpoSettings(database_url=f"sqlite:///{folder / 'hpo.db'}", bus=server.settings("hpo")))
         tracker = Bus(server.settings("tracker"), service="tracker")
         async with await BusClient.connect(server.settings("driver")) as client:
-            script = _Script()
-            script.runs = runs = ScriptedRuns(client, tracker, script)
+            runs = ScriptedRuns(client, tracker, script)
             for part in (tracker, runs, app):
                 await part.start()
             try:
-                return await _measure(client, app, script)
+                yield client, app, runs
             finally:
                 for part in (app, runs, tracker):
                     await part.stop()
@@ -149,22 +159,30 @@ def _cpu(app: Any) -> tuple[float, float]:
 async def _timed(client: Any, user: str, **changes: Any) -> float:
     """Seconds from the submit of a sweep to its end."""
     from incl_hpo.testing_runs import sweep_spec
-    from incl_shared.events import SweepFinished, SweepSubmitted
+    from incl_shared.events import SweepSubmitted
     from incl_shared.ids import new_id
 
+    return await until_over(client, user, SweepSubmitted(sweep=new_id(), spec=sweep_spec(**changes)))
+
+
+async def until_over(client: Any, user: str, event: Any) -> float:
+    """Seconds from a request about a sweep to its (next) end."""
+    from incl_shared.events import SweepFinished
+
     over = asyncio.Event()
-    event = SweepSubmitted(sweep=new_id(), spec=sweep_spec(**changes))
 
     async def heard(subject: str, payload: bytes, headers: Any) -> None:
         if headers["ce-type"] == SweepFinished.type_name():
             over.set()
 
-    await client.subscribe(f"incl.event.default.sweep.{event.sweep}", heard)
+    subscription = await client.subscribe(f"incl.event.default.sweep.{event.sweep}", heard)
     began = time.perf_counter()
     await client.publish_event(event, project="default", user=user)
     async with asyncio.timeout(_DEADLINE_S):
         await over.wait()
-    return time.perf_counter() - began
+    took = time.perf_counter() - began
+    await subscription.unsubscribe()
+    return took
 
 
 async def _complete(client: Any, user: str) -> int:

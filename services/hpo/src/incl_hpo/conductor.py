@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from incl_hpo import steps, store
 from incl_hpo.costs import Provisioner, Purse
 from incl_hpo.domain import ending
-from incl_hpo.domain.learning import Told, known
+from incl_hpo.domain.learning import Learned, Told, known
 from incl_hpo.domain.question import question
 from incl_hpo.domain.spending import spending
 from incl_hpo.domain.trial import OVER, Finish, Outcome, Trial, outcome
@@ -34,6 +34,7 @@ from incl_shared.db import Database, Transaction
 from incl_shared.errors import InclError, NotFoundError
 from incl_shared.events import TrialState
 from incl_shared.queries.tracker import ListMetrics, MetricPage, MetricSummary
+from incl_shared.sweep import SweepSpec
 from incl_shared.tasks import end_all
 
 _log = logging.getLogger("incl.hpo")
@@ -62,6 +63,8 @@ class Book:
     """The trials of a sweep in memory, brought up to date by what changed."""
 
     def __init__(self) -> None:
+        self.learned: Learned | None = None
+        """Of all trials; none: nothing was asked yet."""
         self.trials: dict[int, Trial] = {}
         self.live: dict[int, Trial] = {}
         """Those that are not over."""
@@ -73,11 +76,21 @@ class Book:
         """Take over what changed up to a revision."""
         for trial in changed:
             self.trials[trial.number] = trial
+            if self.learned is not None:
+                self.learned.note(trial)
             if trial.state in OVER:
                 self.live.pop(trial.number, None)
             else:
                 self.live[trial.number] = trial
         self.revision = revision
+
+    def teach(self, spec: SweepSpec) -> Learned:
+        """What is learned from the trials so far."""
+        if self.learned is None:
+            self.learned = Learned(spec)
+            for trial in self.trials.values():
+                self.learned.note(trial)
+        return self.learned
 
     def of(self, state: TrialState) -> list[Trial]:
         """Those that are running, or ended, by number."""
@@ -266,7 +279,7 @@ class Conductor:
         if book.earlier is None:
             book.earlier = await self._database.read(lambda connection: _earlier(connection, sweep))
         with self._metrics.propose.labels("hpo").time():
-            asked = question(spec, book.trials.values(), book.earlier, count, _TURN_S)
+            asked = partial(question, spec, book.trials.values(), book.teach(spec), book.earlier, count, _TURN_S)
             answer = await self._pool.ask(asked, sweep.user)
         memos = tuple(answer["memos"])
         refused = ": ".join(filter(None, (answer["refused"], answer["cause"])))

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from incl_hpo.turns import Turns
@@ -41,14 +41,16 @@ class WorkerPool:
         self._closed = False
         self._ending: set[asyncio.Task[None]] = set()
 
-    async def ask(self, question: Mapping[str, Any], user: str = "") -> dict[str, Any]:
-        """The answer of a process; a process that dies or takes too long is replaced, once. user: whose turn it takes.
+    async def ask(self, question: Mapping[str, Any] | Callable[[], bytes], user: str = "") -> dict[str, Any]:
+        """The answer of a process; a process that dies or takes too long is replaced, once.
+
+        question: or what gives its text, asked for when it is its turn. user: whose turn it takes.
 
         Raises:
             ProposalError: it cannot be computed.
         """
         async with self._turns.of(user):
-            text = json.dumps(question).encode()
+            text = question() if callable(question) else json.dumps(question).encode()
             for left in reversed(range(_TRIES)):
                 try:
                     answer = await self._ask(text)

@@ -70,6 +70,8 @@ trials = sa.Table(
     sa.Index("trials_live", "sweep", sqlite_where=_LIVE, postgresql_where=_LIVE),
     sa.Index("trials_revision", "sweep", "revision"),
     sa.Index("trials_score", "sweep", "score"),
+    sa.Index("trials_counted", "sweep", "state", "steps", "cost"),
+    sa.Index("trials_ended", "sweep", "ended", "number"),
 )
 """One row a trial. `finish` (a Finish) says how its experiment ended, at `over`; `settled` is the last attempt whose
 records are all stored; `score` is the first objective's value, less is better, where it keeps the constraints. `rung`

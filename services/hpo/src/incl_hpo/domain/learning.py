@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ def known(spec: SweepSpec, trials: Iterable[Trial]) -> Known:
     """
     ordered = sorted(trials, key=lambda trial: trial.number)
     complete = [signed(spec, trial.values) for trial in ordered if trial.state is TrialState.COMPLETE]
-    middling = tuple(np.median(np.asarray(complete), axis=0)) if complete else ()
+    middling = _middling(complete)
     history: list[Told] = []
     pending: list[dict[str, Any]] = []
     for trial in ordered:
@@ -60,6 +61,59 @@ def _told(spec: SweepSpec, trial: Trial, middling: Sequence[float]) -> Told | No
             return trial.parameters, worse, trial.constraints
         case _:
             return None
+
+
+class Learned:
+    """What is known of a growing sweep, as the text of a question: only what changed is put into words again.
+
+    The same as `known` says of all trials, which with 10,000 of them held the service up for 0.4 s a question.
+    """
+
+    def __init__(self, spec: SweepSpec) -> None:
+        self._spec = spec
+        self._texts: dict[int, str] = {}
+        self._complete: dict[int, tuple[float, ...]] = {}
+        self._early: dict[int, tuple[Trial, str]] = {}
+        """Those that ended early, whose values follow from the middling one, and the text of their points."""
+        self._pending: dict[int, dict[str, Any]] = {}
+        self._stale = False
+
+    def note(self, trial: Trial) -> None:
+        """A trial is new, or another one than before."""
+        number = trial.number
+        self._stale |= number in self._complete or number in self._early
+        for kept in (self._texts, self._complete, self._early, self._pending):
+            kept.pop(number, None)
+        told = _told(self._spec, trial, ())
+        if told is None:
+            self._pending[number] = dict(trial.parameters)
+        elif trial.state in (TrialState.STOPPED, TrialState.PRUNED):
+            self._early[number] = (trial, json.dumps(trial.parameters))
+            self._stale = True
+        else:
+            self._texts[number] = json.dumps(told)
+            if trial.state is TrialState.COMPLETE:
+                self._complete[number] = told[1]
+                self._stale = True
+
+    def pending(self) -> list[dict[str, Any]]:
+        """See `Known`."""
+        return [self._pending[number] for number in sorted(self._pending)]
+
+    def history(self) -> str:
+        """What a JSON list of `Known.history` has between its brackets."""
+        if self._stale and self._early:
+            middling = _middling(list(self._complete.values()))
+            for number, (trial, point) in self._early.items():
+                told = _told(self._spec, trial, middling)
+                assert told is not None
+                self._texts[number] = f"[{point}, {json.dumps(told[1])}, {json.dumps(told[2])}]"
+        self._stale = False
+        return ", ".join(self._texts[number] for number in sorted(self._texts))
+
+
+def _middling(complete: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
+    return tuple(np.median(np.asarray(complete), axis=0)) if complete else ()
 
 
 def front(spec: SweepSpec, trials: Iterable[Trial]) -> list[Trial]:

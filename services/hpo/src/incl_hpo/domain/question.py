@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from incl_hpo.domain.learning import Told, known
+from incl_hpo.domain.learning import Learned, Told
 from incl_hpo.domain.trial import Trial, signed
 from incl_shared.events import TrialState
 from incl_shared.queries.hpo import CheckAlgorithm
@@ -14,9 +15,14 @@ from incl_shared.sweep import SweepSpec
 
 
 def question(
-    spec: SweepSpec, trials: Collection[Trial], earlier: Sequence[Told], count: int, seconds: float
-) -> dict[str, Any]:
-    """For so many points. earlier: what other sweeps have taught."""
+    spec: SweepSpec,
+    trials: Collection[Trial],
+    learned: Learned,
+    earlier: Sequence[Told],
+    count: int,
+    seconds: float,
+) -> bytes:
+    """The text that asks for so many points. learned: of these trials. earlier: what other sweeps have taught."""
     asked: dict[str, Any] = {
         "parameters": {name: one.model_dump(mode="json") for name, one in spec.parameters.items()},
         "algorithm": spec.algorithm.name,
@@ -25,10 +31,11 @@ def question(
         "seconds": seconds,
     }
     if not spec.algorithm.of_optuna:
-        told = known(spec, trials)
-        return {**asked, "history": (*earlier, *told.history), "pending": told.pending}
+        head = json.dumps({**asked, "pending": learned.pending()})
+        history = ", ".join(filter(None, (json.dumps(earlier)[1:-1], learned.history())))
+        return f'{head[:-1]}, "history": [{history}]}}'.encode()
     ordered = sorted(trials, key=lambda trial: trial.number)
-    return {
+    told = {
         **asked,
         "options": spec.algorithm.options,
         "objectives": len(spec.objective),
@@ -36,6 +43,7 @@ def question(
         "earlier": [_earlier(*one) for one in earlier],
         "trials": [_tried(spec, trial) for trial in ordered],
     }
+    return json.dumps(told).encode()
 
 
 def probe(query: CheckAlgorithm) -> dict[str, Any]:
