@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from incl_cli import model_names
 from incl_cli.arguments import UsageProblem
 from incl_cli.look import find
+from incl_cli.model_approvals import check_reason, waits
 from incl_cli.text import plain, plural, size
 from incl_shared.errors import ConflictError, InvalidInput
 from incl_shared.ids import new_id
@@ -146,10 +147,14 @@ async def alias(args: argparse.Namespace, session: Session) -> int:
     number = None if args.remove else await _number(platform, model, args.version)
     now = await _alias(platform, model, name)
     _expect(args.expect, model, name, now)
-    query = MoveAlias(model=model, alias=name, number=number, revision=now.revision if now else 0, reason=args.reason)
+    revision, reason = now.revision if now else 0, check_reason(args.reason)
+    query = MoveAlias(model=model, alias=name, number=number, revision=revision, reason=reason)
     moved = await platform.ask(query)
     if args.json:
         session.out.json({"model": model, "previous": now.number if now else None, **moved.model_dump(mode="json")})
+        return 0
+    if moved.request is not None:
+        waits(session.out, model, name, moved.request)
         return 0
     before = f" (it was {model}:{now.number})" if now and now.number and now.number != number else ""
     where = f"points at {model}:{number}" if number else "is taken away"

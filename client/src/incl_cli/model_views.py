@@ -73,7 +73,7 @@ def _at_least_one(limit: int) -> None:
 
 
 def _aliases(row: ModelRow) -> str:
-    return ", ".join(f"{one.alias} → {one.number}" for one in row.aliases)
+    return ", ".join(f"{one.alias} → {one.number}{' (protected)' if one.protected else ''}" for one in row.aliases)
 
 
 async def show(args: argparse.Namespace, session: Session) -> int:
@@ -225,6 +225,8 @@ def _said(entry: TrailEntry) -> str:
         where = f"to {known['number']}" if known.get("number") else "away"
         reason = f": {known['reason']}" if known.get("reason") else ""
         return f"moved {known.get('alias')} {where}{before}{reason}"
+    if entry.action in ("asked", "approved", "refused", "protected", "unprotected"):
+        return _of_approvals(entry)
     if entry.action == "changed":
         fields = [name for name in known if name != "number"]
         return f"changed the {' and '.join(fields)} of {which}"
@@ -233,6 +235,18 @@ def _said(entry: TrailEntry) -> str:
     if entry.action == "purged":
         return f"purged the versions {', '.join(str(one) for one in known.get('numbers', ()))}"
     return f"{entry.action} {which}"
+
+
+def _of_approvals(entry: TrailEntry) -> str:
+    known: dict[str, Any] = entry.details
+    alias, reason = known.get("alias"), f": {known['reason']}" if known.get("reason") else ""
+    request = f" (request {known['request']})" if known.get("request") else ""
+    if entry.action == "asked":
+        where = "unprotected" if known.get("unprotect") else f"moved to {known.get('number') or 'nothing'}"
+        return f"asked for {alias} to be {where}{request}{reason}"
+    if entry.action in ("approved", "refused"):
+        return f"{entry.action} what {known.get('asked_by')} asked for {alias}{request}{reason}"
+    return f"{alias} is {entry.action}{request}{reason}"
 
 
 async def verify(args: argparse.Namespace, session: Session) -> int:

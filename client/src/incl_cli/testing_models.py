@@ -15,17 +15,22 @@ from incl_shared.queries.base import Answer, Done
 from incl_shared.queries.models import (
     AliasView,
     ChangeModel,
+    DecideRequest,
     FilePage,
     GetVersion,
     Lineage,
     ListModelFiles,
     ListModels,
+    ListRequests,
     ListVersions,
     ModelFile,
     ModelPage,
     ModelRow,
     MoveAlias,
+    ProtectAlias,
     RegisterModel,
+    RequestPage,
+    RequestView,
     RestoreModel,
     TrashModel,
     VersionPage,
@@ -41,6 +46,7 @@ class FakeModels:
         self.versions: dict[int, VersionView] = {}
         self.files: dict[int, list[ModelFile]] = {}
         self.aliases: dict[str, AliasView] = {}
+        self.requests: dict[int, RequestView] = {}
         self.asked: list[Any] = []
         answers: dict[type, Callable[[Any], Answer]] = {
             GetVersion: self._version,
@@ -49,6 +55,9 @@ class FakeModels:
             ListVersions: self._versions,
             MoveAlias: self._move,
             RegisterModel: self._register,
+            ProtectAlias: self._protect,
+            ListRequests: lambda query: RequestPage(requests=tuple(self.requests.values())),
+            DecideRequest: self._decide,
             ChangeModel: self._done,
             TrashModel: self._done,
             RestoreModel: self._done,
@@ -114,11 +123,32 @@ class FakeModels:
         before = self.aliases.get(query.alias)
         if query.revision != (before.revision if before else 0):
             raise ConflictError(f"bob has moved {query.alias} meanwhile")
+        if before is not None and before.protected:
+            number = len(self.requests) + 1
+            self.requests[number] = RequestView(
+                model="chest-xray", request=number, alias=query.alias, number=query.number, state="open",
+                asked_by="ada", asked=time.time(), reason=query.reason,
+            )  # fmt: skip
+            return before.model_copy(update={"request": number})
         moved = AliasView(
             alias=query.alias, number=query.number, revision=query.revision + 1, by="ada", moved=time.time()
         )
         self.aliases[query.alias] = moved
         return moved
+
+    def _protect(self, query: ProtectAlias) -> AliasView:
+        self.asked.append(query)
+        new = AliasView(alias=query.alias, number=None, revision=0, by="ada", moved=time.time())
+        view = self.aliases.get(query.alias, new).model_copy(update={"protected": True})
+        self.aliases[query.alias] = view
+        return view if query.protected else view.model_copy(update={"request": 9})
+
+    def _decide(self, query: DecideRequest) -> RequestView:
+        self.asked.append(query)
+        state = "approved" if query.approve else "refused"
+        update = {"state": state, "decided_by": "bob", "answer": query.reason}
+        self.requests[query.request] = self.requests[query.request].model_copy(update=update)
+        return self.requests[query.request]
 
     def _register(self, query: RegisterModel) -> VersionView:
         self.asked.append(query)

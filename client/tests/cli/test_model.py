@@ -191,3 +191,27 @@ def test_bytes_that_are_others_are_refused(models: FakeModels, cli: Run, fake: F
     refused = cli("model", "get", "chest-xray", "--cache")
     assert refused.code == 8
     assert not (root() / view.manifest).exists()
+
+
+def test_a_protected_alias_is_moved_by_two(models: FakeModels, cli: Run) -> None:
+    models.add({"best.pt": b"1"})
+    models.add({"best.pt": b"2"})
+    assert "nothing waits" in cli("model", "requests").err
+    assert cli("model", "alias", "chest-xray", "production", "1").code == 0
+    assert "is protected" in cli("model", "protect", "chest-xray", "production").err
+    assert "(protected)" in cli("model", "ls").out
+    asked = cli("model", "alias", "chest-xray", "production", "2", "--reason", "better\x1b[2J")
+    assert (asked.code, asked.out) == (0, "")
+    assert "nothing has changed yet" in asked.err
+    assert "incl model approve chest-xray 1" in asked.err
+    listed = cli("model", "requests", "chest-xray")
+    assert "production → 2" in listed.out
+    assert "\x1b" not in listed.out
+    assert cli("model", "requests", "--json").json[0]["state"] == "open"
+    assert "approved, and done" in cli("model", "approve", "chest-xray", "1", "--reason", "fine").err
+    assert (models.asked[-1].approve, models.asked[-1].reason) == (True, "fine")
+    assert cli("model", "refuse", "chest-xray", "1", "--json").json["state"] == "refused"
+    assert "request 9 waits" in cli("model", "protect", "chest-xray", "production", "--remove").err
+    for words in (("approve", "chest-xray", "0"), ("approve", "chest-xray"), ("refuse", "chest-xray", "x")):
+        assert cli("model", *words).code == 2
+    assert cli("model", "approve", "chest-xray", "1", "--reason", "x" * 2001).code == 2

@@ -66,7 +66,7 @@ async def test_of_two_who_move_it_at_once_one_wins(any_desk: Desk) -> None:
     )
     found = await desk.models.version(ANN, GetVersion(model="chest-xray", alias="production"))
     [winner] = [name for name, number in people.items() if number == found.number]
-    refused = [one for one in moved if one is not None]
+    refused = [one for one in moved if isinstance(one, Exception)]
     assert len(refused) == 2
     for error in refused:
         assert isinstance(error, ConflictError)

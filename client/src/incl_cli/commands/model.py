@@ -1,4 +1,4 @@
-"""incl model register|ls|show|set|alias|history|get|verify|rm|restore."""
+"""incl model register|ls|show|set|alias|protect|requests|approve|refuse|history|get|verify|rm|restore."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ EXAMPLES = """  incl model register @last --name chest-xray --path best.pt
   incl model show chest-xray            also: chest-xray:3, chest-xray@production
   incl model set chest-xray:3 --note 'second site' --tag reviewed --metadata dice=0.91
   incl model alias chest-xray production 3
+  incl model protect chest-xray production      it moves only once another person approves
+  incl model requests                           what waits for you; incl model approve chest-xray 1
   incl model history chest-xray
   incl model get chest-xray@production -o model
   incl model verify chest-xray
@@ -25,7 +27,7 @@ All of it: docs/models.md. In a script: incl.register_model(...), incl.load_mode
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    names = "register | ls | show | set | alias | history | get | verify | rm | restore"
+    names = "register | ls | show | set | alias | protect | requests | approve | refuse | history | get | …"
     actions = parser.add_subparsers(dest="action", metavar=names, required=True, parser_class=Parser)
     _register(actions.add_parser("register", help="files of an experiment become a version"))
     listing = actions.add_parser("ls", help="the models of the project")
@@ -44,6 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     alias.add_argument("--remove", action="store_true", help="take the alias away")
     alias.add_argument("--expect", metavar="N", help="only if it points at this version now; 'none': only if it is new")
     alias.add_argument("--reason", default="", help="why; kept in the history")
+    _approvals(actions)
     history = actions.add_parser("history", help="the audit trail: what was done, when, by whom")
     history.add_argument("model", help="the name of a model")
     history.add_argument("--alias", metavar="ALIAS", help="only moves of this alias")
@@ -62,6 +65,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     for action in actions.choices.values():
         action.add_argument("--project", help="another project than the usual one")
         common(action)
+
+
+def _approvals(actions: argparse._SubParsersAction[Parser]) -> None:
+    protect = actions.add_parser("protect", help="an alias moves only once another person has approved")
+    protect.add_argument("model", help="the name of a model")
+    protect.add_argument("alias", help="production, staging, any word")
+    protect.add_argument("--remove", action="store_true", help="no more; this needs an approval as well")
+    requests = actions.add_parser("requests", help="what waits for an approval")
+    requests.add_argument("model", nargs="?", help="of this model only")
+    requests.add_argument("--all", action="store_true", help="also what is decided")
+    approve = actions.add_parser("approve", help="approve what another person asked for: it is done at once")
+    refuse = actions.add_parser("refuse", help="refuse it; or take back what you asked for yourself")
+    for action in (approve, refuse):
+        action.add_argument("model", help="the name of a model")
+        action.add_argument("request", type=int, metavar="N", help="the number of the request")
+    for action in (protect, approve, refuse):
+        action.add_argument("--reason", default="", help="why; kept in the history")
 
 
 def _register(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +106,7 @@ def _words(parser: argparse.ArgumentParser) -> None:
 
 async def run(args: argparse.Namespace, session: Session) -> int:
     """Do it."""
-    from incl_cli import model_acts, model_get, model_views
+    from incl_cli import model_acts, model_approvals, model_get, model_views
 
     actions = {
         "register": model_acts.register,
@@ -94,6 +114,10 @@ async def run(args: argparse.Namespace, session: Session) -> int:
         "show": model_views.show,
         "set": model_acts.change,
         "alias": model_acts.alias,
+        "protect": model_approvals.protect,
+        "requests": model_approvals.requests,
+        "approve": model_approvals.decide,
+        "refuse": model_approvals.decide,
         "history": model_views.history,
         "get": model_get.get,
         "verify": model_views.verify,

@@ -12,6 +12,7 @@ from incl_registry.grants import load_key
 from incl_registry.handlers import Handlers
 from incl_registry.http import BlobDoor, DoorLimits
 from incl_registry.metrics import RegistryMetrics
+from incl_registry.models.aliases import Aliases
 from incl_registry.models.changes import Changes
 from incl_registry.models.handlers import Models
 from incl_registry.models.inspecting import Inspection
@@ -100,6 +101,7 @@ class RegistryApp:
             self.database, self.clock, self.bus.ask, key=key, ttl_s=self.settings.grant_ttl_s, url=lambda: self.url
         ).register(self.bus)
         Changes(self.database, self.clock).register(self.bus)
+        Aliases(self.database, self.clock).register(self.bus)
         Inspection(self.database, blobs, self._threads).register(self.bus)
         self.bus.consume(REGISTRY_EVENTS, handlers.event)
         serve_stuck(self.bus, RegistryStuck, self._stuck)

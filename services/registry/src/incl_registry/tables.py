@@ -156,8 +156,33 @@ model_aliases = sa.Table(
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("mover", sa.String(63), nullable=False),
     sa.Column("moved", sa.Float, nullable=False),
+    sa.Column("protected", sa.Float),
 )
-"""Where aliases point; none: the alias was taken away, and its revision goes on should it come back."""
+"""Where aliases point; none: the alias was taken away, and its revision goes on should it come back.
+
+`protected`: since when it moves only with the approval of another person."""
+
+model_requests = sa.Table(
+    "model_requests",
+    metadata,
+    sa.Column("project", sa.String(63), primary_key=True),
+    sa.Column("model", sa.String(63), primary_key=True),
+    sa.Column("request", sa.Integer, primary_key=True),
+    sa.Column("alias", sa.String(63), nullable=False),
+    sa.Column("unprotect", sa.Boolean, nullable=False),
+    sa.Column("number", sa.Integer),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("asked_by", sa.String(63), nullable=False),
+    sa.Column("asked", sa.Float, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("decided_by", sa.String(63), nullable=False, server_default=""),
+    sa.Column("decided", sa.Float),
+    sa.Column("answer", sa.Text, nullable=False, server_default=""),
+    sa.Index("model_requests_state", "project", "state"),
+)
+"""What people asked for of protected aliases. `revision`: of the alias, that they had seen. `state`: open, approved,
+refused."""
 
 model_trail = sa.Table(
     "model_trail",

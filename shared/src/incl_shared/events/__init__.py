@@ -38,6 +38,10 @@ from incl_shared.events.experiments import (
 )
 from incl_shared.events.models import (
     AliasMoved,
+    AliasProtected,
+    ApprovalGiven,
+    ApprovalRefused,
+    ApprovalRequested,
     ModelChanged,
     ModelPurged,
     ModelRestored,
@@ -62,6 +66,10 @@ __all__ = [
     "REGISTER",
     "AlertRaised",
     "AliasMoved",
+    "AliasProtected",
+    "ApprovalGiven",
+    "ApprovalRefused",
+    "ApprovalRequested",
     "ArtifactStored",
     "ArtifactsDropped",
     "AttemptAssigned",

@@ -88,3 +88,58 @@ class ModelPurged(Event):
     by: Token
     trail: Sha256
     numbers: tuple[int, ...] = Field(max_length=1000)
+
+
+class AliasProtected(Event):
+    """From now on an alias moves only once another person has approved, or it needs nobody's approval any more."""
+
+    aggregate: ClassVar[str] = "model"
+
+    model: Token
+    by: Token
+    trail: Sha256
+    alias: Token
+    protected: bool
+
+
+class ApprovalRequested(Event):
+    """Somebody wants a protected alias to move, or to be protected no more. Another person is to decide."""
+
+    aggregate: ClassVar[str] = "model"
+
+    model: Token
+    by: Token
+    trail: Sha256
+    request: int = Field(ge=1, description="Its number among those of the model.")
+    alias: Token
+    unprotect: bool = False
+    number: int | None = Field(ge=1, description="Where it is to point; none: it is to be taken away, or unprotected.")
+    reason: str = ""
+
+
+class ApprovalGiven(Event):
+    """Another person approved, and it is done: the event of the deed follows."""
+
+    aggregate: ClassVar[str] = "model"
+
+    model: Token
+    by: Token
+    trail: Sha256
+    request: int = Field(ge=1)
+    asked_by: Token
+    alias: Token
+    reason: str = ""
+
+
+class ApprovalRefused(Event):
+    """Another person refused, or whoever asked took it back. Nothing has moved."""
+
+    aggregate: ClassVar[str] = "model"
+
+    model: Token
+    by: Token
+    trail: Sha256
+    request: int = Field(ge=1)
+    asked_by: Token
+    alias: Token
+    reason: str = ""

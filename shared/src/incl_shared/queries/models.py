@@ -93,6 +93,8 @@ class AliasView(Answer):
     revision: int = Field(description="Grows by one with each move.")
     by: str
     moved: float
+    protected: bool = Field(False, description="It moves only once another person has approved.")
+    request: int | None = Field(None, description="Nothing has moved yet: this request waits for another person.")
 
 
 class VersionView(Answer):
@@ -263,6 +265,66 @@ class MoveAlias(Query[AliasView]):
     alias: Token
     number: Number | None = Field(description="None takes the alias away.")
     revision: int = Field(ge=0, description="That the asker has seen; 0: there was no such alias.")
+    reason: Reason = ""
+
+
+class ProtectAlias(Query[AliasView]):
+    """From now on an alias moves only with the approval of another person; to end that needs one as well."""
+
+    service: ClassVar[str] = "registry"
+    name: ClassVar[str] = "protect_alias"
+    answer: ClassVar[type[Answer]] = AliasView
+
+    model: Token
+    alias: Token
+    protected: bool = True
+    reason: Reason = ""
+
+
+class RequestView(Answer):
+    """What somebody asked for, and what another person made of it. Times in seconds since the epoch."""
+
+    model: str
+    request: int
+    alias: str
+    unprotect: bool = False
+    number: int | None
+    state: Literal["open", "approved", "refused"]
+    asked_by: str
+    asked: float
+    reason: str = ""
+    decided_by: str = ""
+    decided: float | None = None
+    answer: str = Field("", description="The reason of the decision.")
+
+
+class RequestPage(Answer):
+    """Requests, the newest first."""
+
+    requests: tuple[RequestView, ...]
+
+
+class ListRequests(Query[RequestPage]):
+    """What waits for a decision in the project, or all that was ever asked for of one model: the newest hundred."""
+
+    service: ClassVar[str] = "registry"
+    name: ClassVar[str] = "model_requests"
+    answer: ClassVar[type[Answer]] = RequestPage
+
+    model: Token | None = None
+    decided: bool = Field(False, description="Also those that are decided.")
+
+
+class DecideRequest(Query[RequestView]):
+    """Approve or refuse. Nobody approves what he asked for himself; he may take it back, by refusing it."""
+
+    service: ClassVar[str] = "registry"
+    name: ClassVar[str] = "decide_request"
+    answer: ClassVar[type[Answer]] = RequestView
+
+    model: Token
+    request: Number
+    approve: bool
     reason: Reason = ""
 
 

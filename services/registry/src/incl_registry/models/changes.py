@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING, Any
 from incl_registry.models import rules, store
 from incl_registry.models.found import existing, known, not_pointed_at, present
 from incl_registry.models.trail import Act, Row
-from incl_shared.errors import ConflictError, InvalidInput, NotFoundError
-from incl_shared.events import AliasMoved, ModelChanged, ModelPurged, ModelRestored, ModelTrashed
+from incl_shared.errors import ConflictError
+from incl_shared.events import ModelChanged, ModelPurged, ModelRestored, ModelTrashed
 from incl_shared.queries.base import Done
 from incl_shared.queries.models import (
-    MOST_ALIASES,
-    AliasView,
     ChangeModel,
-    MoveAlias,
     PurgeModel,
     RestoreModel,
     TrashModel,
@@ -32,7 +29,7 @@ _MOST_PURGED = 1000
 
 
 class Changes:
-    """Words, aliases, trash."""
+    """Words and trash."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -41,7 +38,6 @@ class Changes:
     def register(self, bus: Bus) -> None:
         """Serve every query."""
         bus.serve(ChangeModel, self.change)
-        bus.serve(MoveAlias, self.move)
         bus.serve(TrashModel, self.trash)
         bus.serve(RestoreModel, self.restore)
         bus.serve(PurgeModel, self.purge)
@@ -72,43 +68,6 @@ class Changes:
             )
             tx.emit(event, project=asker.project, version=said.sequence)
             return Done()
-
-        return await self._database.write(work)
-
-    async def move(self, asker: Asker, query: MoveAlias) -> AliasView:
-        """An alias points elsewhere, unless somebody moved it since the asker has looked."""
-        rules.only_people(asker, "move aliases")
-        rules.check_alias(query.alias)
-
-        def work(tx: Transaction) -> AliasView:
-            model = existing(store.lock(tx.connection, asker.project, query.model), query.model, trashed=False)
-            row = store.alias_of(tx.connection, asker.project, query.model, query.alias)
-            before = None if row is None else store.alias_view(row)
-            if query.number is not None:
-                found = store.version_of(tx.connection, asker.project, query.model, query.number)
-                present(found, query.model, query.number)
-            elif before is None or before.number is None:
-                raise NotFoundError(f"{query.model} has no alias {query.alias}", hint=f"incl model show {query.model}")
-            if query.revision != (before.revision if before else 0):
-                raise _moved_meanwhile(query, before)
-            if before is not None and before.number == query.number:
-                return before
-            if before is None and len(store.every_alias(tx.connection, asker.project, query.model)) >= MOST_ALIASES:
-                raise InvalidInput(f"{query.model} has {MOST_ALIASES} aliases already", hint="use a tag instead")
-            revision = query.revision + 1
-            view = AliasView(
-                alias=query.alias, number=query.number, revision=revision, by=asker.user, moved=self._clock.now()
-            )
-            store.put_alias(tx.connection, asker.project, query.model, view)
-            previous = before.number if before else None
-            details = {
-                "alias": query.alias, "number": query.number, "previous": previous, "revision": revision,
-                "reason": query.reason,
-            }  # fmt: skip
-            said = self._note(tx, asker.project, model, asker.user, "alias", details)
-            event = AliasMoved(model=query.model, by=asker.user, trail=said.hash, **details)
-            tx.emit(event, project=asker.project, version=said.sequence)
-            return view
 
         return await self._database.write(work)
 
@@ -206,14 +165,3 @@ def _changed(row: Any, query: ChangeModel) -> dict[str, str]:
         "metadata": json.dumps(metadata),
     }
     return {name: text for name, text in wanted.items() if text != getattr(row, name)}
-
-
-def _moved_meanwhile(query: MoveAlias, before: AliasView | None) -> ConflictError | InvalidInput:
-    if before is None:
-        return InvalidInput(f"the alias {query.alias} has no revision {query.revision}", hint="0: it is new")
-    where = f"to {query.model}:{before.number}" if before.number else "away"
-    return ConflictError(
-        f"{before.by} has moved {query.alias} {where} meanwhile",
-        cause=f"it was at revision {query.revision} when you looked, and is at {before.revision}",
-        hint=f"incl model history {query.model} --alias {query.alias}; then move it again, if you still want to",
-    )

@@ -108,15 +108,20 @@ class Told:
     words: dict[int | None, dict[str, Any]] = field(default_factory=lambda: {None: dict(_NO_WORDS)})
     trashed: set[int | None] = field(default_factory=set)
     purged: set[int] = field(default_factory=set)
+    protected: set[str] = field(default_factory=set)
+    asked: dict[int, TrailEntry] = field(default_factory=dict)
+    approved: dict[int, TrailEntry] = field(default_factory=dict)
+    decided: dict[int, str] = field(default_factory=dict)
+    unapproved: list[str] = field(default_factory=list)
 
     def take(self, entry: TrailEntry) -> None:
         """One more entry."""
         details, number = entry.details, entry.details.get("number")
+        if entry.action in ("alias", "protected", "unprotected", "asked", "approved", "refused"):
+            self._take_alias(entry, str(details.get("alias")))
         if entry.action == "registered" and isinstance(number, int):
             self.versions[number] = details
             self.words[number] = {name: details.get(name) for name in _NO_WORDS}
-        elif entry.action == "alias":
-            self.aliases[str(details.get("alias"))] = number
         elif entry.action == "changed":
             words = self.words.setdefault(number, {})
             words.update({name: value for name, value in details.items() if name in _NO_WORDS})
@@ -126,6 +131,33 @@ class Told:
             self.trashed.discard(number)
         elif entry.action == "purged":
             self.purged.update(details.get("numbers", ()))
+
+    def _take_alias(self, entry: TrailEntry, alias: str) -> None:
+        details, request = entry.details, int(entry.details.get("request") or 0)
+        if entry.action == "asked":
+            self.asked[request] = entry
+            self.decided[request] = "open"
+        elif entry.action in ("approved", "refused"):
+            self.decided[request] = entry.action
+            if entry.action == "approved":
+                self.approved[request] = entry
+        elif entry.action == "protected":
+            self.protected.add(alias)
+        else:
+            if alias in self.protected and not self._is_approved(entry, request):
+                self.unapproved.append(f"entry {entry.sequence} moved the protected alias {alias} without an approval")
+            if entry.action == "alias":
+                self.aliases[alias] = details.get("number")
+            else:
+                self.protected.discard(alias)
+
+    def _is_approved(self, entry: TrailEntry, request: int) -> bool:
+        """Whether another person approved just this."""
+        asked, approved = self.asked.get(request), self.approved.pop(request, None)
+        if asked is None or approved is None or asked.by == approved.by:
+            return False
+        wanted = (asked.details.get("alias"), asked.details.get("number"), asked.details.get("unprotect"))
+        return wanted == (entry.details.get("alias"), entry.details.get("number"), entry.action == "unprotected")
 
 
 _FACTS = ("registration", "experiment", "attempt", "manifest", "files", "size")
@@ -152,6 +184,15 @@ def _differences(
         if told.aliases.get(alias) != aliases.get(alias):
             where, should = aliases.get(alias) or "no version", told.aliases.get(alias) or "none"
             yield f"the alias {alias} points at {where}, and should at {should}"
+    yield from told.unapproved
+    every = store.every_alias(connection, project, model.name)
+    for alias in sorted({one.alias for one in every if one.protected} ^ told.protected):
+        yield f"the alias {alias}: whether it is protected was changed without the trail"
+    requests = {row.request: (row.asked_by, row.state) for row in store.every_request(connection, project, model.name)}
+    should_be = {number: (entry.by, told.decided[number]) for number, entry in told.asked.items()}
+    for number in sorted(requests.keys() | should_be.keys()):
+        if requests.get(number) != should_be.get(number):
+            yield f"the request {number} was changed without the trail"
 
 
 def _version(connection: sa.Connection, project: str, row: Any, told: Told, blobs: dict[str, str]) -> Iterator[str]:

@@ -11,12 +11,13 @@ import sqlalchemy as sa
 from incl_registry.models.trail import Act, Row, append
 from incl_registry.store import batches, entry_of
 from incl_registry.store_purge import doom
-from incl_registry.tables import entries, model_aliases, model_files, model_trail, models, versions
+from incl_registry.tables import entries, model_aliases, model_files, model_requests, model_trail, models, versions
 from incl_shared.db import insert_ignore
 from incl_shared.queries.models import AliasView, Lineage, ModelFile, ModelRow, VersionView
 from incl_shared.queries.registry import Entry
 
 _m, _v, _f, _a, _t = models.c, versions.c, model_files.c, model_aliases.c, model_trail.c
+_r = model_requests.c
 _TRAIL_PAGE = 500
 
 
@@ -154,6 +155,58 @@ def put_alias(connection: sa.Connection, project: str, model: str, view: AliasVi
     connection.execute(sa.update(model_aliases).where(mine).values(**values))
 
 
+def protect_alias(connection: sa.Connection, project: str, model: str, alias: str, act: Act, *, on: bool) -> None:
+    """Protect an alias, be it there already or not, or end that."""
+    place = {"project": project, "model": model, "alias": alias}
+    values = {"number": None, "revision": 0, "mover": act.by, "moved": act.time}
+    connection.execute(insert_ignore(connection, model_aliases), place | values)
+    mine = (_a.project == project) & (_a.model == model) & (_a.alias == alias)
+    connection.execute(sa.update(model_aliases).where(mine).values(protected=act.time if on else None))
+
+
+def put_request(connection: sa.Connection, project: str, row: Mapping[str, Any]) -> int:
+    """A new request of a model that is held; its number."""
+    mine = (_r.project == project) & (_r.model == row["model"])
+    last = connection.execute(sa.select(sa.func.max(_r.request)).where(mine)).scalar() or 0
+    connection.execute(sa.insert(model_requests), {**row, "project": project, "request": last + 1, "state": "open"})
+    return int(last) + 1
+
+
+def request_of(connection: sa.Connection, project: str, model: str, request: int) -> Any:
+    """The row of a request."""
+    mine = (_r.project == project) & (_r.model == model) & (_r.request == request)
+    return connection.execute(sa.select(model_requests).where(mine)).first()
+
+
+def open_request(connection: sa.Connection, project: str, model: str, alias: str) -> Any:
+    """The request of an alias that waits for a decision."""
+    mine = (_r.project == project) & (_r.model == model) & (_r.alias == alias) & (_r.state == "open")
+    return connection.execute(sa.select(model_requests).where(mine)).first()
+
+
+def decide(connection: sa.Connection, project: str, model: str, request: int, **values: Any) -> None:
+    """Write down what was decided."""
+    mine = (_r.project == project) & (_r.model == model) & (_r.request == request)
+    connection.execute(sa.update(model_requests).where(mine).values(**values))
+
+
+def every_request(connection: sa.Connection, project: str, model: str) -> list[Any]:
+    """All that was ever asked for of a model."""
+    mine = (_r.project == project) & (_r.model == model)
+    return list(connection.execute(sa.select(_r.request, _r.asked_by, _r.state).where(mine)))
+
+
+def requests_of(connection: sa.Connection, project: str, model: str | None, *, decided: bool, limit: int) -> list[Any]:
+    """Requests, the newest first."""
+    where = [_r.project == project]
+    if model is not None:
+        where.append(_r.model == model)
+    if not decided:
+        where.append(_r.state == "open")
+    order = (_r.asked.desc(), _r.model, _r.request.desc())
+    return list(connection.execute(sa.select(model_requests).where(*where).order_by(*order).limit(limit)))
+
+
 def files_of(
     connection: sa.Connection, project: str, registration: str, after: tuple[str, str] | None = None, limit: int = -1
 ) -> list[ModelFile]:
@@ -211,7 +264,10 @@ def newest_entries(connection: sa.Connection, project: str, model: str, before: 
 
 def alias_view(row: Any) -> AliasView:
     """A row of model_aliases as it is shown."""
-    return AliasView(alias=row.alias, number=row.number, revision=row.revision, by=row.mover, moved=row.moved)
+    return AliasView(
+        alias=row.alias, number=row.number, revision=row.revision, by=row.mover, moved=row.moved,
+        protected=row.protected is not None,
+    )  # fmt: skip
 
 
 def model_view(row: Any, aliases: Sequence[AliasView]) -> ModelRow:

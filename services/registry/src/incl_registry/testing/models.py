@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+from incl_registry.models.aliases import Aliases
 from incl_registry.models.changes import Changes
 from incl_registry.models.handlers import Models
 from incl_registry.models.inspecting import Inspection
@@ -14,7 +15,7 @@ from incl_shared.clock import SystemClock
 from incl_shared.errors import NotFoundError
 from incl_shared.ids import new_id
 from incl_shared.queries.base import AnswerT, Query
-from incl_shared.queries.models import MoveAlias, RegisterModel, Verification, VerifyModel, VersionView
+from incl_shared.queries.models import AliasView, MoveAlias, RegisterModel, Verification, VerifyModel, VersionView
 from incl_shared.queries.registry import CommitArtifacts, Entry
 from incl_shared.queries.tracker import ExperimentRow, ExperimentView, GetExperiment
 from incl_shared.states import ExperimentState
@@ -52,6 +53,7 @@ class Desk:
         clock = SystemClock()
         self.models = Models(store.database, clock, self.tracker.ask, key=KEY, ttl_s=600, url=lambda: store.url)
         self.changes = Changes(store.database, clock)
+        self.aliases = Aliases(store.database, clock)
         self.inspection = Inspection(store.database, store.blobs, store.threads)
 
     async def keep(self, experiment: str, *entries: tuple[bytes, Entry], state: str = "finished", **more: Any) -> None:
@@ -77,10 +79,12 @@ class Desk:
         query = {"registration": new_id(), "model": model, "experiment": experiment, "path": path} | more
         return await self.models.add(asker, RegisterModel.model_validate(query))
 
-    async def point(self, number: int | None, *, revision: int = 0, alias: str = "production", by: str = "ann") -> None:
+    async def point(
+        self, number: int | None, *, revision: int = 0, alias: str = "production", by: str = "ann"
+    ) -> AliasView:
         """Move an alias of chest-xray."""
-        query = MoveAlias(model="chest-xray", alias=alias, number=number, revision=revision)
-        await self.changes.move(Asker("default", by), query)
+        query = MoveAlias(model="chest-xray", alias=alias, number=number, revision=revision, reason="better")
+        return await self.aliases.move(Asker("default", by), query)
 
     async def verified(self, model: str = "chest-xray", head: str | None = None) -> Verification:
         """What a look at the trail finds."""
