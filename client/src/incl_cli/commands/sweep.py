@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from incl_cli.arguments import Parser, common
+from incl_cli.arguments import Parser, UsageProblem, common
 
 if TYPE_CHECKING:
     from incl_cli.running import Session
@@ -17,6 +17,7 @@ EXAMPLES = """  incl sweep run sweep.yaml          also: incl sweep sweep.yaml
   incl sweep best @last --env        the parameters as K=V, for incl run --env
   incl sweep plot @last --kind slice
   incl sweep export @last -o trials.csv
+  incl sweep export @last --optuna sqlite:///study.db
   incl sweep stop @last
   incl sweep resume @last --trials 100
   incl sweep schema > sweep.schema.json
@@ -60,8 +61,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     plot = actions.add_parser("plot", help="history, slice or timeline, in the terminal")
     plot.add_argument("--kind", choices=("history", "slice", "timeline"), default="history", help="history (default)")
     plot.add_argument("--height", type=int, default=14, metavar="ROWS", help="of each chart (14)")
-    export = actions.add_parser("export", help="the trials as CSV")
+    export = actions.add_parser("export", help="the trials as CSV, or as a study of Optuna")
     export.add_argument("-o", "--output", metavar="FILE", help="into a file, not to stdout")
+    export.add_argument("--optuna", metavar="STORAGE", help="a study: sqlite:///FILE, another URL, or a journal's path")
+    export.add_argument("--study", metavar="NAME", help="the study's name (the sweep's); with --optuna")
     common(actions.add_parser("schema", help="the JSON Schema of the sweep file, for editors"))
     for action in (show, trials, best, plot, export, stop, resume):
         action.add_argument("sweep", nargs="?", default="@last", help="id, the end of one, name, @last (default)")
@@ -103,6 +106,12 @@ def run(args: argparse.Namespace, session: Session) -> int:
         from incl_cli.sweep_resume import resume
 
         return session.run(resume(args, session))
+    if args.action == "export" and args.study is not None and args.optuna is None:
+        raise UsageProblem("--study is the name of a study of Optuna", hint="with --optuna sqlite:///study.db")
+    if args.action == "export" and args.optuna is not None:
+        from incl_cli import sweep_optuna
+
+        return session.run(sweep_optuna.export(args, session))
     if args.action in ("plot", "export"):
         from incl_cli import sweep_plots
 
