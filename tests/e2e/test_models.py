@@ -41,6 +41,12 @@ def test_a_model_outlives_its_experiment(home: Home, project: Path) -> None:
     content = (project / "got" / "best.pt").read_bytes()
     assert content == b"weights of one"
     assert shown["listed"][0]["sha256"] == hashlib.sha256(content).hexdigest()
+    again = home.incl("rerun", "e2e-net:1", "--env", "WHO=three", "--json", cwd=project)
+    assert again.code == 0, again.err
+    assert home.incl("model", "register", "@last", "--name", "e2e-net", "--path", "best.pt").out == "e2e-net:3\n"
+    differing = home.incl("model", "compare", "e2e-net:1", "e2e-net:3", "--json").json["rows"]
+    assert differing["env WHO"] == ["one", "three"]
+    assert "code" not in differing
     whole = home.incl("model", "verify", "e2e-net")
     assert whole.code == 0, whole.out + whole.err
     assert home.incl("model", "verify", "e2e-net", "--head", whole.out.strip()).code == 0

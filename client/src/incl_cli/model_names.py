@@ -43,6 +43,12 @@ def parse(text: str) -> Reference:
     return Reference(found[1], int(found[2]) if found[2] else None, found[3])
 
 
+def is_version(text: str) -> bool:
+    """Whether a text names one version, by its number or an alias."""
+    found = _REFERENCE.fullmatch(text)
+    return found is not None and (found[2] or found[3]) is not None
+
+
 def name(text: str) -> str:
     """The name of a model, or of an alias, alone.
 
@@ -74,8 +80,8 @@ async def numbered(platform: Platform, reference: Reference) -> int | None:
     return (await version(platform, reference)).number
 
 
-async def files(platform: Platform, view: VersionView) -> list[ModelFile]:
-    """The files of a version; not those of its lineage."""
+async def files(platform: Platform, view: VersionView, kinds: tuple[str, ...] = ("file",)) -> list[ModelFile]:
+    """The files of a version; kinds code and provenance are those of its lineage."""
     from incl_shared.queries.models import ListModelFiles
 
     found: list[ModelFile] = []
@@ -85,4 +91,4 @@ async def files(platform: Platform, view: VersionView) -> list[ModelFile]:
         found += page.files
         cursor = page.cursor
         if cursor is None:
-            return [file for file in found if file.kind == "file"]
+            return [file for file in found if file.kind in kinds]

@@ -97,8 +97,8 @@ class FakeModels:
         return self.versions[number]
 
     def _files(self, query: ListModelFiles) -> FilePage:
-        code = ModelFile(kind="code", path="code.tar.zst", sha256="0" * 64, size=1)
-        listed = [code, *self.files[query.number]]
+        other = ModelFile(kind="other", path="of its lineage", sha256="0" * 64, size=1)
+        listed = [other, *self.files[query.number]]
         start = 0 if query.cursor is None else 1 + [file.path for file in listed].index(query.cursor[1])
         shown = listed[start : start + 2]
         more = start + 2 < len(listed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from incl_cli.model_cache import root
 from incl_cli.model_names import Reference, parse
 from incl_cli.testing import FakePlatform, Run
 from incl_cli.testing_models import FakeModels
-from incl_shared.queries.models import ChangeModel, RegisterModel, TrashModel
+from incl_shared.events import CodeRef, ExperimentSubmitted
+from incl_shared.ids import new_id
+from incl_shared.queries.models import ChangeModel, Lineage, Measured, ModelFile, RegisterModel, TrashModel
+from incl_shared.spec import ExperimentSpec
 
 
 @pytest.fixture
@@ -133,7 +137,7 @@ def test_get_fetches_what_is_not_there(models: FakeModels, cli: Run, fake: FakeP
     got = cli("model", "get", "chest-xray", "-o", "here", "--json").json
     assert {one["path"]: one["new"] for one in got} == {"a.json": True, "c": True, "deep/b.bin": True}
     assert Path("here/deep/b.bin").read_bytes() == b"bb"
-    assert not Path("here/code.tar.zst").exists(), "the lineage's files are not the model's"
+    assert not Path("here/of its lineage").exists(), "the lineage's files are not the model's"
     Path("here/c").write_bytes(b"mine")
     assert cli("model", "get", "chest-xray:1", "-o", "here").code == 5
     assert cli("model", "get", "chest-xray:1", "-o", "here", "--force").code == 0
@@ -175,8 +179,6 @@ def test_what_is_damaged_in_the_cache_is_fetched_again(
     if damage == "no list":
         listed.write_text("[]")
     if damage == "a list that agrees":
-        import hashlib
-
         listed.write_text(json.dumps(json.loads(listed.read_text()) | {"a": hashlib.sha256(b"aaab").hexdigest()}))
     again = cli("model", "get", "chest-xray", "--cache", "--json").json
     assert again["fetched"]
@@ -215,3 +217,63 @@ def test_a_protected_alias_is_moved_by_two(models: FakeModels, cli: Run) -> None
     for words in (("approve", "chest-xray", "0"), ("approve", "chest-xray"), ("refuse", "chest-xray", "x")):
         assert cli("model", *words).code == 2
     assert cli("model", "approve", "chest-xray", "1", "--reason", "x" * 2001).code == 2
+
+
+def test_compare_shows_what_differs(models: FakeModels, cli: Run) -> None:
+    def made(lr: str, acc: float) -> Lineage:
+        metrics = {"acc": Measured(last=acc, best=acc + 0.01)}
+        return Lineage(experiment=new_id(), python="3.11", environment={"LR": lr, "B": "1"}, metrics=metrics)
+
+    models.add({"best.pt": b"1", "same": b"s"}, lineage=made("0.1", 0.8))
+    models.add({"best.pt": b"2", "same": b"s"}, lineage=made("0.2", 0.9), metadata={"site": "x"})
+    rows = cli("model", "compare", "chest-xray:1", "chest-xray:2", "--json").json["rows"]
+    assert rows["metric acc"] == [0.81, 0.91]
+    assert rows["env LR"] == ["0.1", "0.2"]
+    assert rows["metadata site"] == [None, "x"]
+    assert {"file best.pt", "experiment"} <= rows.keys()
+    assert not {"env B", "python", "file same"} & rows.keys()
+    assert "env B" in cli("model", "compare", "chest-xray:1", "chest-xray:2", "--all").out
+    assert "0.91" in cli("model", "compare", "chest-xray:1", "chest-xray:2").out
+    assert "do not differ" in cli("model", "compare", "chest-xray:1", "chest-xray:1").err
+    assert cli("model", "compare", "chest-xray:1").code == 2
+    assert cli("model", "compare", "chest-xray:1", "chest-xray:9").code == 4
+
+
+def test_a_card_is_markdown_that_nobody_else_writes(models: FakeModels, cli: Run) -> None:
+    """What a script said cannot become markup."""
+    evil = "x`<script>alert(1)</script>`|\n# Title\x1b[2J"
+    lineage = Lineage(
+        experiment=new_id(), command=evil, environment={"A": evil}, metrics={evil: Measured(last=0.5)},
+        missing=("seed: none",),
+    )  # fmt: skip
+    models.add({"best.pt": b"1"}, lineage=lineage)
+    card = cli("model", "card", "chest-xray").out
+    assert card.startswith("# chest-xray, version 1\n")
+    assert "\x1b" not in card
+    assert [line for line in card.splitlines() if line.startswith("# ")] == ["# chest-xray, version 1"]
+    for line in card.splitlines():
+        outside = "".join(line.split("`")[::2])
+        assert "<script>" not in outside, line
+    assert "seed: none" in card
+    assert cli("model", "card", "chest-xray", "--json").json["card"] in card
+
+
+def test_what_made_a_version_runs_again(models: FakeModels, fake: FakePlatform, cli: Run) -> None:
+    """By its record alone: its experiment is not there any more."""
+    spec = ExperimentSpec(command=["python", "train.py"], env={"LR": "0.1"})
+    code = hashlib.sha256(b"code").hexdigest()
+    fake.blobs[code] = b"code"
+    gone = new_id()
+    lineage = Lineage(experiment=gone, name="digits", spec=spec, code=code, code_files=3, git_commit="abc")
+    view = models.add({"best.pt": b"1"}, lineage=lineage, experiment=gone)
+    models.files[1].append(ModelFile(kind="code", path="code.tar.zst", sha256=code, size=4))
+    assert cli("rerun", "chest-xray:1", "-e", "B=2", "-d").code == 0
+    [(event, _)] = fake.published
+    assert isinstance(event, ExperimentSubmitted)
+    assert (event.spec.command, event.spec.env) == (["python", "train.py"], {"LR": "0.1", "B": "2"})
+    assert (event.code, event.provenance.rerun_of) == (CodeRef(sha256=code, size=4, files=3), view.experiment)
+    assert event.provenance.git_commit == "abc"
+    models.add({"best.pt": b"1"})
+    refused = cli("rerun", "chest-xray:2", "-d")
+    assert (refused.code, "cannot be run again" in refused.err) == (5, True)
+    assert cli("rerun", "chest-xray@nothing", "-d").code == 4

@@ -257,6 +257,7 @@ async def test_the_lineage_is_complete_or_says_what_is_missing(desk: Desk, exper
     known = (await desk.register(experiment)).lineage
     assert known is not None
     assert known.missing == ()
+    assert known.spec == spec
     assert (known.code, known.diff, known.packages, known.seed) == (sha(code), sha(diff), sha(packages), "7")
     assert (known.image_digests, known.data) == (("sha256:abc",), ("snapshot=chest-v3",))
     assert [(one.machine, one.gpus, one.spot) for one in known.hardware] == [("a2-highgpu-2g", 2, True)]

@@ -1,4 +1,4 @@
-"""incl model register|ls|show|set|alias|protect|requests|approve|refuse|history|get|verify|rm|restore."""
+"""incl model: versions of models, aliases, approvals, the audit trail."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ EXAMPLES = """  incl model register @last --name chest-xray --path best.pt
   incl model requests                           what waits for you; incl model approve chest-xray 1
   incl model history chest-xray
   incl model get chest-xray@production -o model
+  incl model compare chest-xray:2 chest-xray@production
+  incl model card chest-xray:3 > card.md
   incl model verify chest-xray
   incl model rm chest-xray:2            into the trash; incl model restore brings it back
 
@@ -55,12 +57,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     get.add_argument("-o", "--output", metavar="DIR", help="where to (a folder named after the version)")
     get.add_argument("--force", action="store_true", help="replace files that differ")
     get.add_argument("--cache", action="store_true", help="into the cache of this machine, and print the path in it")
+    compare = actions.add_parser("compare", help="how versions differ: metrics, config, code, files, words")
+    compare.add_argument("references", nargs="+", metavar="MODEL", help="chest-xray:2, chest-xray@production")
+    compare.add_argument("--all", action="store_true", help="also what does not differ")
+    card = actions.add_parser("card", help="a first draft of a model card, in Markdown")
     verify = actions.add_parser("verify", help="is the audit trail whole, and does it tell what is stored?")
     verify.add_argument("model", help="the name of a model")
     verify.add_argument("--head", metavar="HASH", help="one that was printed before: the trail must still hold it")
     remove = actions.add_parser("rm", help="into the trash: a version, or a whole model")
     restore = actions.add_parser("restore", help="out of the trash")
-    for action in (show, change, get, remove, restore):
+    for action in (show, change, get, card, remove, restore):
         action.add_argument("reference", metavar="MODEL", help="chest-xray, chest-xray:3, chest-xray@production")
     for action in actions.choices.values():
         action.add_argument("--project", help="another project than the usual one")
@@ -106,7 +112,7 @@ def _words(parser: argparse.ArgumentParser) -> None:
 
 async def run(args: argparse.Namespace, session: Session) -> int:
     """Do it."""
-    from incl_cli import model_acts, model_approvals, model_get, model_views
+    from incl_cli import model_acts, model_approvals, model_compare, model_get, model_views
 
     actions = {
         "register": model_acts.register,
@@ -120,6 +126,8 @@ async def run(args: argparse.Namespace, session: Session) -> int:
         "refuse": model_approvals.decide,
         "history": model_views.history,
         "get": model_get.get,
+        "compare": model_compare.compare,
+        "card": model_compare.card,
         "verify": model_views.verify,
         "rm": model_acts.trash,
         "restore": model_acts.trash,

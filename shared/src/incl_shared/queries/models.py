@@ -9,6 +9,7 @@ from pydantic import Field, JsonValue, StringConstraints
 from incl_shared.ids import Id, Sha256, Token
 from incl_shared.queries.base import Answer, Done, Query
 from incl_shared.queries.registry import Grant
+from incl_shared.spec import ExperimentSpec
 
 MOST_NOTE = 20_000
 """Characters of a note."""
@@ -72,6 +73,8 @@ class Lineage(Answer):
     seed: str | None = None
     hardware: tuple[Hardware, ...] = ()
     metrics: dict[str, Measured] = Field(default_factory=dict)
+    spec: ExperimentSpec | None = Field(None, description="What its author asked for: `incl rerun` asks for the same.")
+    code_files: int = Field(0, description="Files in the archive of its code.")
     missing: tuple[str, ...] = Field((), description="What is not known of it, each with the reason; empty: complete.")
 
 

@@ -44,7 +44,8 @@ def collect(view: ExperimentView, attempt: int, kept: Iterable[Entry]) -> tuple[
         python=source.python, image=spec.image if spec else None, image_digests=ran.images if ran else (),
         data=tuple(f"{mount.kind}={mount.text}" for mount in spec.data) if spec else (), environment=environment,
         config=dict(view.config), seed=_seed(environment, view.config), hardware=tuple(_hardware(ran)),
-        metrics=dict(_measured(view.metrics)),
+        metrics=dict(_measured(view.metrics)), spec=spec,
+        code_files=view.code.files if view.code else 0,
     )  # fmt: skip
     named = {sha256 for sha256 in stored.values() if sha256 is not None}
     files = tuple(
