@@ -275,6 +275,8 @@ def dump(gang: Gang) -> str:
     """A gang but for `wanted`: the same gang is always the same text. What is saved is what the next save compares."""
     values: dict[str, Any] = {name: getattr(gang, name) for name in _STATE}
     values["verdict"] = None if gang.verdict is None else asdict(gang.verdict)
+    if not gang.asking:
+        del values["asking"]  # as rows have it that were written before it was kept
     values["tried"], values["given"] = sorted(gang.tried), sorted(gang.given)
     return json.dumps(values, sort_keys=True)
 

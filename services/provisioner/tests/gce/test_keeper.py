@@ -287,6 +287,42 @@ def test_a_call_that_nobody_wants_any_more_is_not_made_again_and_what_it_made_is
     play(scenario)
 
 
+def test_one_that_was_refused_for_sure_and_is_wanted_no_more_is_over_at_once() -> None:
+    """A 401, or too many calls: nothing of it can come late, however often it was tried."""
+
+    async def scenario(world: World) -> None:
+        world.cloud.switches.expire()
+        gang = world.table.add(2)
+        await asyncio.sleep(65)
+        assert world.cloud.faults.refused.total() > 4
+        row = world.table.rows[gang.key]
+        assert (row.phase, row.asking, row.unsure) == (Phase.ASKED, False, False)
+        world.cloud.switches.expire(False)
+        world.cloud.switches.fault(kind="error", status=401, reason="authError", method="*.bulkInsert", times=None)
+        await asyncio.sleep(30)
+        world.table.unwanted(gang.key)
+        await world.until(lambda: world.phases() == {Phase.GONE}, 45)
+        assert world.cloud.faults.calls["regionOperations.list"] == 0
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("kind", ["hang", "cut"])
+def test_one_of_which_nobody_knows_is_looked_for_until_it_cannot_come_any_more(kind: str) -> None:
+    async def scenario(world: World) -> None:
+        world.cloud.switches.fault(kind=kind, method="*.bulkInsert", times=4)
+        world.cloud.switches.fault(kind="error", status=401, reason="authError", method="*.bulkInsert", times=None)
+        gang = world.table.add(1)
+        await world.until(lambda: (row := world.table.rows[gang.key]).unsure and row.verdict is not None, 200)
+        world.table.unwanted(gang.key)
+        await asyncio.sleep(120)
+        assert world.phases() == {Phase.ASKED}
+        await world.until(lambda: world.phases() == {Phase.GONE}, 400)
+        assert world.cloud.faults.calls["regionOperations.list"] > 5
+
+    play(scenario)
+
+
 def test_the_last_try_of_a_call_counts_when_it_is_waited_for() -> None:
     async def scenario(world: World) -> None:
         bulk = {"method": "regionInstances.bulkInsert"}

@@ -78,7 +78,8 @@ class Gang:
         region, zones: of the last try. tried: every zone in which something may be left.
         operation: of the last try; empty while no answer of the call is known.
         open: the last try may still make something.
-        unsure: a call of the last try had no answer, or nobody knows whether it had one: it may be received late.
+        asking: a call of the last try was made, or was about to be, and what came of it is not in the row.
+        unsure: an earlier call of the last try had no answer, or nobody knows whether it had: it may be received late.
         verdict: why the last try failed.
         machine, spot: what the last try asked for. zone: where it was made, as far as that was seen.
         breaks: how often it was made and did not come to work.
@@ -100,6 +101,7 @@ class Gang:
     tried: frozenset[str] = frozenset()
     operation: str = ""
     open: bool = False
+    asking: bool = False
     unsure: bool = False
     asked: float = 0.0
     verdict: Verdict | None = None
@@ -285,7 +287,7 @@ def _planned(gang: Gang, where: Where | None, now: float) -> tuple[Gang, list[Ac
         return (replace(gang, phase=Phase.CLEANING, since=now), []) if gang.origins else (gang, [])
     asked = replace(
         gang, phase=Phase.ASKED, since=now, asked=now, turn=gang.turn + 1, region=where.region, zones=where.zones,
-        tried=gang.tried | set(where.zones), operation="", open=True, unsure=False, verdict=None,
+        tried=gang.tried | set(where.zones), operation="", open=True, asking=True, unsure=False, verdict=None,
         machine=where.machine, spot=where.spot, zone="", disks=where.disks,
     )  # fmt: skip
     return asked, [Action(Do.ASK)]
@@ -296,6 +298,8 @@ def _asked(gang: Gang, view: View, now: float, limits: Limits) -> tuple[Gang, li
         return _give_up(gang, now), []
     if gang.operation:
         return gang, [Action(Do.POLL)]
+    if not gang.wanted and not gang.asking and not gang.unsure:
+        return replace(gang, phase=Phase.ENDING, since=now, open=False), []
     if not gang.wanted:
         # Asking again would make what nobody wants. Whether it was received can be found out without that.
         if now - gang.asked > limits.call_s + limits.settle_s:
@@ -303,8 +307,8 @@ def _asked(gang: Gang, view: View, now: float, limits: Limits) -> tuple[Gang, li
         return gang, [Action(Do.FIND)]
     if now - gang.asked < limits.again_s:
         # Nothing is known of it: whoever made the call is gone. Its answer may be there.
-        return gang, [Action(Do.FIND)] if gang.verdict is None or gang.verdict.reason == NO_ANSWER else []
-    return replace(gang, asked=now, unsure=True), [Action(Do.ASK)]
+        return gang, [Action(Do.FIND)] if gang.asking else []
+    return replace(gang, asked=now, asking=True, unsure=gang.unsure or gang.asking), [Action(Do.ASK)]
 
 
 def _give_up(gang: Gang, now: float) -> Gang:
@@ -333,7 +337,7 @@ def _removing(gang: Gang, view: View, now: float, limits: Limits) -> tuple[Gang,
 
 
 def _removed(gang: Gang, now: float) -> Gang:
-    clean = replace(gang, since=now, operation="", open=False, disks=())
+    clean = replace(gang, since=now, operation="", open=False, asking=False, disks=())
     if gang.phase is Phase.ENDING or not gang.wanted:
         return replace(clean, phase=Phase.GONE)
     hopeless = gang.verdict is not None and not gang.verdict.waits and gang.verdict.meaning is not Meaning.CREDENTIALS
@@ -353,7 +357,8 @@ def doomed(gang: Gang, verdict: Verdict, now: float) -> Gang:
 def answered(gang: Gang, operation: str) -> Gang:
     """The call was received: this is its operation."""
     heard = gang.phase is Phase.ASKED
-    return replace(gang, operation=operation, open=True, verdict=None if heard else gang.verdict)
+    verdict = None if heard else gang.verdict
+    return replace(gang, operation=operation, open=True, asking=False, verdict=verdict)
 
 
 def waited(gang: Gang, verdict: Verdict | None) -> Gang:
@@ -374,8 +379,8 @@ def refused(gang: Gang, verdict: Verdict, now: float, *, unsure: bool) -> Gang:
         return gang
     unsure = unsure or gang.unsure or verdict.meaning in (Meaning.TRANSIENT, Meaning.CLEAN_UP)
     if verdict.meaning in (Meaning.TRANSIENT, Meaning.BACK_OFF, Meaning.CREDENTIALS):
-        return replace(gang, verdict=verdict, unsure=unsure)
-    return replace(gang, phase=Phase.CLEANING, since=now, verdict=verdict, unsure=unsure, open=unsure)
+        return replace(gang, verdict=verdict, asking=False, unsure=unsure)
+    return replace(gang, phase=Phase.CLEANING, since=now, verdict=verdict, asking=False, unsure=unsure, open=unsure)
 
 
 def polled(gang: Gang, *, done: bool, verdict: Verdict | None, now: float) -> Gang:
