@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from incl_provisioner.testing.agent import Script
 from incl_provisioner.testing.site import MACHINE, Begin
+from incl_shared.events.experiments import AttemptStarted
 from incl_shared.queries.provisioner import GetMachines
 from incl_shared.states import EndReason, ExperimentState
 from incl_shared.testing.wait import until
@@ -99,3 +101,25 @@ async def test_what_no_zone_has_fails_once_each_has_said_so(begin: Begin, place:
             assert done.state is ExperimentState.FINISHED
         await site.settle(experiment)
     await site.until_empty()
+
+
+async def test_machines_that_were_taken_are_shown_as_gone_before_their_attempt_is_settled(begin: Begin) -> None:
+    site = await begin(spot_count=1)
+    site.vms.script = lambda job: Script(seconds=None)
+    experiment = await site.submit(nodes=2, spot=True, retry={"attempts": 1})
+    await site.platform.event(experiment, AttemptStarted)
+    (gang,) = await site.gangs(experiment)
+    assert (gang.phase, gang.gone, gang.going) == ("made", (), ())
+    (vm,) = [vm for vm in site.cloud.state.instances.values() if vm.name.endswith("n1")]
+    site.cloud.switches.preempt(vm.zone, vm.name)
+
+    async def shown() -> bool:
+        (gang,) = await site.gangs(experiment)
+        return (gang.phase, gang.gone, gang.going) == ("made", (1,), ())
+
+    await until(shown, 15)
+    await site.platform.finished(experiment)
+    await site.settle(experiment)
+    await site.until_empty()
+    (gang,) = await site.gangs(experiment)
+    assert (gang.phase, gang.gone, gang.going) == ("gone", (), ())

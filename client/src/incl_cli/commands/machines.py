@@ -88,4 +88,15 @@ def _row(gang: GangView) -> Row:
 def _state(gang: GangView) -> str:
     """A call for what nobody wants any more may still be received: until that is known, nothing is said to be gone."""
     over = not gang.wanted and gang.phase in ("planned", "asked", "made", "cleaning")
-    return _STATES["ending"] if over else _STATES.get(gang.phase, gang.phase)
+    if over:
+        return _STATES["ending"]
+    if gang.phase == "made" and (gang.gone or gang.going):
+        return _parted(len(gang.nodes), len(gang.going), len(gang.gone))
+    return _STATES.get(gang.phase, gang.phase)
+
+
+def _parted(nodes: int, going: int, gone: int) -> str:
+    """Machines that were made, of which the provider has taken or lost some: no attempt has been settled yet."""
+    parts = ((nodes - going - gone, "there"), (going, "being deleted"), (gone, "gone"))
+    said = [(count, words) for count, words in parts if count]
+    return said[0][1] if len(said) == 1 else ", ".join(f"{count} {words}" for count, words in said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from incl_provisioner.domain.cloud.gangs import Phase
 from incl_provisioner.domain.cloud.plan import Plan, summary
 from incl_provisioner.domain.cloud.prices import Disk
 from incl_provisioner.domain.cloud.zones import Ranked
@@ -44,13 +45,13 @@ def view(plan: Plan, now: float) -> PlanView:
 def machines_view(row: GangRow) -> GangView:
     """The machines of an attempt."""
     gang = row.gang
-    verdict = gang.verdict
+    verdict, made = gang.verdict, gang.phase is Phase.MADE
     return GangView(
         experiment=gang.experiment, attempt=gang.attempt, nodes=tuple(gang.names), machine=gang.machine,
         zone=gang.zone, zones=gang.zones, spot=gang.spot, phase=gang.phase.value, tries=gang.turn,
         trouble=verdict.message if verdict is not None else "", hint=verdict.hint if verdict is not None else "",
         wanted=gang.wanted, created=row.created, asked=row.asked, made=row.made, preempted=row.preempted,
-        deleted=row.ended,
+        deleted=row.ended, gone=row.absent.gone if made else (), going=row.absent.going if made else (),
     )  # fmt: skip
 
 

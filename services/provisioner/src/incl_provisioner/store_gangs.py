@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from incl_provisioner.domain.cloud.errors import Meaning, Scope, Verdict
-from incl_provisioner.domain.cloud.gangs import LAST, Gang, Phase
+from incl_provisioner.domain.cloud.gangs import LAST, Absent, Gang, Phase
 from incl_provisioner.domain.cloud.names import rank_of
 from incl_provisioner.tables import enrolments, experiments, gangs, installation, nodes
 from incl_shared.db import Transaction, insert_ignore
@@ -76,6 +76,7 @@ class GangRow:
     made: float | None
     preempted: float | None
     ended: float | None
+    absent: Absent
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ def save(connection: sa.Connection, before: Gang, after: Gang, now: float) -> bo
     if after.phase is Phase.ASKED and before.phase is Phase.PLANNED:
         values |= {"asked": now, "made": None}
     if after.phase is Phase.MADE and before.phase is not Phase.MADE:
-        values["made"] = now
+        values |= {"made": now, "absent": ""}
     if after.phase in LAST:
         values |= {"live": 0, "ended": now}
     fresh = {f"new_{name}": value for name, value in values.items()}
@@ -186,6 +187,13 @@ def unwant(connection: sa.Connection, experiment: str, above: int) -> bool:
 def unwant_one(connection: sa.Connection, experiment: str, attempt: int) -> bool:
     """The machines of one attempt are wanted no more. Whether they were."""
     return bool(connection.execute(_UNWANT_ONE, {"key": experiment, "of_attempt": attempt}).rowcount)
+
+
+def note_absent(connection: sa.Connection, gang: Gang, absent: Absent) -> None:
+    """What the provider shows no more of a gang, or is deleting."""
+    text = "|".join(",".join(map(str, ranks)) for ranks in (absent.gone, absent.going))
+    same = (_g.experiment == gang.experiment, _g.attempt == gang.attempt)
+    connection.execute(sa.update(gangs).where(*same).values(absent="" if absent == Absent() else text))
 
 
 def note_preempted(connection: sa.Connection, experiment: str, attempt: int, at: float) -> bool:
@@ -307,4 +315,11 @@ def _values(gang: Gang) -> dict[str, Any]:
 
 def _row(row: sa.Row[Any]) -> GangRow:
     gang = parse(row.state, wanted=bool(row.wanted))
-    return GangRow(gang, bool(row.live), row.created, row.asked, row.made, row.preempted, row.ended)
+    absent = _absent(row.absent)
+    return GangRow(gang, bool(row.live), row.created, row.asked, row.made, row.preempted, row.ended, absent)
+
+
+def _absent(text: str) -> Absent:
+    """gone|going, each a list of ranks."""
+    gone, _, going = text.partition("|")
+    return Absent(*(tuple(int(rank) for rank in part.split(",") if rank) for part in (gone, going)))

@@ -113,10 +113,12 @@ gangs = sa.Table(
     sa.Column("made", sa.Float),
     sa.Column("preempted", sa.Float),
     sa.Column("ended", sa.Float),
+    sa.Column("absent", sa.Text, nullable=False, server_default=""),
     sa.Index("gangs_live", "experiment", sqlite_where=_LIVE, postgresql_where=_LIVE),
 )
 """The machines of one attempt in a cloud. `state` is a Gang (all but `wanted`), and what a save compares; `live` is 1
-until the provider has said that nothing is left. `asked`, `made`: of the last try; `preempted`: when one was taken."""
+until the provider has said that nothing is left. `asked`, `made`: of the last try; `preempted`: when one was taken.
+`absent`: ranks that were made and, when last looked at, were going or gone."""
 
 enrolments = sa.Table(
     "enrolments",

@@ -449,6 +449,10 @@ def test_a_machine_that_goes_down_is_lost_only_to_those_that_have_not_begun() ->
     assert gangs.lost(gang, ended, going=False) == [0, 1, 2]
     assert gangs.lost(gang, gangs.view_of(1.0, things, ["z"])) == []
     assert gangs.lost(gang, gangs.view_of(-1.0, things, [])) == []
+    assert gangs.absent(gang, view) == gangs.Absent(gone=(2,), going=(1,))
+    assert gangs.absent(gang, ended) == gangs.Absent(gone=(0, 1, 2))
+    for unknown in (gangs.view_of(1.0, things, ["z"]), gangs.view_of(-1.0, things, [])):
+        assert gangs.absent(gang, unknown) is None
 
 
 def test_thirty_gangs_at_once_are_within_what_the_provider_runs_at_once() -> None:

@@ -184,6 +184,8 @@ class GangView(Answer):
     made: float | None = None
     preempted: float | None = None
     deleted: float | None = Field(None, description="When the provider said that nothing is left.")
+    gone: tuple[int, ...] = Field((), description="Of those that were made, ranks that the provider shows no more.")
+    going: tuple[int, ...] = Field((), description="Ranks that it is deleting, though they are wanted.")
 
 
 class Machines(Answer):

@@ -56,6 +56,9 @@ class Boots:
                 self._plans.lived(*self._came.pop(key, (gang, row.made or gang.since)), taken=True)
             if gang.phase is not Phase.MADE or not gang.wanted or about is None or row is None:
                 continue
+            stand = gangs.absent(gang, view)
+            if stand is not None:
+                await self._rows.note_absent(gang, stand)
             begun = about.attempt >= gang.attempt
             missing = gangs.lost(gang, view, going=not begun)
             if not begun:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from incl_provisioner import store, store_cooldowns, store_data, store_gangs, store_trouble
 from incl_provisioner.domain.cloud import gangs
 from incl_provisioner.domain.cloud.cooldowns import CooldownBook, Cooling, CoolKey, Growth
-from incl_provisioner.domain.cloud.gangs import LAST, Gang, Phase
+from incl_provisioner.domain.cloud.gangs import LAST, Absent, Gang, Phase
 from incl_provisioner.metrics import ProvisionerMetrics
 from incl_provisioner.store_gangs import GangRow, Key
 from incl_provisioner.store_trouble import Trouble
@@ -79,6 +79,18 @@ class GangRows:
                 self._touch(tx, each)
 
         await self._database.write(touch)
+
+    async def note_absent(self, gang: Gang, absent: Absent) -> None:
+        """Keep what the provider shows no more of a gang; nothing is written where that is known."""
+        row = self.rows.get(gang.key)
+        if row is None or row.absent == absent:
+            return
+
+        def write(tx: Transaction) -> None:
+            leases.check(tx, self._lease())
+            store_gangs.note_absent(tx.connection, gang, absent)
+
+        await self._database.write(write)
 
     async def note(self, provider: str, trouble: Trouble | None) -> None:
         """What keeps the cloud from being used, or that nothing does any more; all who wait are told."""

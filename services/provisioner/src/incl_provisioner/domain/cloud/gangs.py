@@ -198,6 +198,14 @@ class Action:
     name: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Ranks whose machines are gone, or have ended; ranks whose machines are going."""
+
+    gone: tuple[int, ...] = ()
+    going: tuple[int, ...] = ()
+
+
 def taken_over(gang: Gang, healthy: Iterable[int], now: float, spent: float) -> tuple[Gang, Gang]:
     """(the gang, the one of the next attempt that has its healthy ranks); both are to be saved at once, or none."""
     ranks = frozenset(healthy)
@@ -418,11 +426,24 @@ def lost(gang: Gang, view: View, *, going: bool = True) -> list[int]:
 
     going: whether one that is going down counts: what runs there still may be at storing what it made.
     """
-    if gang.phase is not Phase.MADE or view.at < gang.since or view.unreachable & gang.tried:
+    if not _known(gang, view):
         return []
     over = ENDED | GOING if going else ENDED
     alive = {one.name for one in things_of(gang, view) if not one.disk and one.status not in over}
     return [rank for rank, name in enumerate(gang.names) if name not in alive and rank not in gang.given]
+
+
+def _known(gang: Gang, view: View) -> bool:
+    """Whether a view shows all that there is of a gang that was made."""
+    return gang.phase is Phase.MADE and view.at >= gang.since and not view.unreachable & gang.tried
+
+
+def absent(gang: Gang, view: View) -> Absent | None:
+    """What the provider shows no more of a gang that was made, or is deleting; None while that is not known."""
+    if not _known(gang, view):
+        return None
+    gone, both = lost(gang, view, going=False), lost(gang, view)
+    return Absent(tuple(gone), tuple(rank for rank in both if rank not in gone))
 
 
 def orphans(view: View, gangs: Mapping[tuple[str, int], Gang]) -> list[Action]:
