@@ -22,7 +22,7 @@ from incl_shared.archive.tree import scan
 from incl_shared.bus.topology import Limits
 from incl_shared.errors import ConflictError, InvalidInput, UnavailableError
 from incl_shared.ids import new_id
-from incl_shared.queries.provisioner import Cluster, NodeView
+from incl_shared.queries.provisioner import Cluster, Machines, NodeView
 
 
 def test_everything_is_for_its_owner_alone(tmp_path: Path) -> None:
@@ -156,6 +156,14 @@ def test_without_a_bucket_its_library_is_not_imported() -> None:
     code = "import sys, incl_registry.app, incl_local.platform, incl_local.services, incl_local.doctor\n"
     code += "sys.exit(any(name.startswith(('google.cloud', 'google.auth')) for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_doctor_tells_of_a_cloud_that_cannot_be_used() -> None:
+    assert list(doctor.of_cloud(Machines(gangs=()))) == []
+    refused = Machines(gangs=(), trouble="the provider does not accept the platform's credentials", hint="renew them")
+    (found,) = doctor.of_cloud(refused)
+    assert (found.level, found.mend) == ("error", "renew them")
+    assert "does not accept the platform's credentials" in found.text
 
 
 def test_doctor_does_not_have_the_platform_ended_for_a_lost_machine_of_a_cloud() -> None:

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from incl_provisioner.testing.agent import Script
-from incl_provisioner.testing.site import MACHINE, Begin
+from incl_provisioner.testing.site import MACHINE, Begin, Site
 from incl_shared.events.experiments import AttemptStarted
 from incl_shared.queries.provisioner import GetMachines
+from incl_shared.queries.stuck import Finding, ProvisionerStuck
 from incl_shared.states import EndReason, ExperimentState
+from incl_shared.subjects import SYSTEM_PROJECT
 from incl_shared.testing.wait import until
 
 
@@ -123,3 +125,49 @@ async def test_machines_that_were_taken_are_shown_as_gone_before_their_attempt_i
     await site.until_empty()
     (gang,) = await site.gangs(experiment)
     assert (gang.phase, gang.gone, gang.going) == ("gone", (), ())
+
+
+async def findings(site: Site) -> dict[str, Finding]:
+    """What the operator is told of the cloud, by kind."""
+    found = await site.platform.client.ask(ProvisionerStuck(), project=SYSTEM_PROJECT, user="admin")
+    return {one.kind: one for one in found.findings if one.kind.startswith("cloud.")}
+
+
+async def test_credentials_that_are_not_accepted_are_told_to_the_operator_though_nothing_is_wanted(
+    begin: Begin,
+) -> None:
+    site = await begin()
+    assert await findings(site) == {}
+    site.cloud.switches.expire()
+
+    async def refused() -> Finding | None:
+        return (await findings(site)).get("cloud.refused")
+
+    found = await until(refused, 15)
+    assert found is not None
+    assert found.severity == "error"
+    assert "does not accept the platform's credentials" in found.reason
+    assert "gcloud auth application-default login" in found.hint
+    assert "incl up" in found.hint
+    site.cloud.switches.expire(False)
+
+    async def well() -> bool:
+        return await findings(site) == {}
+
+    await until(well, 15)
+
+
+async def test_a_provider_that_is_away_is_told_to_the_operator_after_a_while(begin: Begin) -> None:
+    site = await begin(quiet_s=0.2)
+    site.cloud.switches.fault(kind="hang", method="*.aggregatedList", times=None)
+
+    async def told() -> bool:
+        answer = await site.platform.client.ask(GetMachines(), project="default", user="ann")
+        return "has not answered" in answer.trouble
+
+    await until(told, 15)
+    assert await findings(site) == {}, "not at once"
+    query = ProvisionerStuck(after_s=0.0)
+    found = await site.platform.client.ask(query, project=SYSTEM_PROJECT, user="admin")
+    assert "cloud.away" in {one.kind for one in found.findings}
+    site.cloud.switches.clear()

@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 
 import pytest
+import sqlalchemy as sa
 
+from incl_provisioner import store, stuck, tables
 from incl_provisioner.domain.cloud.names import Place, machine_name
+from incl_provisioner.store import NodeRow
 from incl_provisioner.testing.agent import Script
 from incl_provisioner.testing.platform import Platform, Start
 from incl_shared import leases
@@ -101,6 +104,22 @@ async def test_machines_that_are_silent_and_lost(start: Start, sqlite_url: str) 
     assert (await found(platform, "node.silent")).subject == "node n1"
     lost = await found(platform, "node.lost")
     assert (lost.subject, lost.severity) == ("node n1", "error")
+
+
+def test_what_is_to_be_done_about_a_silent_machine_depends_on_whose_it_is() -> None:
+    own, made = "n1", machine_name(Place(new_id(), 1, 0))
+    engine = sa.create_engine("sqlite://")
+    with engine.connect() as connection:
+        tables.metadata.create_all(connection)
+        for name in (own, made):
+            row = NodeRow(name, True, 1, "127.0.0.1", 1000, 1 << 30, 0, ("host",), 100.0, 0)
+            store.put_node(connection, row, new=True)
+        told = {one.subject: one for one in stuck._nodes(connection, ProvisionerStuck(), 120.0)}
+    engine.dispose()
+    assert {one.kind for one in told.values()} == {"node.silent"}
+    assert "is its agent up" in told[f"node {own}"].hint
+    assert "is its agent up" not in told[f"node {made}"].hint
+    assert "incl machines" in told[f"node {made}"].hint
 
 
 async def test_a_lost_machine_of_a_cloud_asks_nothing_of_anybody_unless_it_stays(start: Start, sqlite_url: str) -> None:

@@ -24,7 +24,7 @@ from incl_provisioner.domain.cloud.names import rank_of
 from incl_shared.bus.client import BusClient
 from incl_shared.bus.topology import DEAD, streams
 from incl_shared.errors import InclError
-from incl_shared.queries.provisioner import Cluster, GetCluster
+from incl_shared.queries.provisioner import Cluster, GetCluster, GetMachines, Machines
 
 LEAST_FREE = 2 * 10**9
 """Bytes that ought to be free: below, telemetry and artifacts soon have no room."""
@@ -210,6 +210,7 @@ async def _ask_bus(running: Running) -> list[Finding]:
     found: list[Finding] = []
     async with await BusClient.connect(place.bus("user")) as client:
         found += of_nodes(await client.ask(GetCluster(), project=PROJECT, user=local_user()))
+        found += of_cloud(await client.ask(GetMachines(), project=PROJECT, user=local_user()))
     async with await BusClient.connect(place.bus("admin")) as client:
         for wanted in streams():
             info = await client.jetstream().stream_info(str(wanted.name))
@@ -220,6 +221,12 @@ async def _ask_bus(running: Running) -> list[Finding]:
             elif limit > 0 and used > 0.8 * limit:
                 found.append(Finding("warning", f"stream {wanted.name} is {100 * used // limit} % full"))
     return found
+
+
+def of_cloud(machines: Machines) -> Iterator[Finding]:
+    """What keeps machines of a cloud from being looked after, such as credentials that are not accepted."""
+    if machines.trouble:
+        yield Finding("error", f"the cloud cannot be used: {machines.trouble}", machines.hint or "incl machines")
 
 
 def of_nodes(cluster: Cluster) -> Iterator[Finding]:

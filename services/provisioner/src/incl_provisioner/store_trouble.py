@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from incl_provisioner.domain.cloud.errors import Verdict
+from incl_provisioner.domain.cloud.errors import Meaning, Verdict
 from incl_provisioner.tables import cloud_trouble
 
 _MOST = 600
@@ -21,13 +21,20 @@ class Trouble:
     message: str
     hint: str = ""
 
+    @property
+    def refused(self) -> bool:
+        """Whether the provider does not accept the platform's account: somebody must act."""
+        return self.reason in (Meaning.CREDENTIALS.value, Meaning.PERMISSION.value)
+
 
 def of(verdict: Verdict | None) -> Trouble | None:
     """What a verdict is for those who wait; the provider's own words with it."""
     if verdict is None:
         return None
     said = f" ({verdict.said[:_MOST]})" if verdict.said else ""
-    return Trouble(verdict.reason[:_REASON_MOST], verdict.message + said, verdict.hint)
+    refused = verdict.meaning in (Meaning.CREDENTIALS, Meaning.PERMISSION)
+    reason = verdict.meaning.value if refused else verdict.reason[:_REASON_MOST]
+    return Trouble(reason, verdict.message + said, verdict.hint)
 
 
 def load(connection: sa.Connection, provider: str) -> tuple[Trouble, float] | None:

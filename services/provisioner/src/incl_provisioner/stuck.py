@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from incl_provisioner import protocols
+from incl_provisioner import protocols, store_trouble
 from incl_provisioner.domain.attempt import RankState
 from incl_provisioner.domain.cloud.names import rank_of
 from incl_provisioner.tables import experiments, nodes, ranks, timers
@@ -33,6 +33,7 @@ STOP_S = 60.0
 SCHEDULER_S = 30.0
 DRAIN_S = 600.0
 CLOUD_S = 900.0
+AWAY_S = 30.0
 _REPORTS = 50
 _FORGOTTEN_S = 86_400.0
 _SILENT_S = 10.0
@@ -75,6 +76,7 @@ class Stuck:
                 *_queued(connection, query, now),
                 *self._ranks(connection, query, now),
                 *_nodes(connection, query, now),
+                *self._cloud(connection, query, now),
             ]
         )]  # fmt: skip
 
@@ -96,6 +98,20 @@ class Stuck:
                 found = _slow(row, self._reconciler.assigned.get(row.experiment), query, now)
             if found is not None:
                 yield found
+
+    def _cloud(self, connection: sa.Connection, query: ProvisionerStuck, now: float) -> Iterator[Finding]:
+        """What keeps the machines of a cloud from being looked after."""
+        options = self._settings.cloud
+        found = store_trouble.load(connection, options.provider) if options is not None else None
+        if found is None:
+            return
+        trouble, since = found
+        if trouble.refused or now - since > query.patience(AWAY_S):
+            yield Finding(
+                kind="cloud.refused" if trouble.refused else "cloud.away", severity="error",
+                subject=f"cloud {options.provider}" if options is not None else "cloud", since_s=max(0.0, now - since),
+                reason=trouble.message, hint=trouble.hint or "incl machines",
+            )  # fmt: skip
 
     def _machines(self, query: ProvisionerStuck) -> Iterator[Finding]:
         """What nodes say of themselves."""
@@ -162,6 +178,9 @@ def _attempt(row: Any, state: str, since: float, reason: str) -> Finding:
     )  # fmt: skip
 
 
+_SILENT_CLOUD = "none: when it stays so, its attempt goes on on another machine, and it is deleted: incl machines"
+
+
 def _nodes(connection: sa.Connection, query: ProvisionerStuck, now: float) -> Iterator[Finding]:
     for row in connection.execute(_NODES):
         silent = now - row.seen
@@ -174,7 +193,7 @@ def _nodes(connection: sa.Connection, query: ProvisionerStuck, now: float) -> It
             yield Finding(
                 kind="node.silent", severity="warning", subject=f"node {row.node}", since_s=silent,
                 reason="its agent says nothing; what it runs is given up when its lease is over",
-                hint="is its agent up, and does it reach the bus?",
+                hint=_SILENT_CLOUD if rank_of(row.node) is not None else "is its agent up, and does it reach the bus?",
             )  # fmt: skip
         elif not row.alive and rank_of(row.node) is not None:
             yield _gone(row.node, silent, query)

@@ -83,7 +83,8 @@ _LOCATION = Rule(
 )  # fmt: skip
 _WHO = Rule(
     _M.CREDENTIALS, _S.EVERYWHERE, 30.0, "the provider does not accept the platform's credentials",
-    "renew the credentials of the provisioner; machines that run go on", True,
+    "renew them where the provisioner runs (gcloud auth application-default login, or its key file), then start it "
+    "anew: incl down && incl up; machines that run go on", True,
 )  # fmt: skip
 
 UNKNOWN = Rule(
