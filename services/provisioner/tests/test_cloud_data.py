@@ -15,7 +15,7 @@ from incl_provisioner.testing.cloud import QUICK_CLOUD, Vms
 from incl_provisioner.testing.platform import QUICK, Platform
 from incl_shared.bus.client import BusClient
 from incl_shared.errors import ConflictError, InvalidInput, NotFoundError
-from incl_shared.events.experiments import AttemptSettled, ExperimentWaiting
+from incl_shared.events.experiments import AttemptAssigned, AttemptSettled, AttemptStarted, ExperimentWaiting
 from incl_shared.queries.provisioner import DataDisks, GetData, PrepareData, RemoveData
 from incl_shared.settings import BusSettings
 from incl_shared.states import ExperimentState
@@ -113,6 +113,33 @@ async def test_a_disk_is_made_once_read_by_all_nodes_and_collected(begin: Begin)
     second = await site.submit(nodes=2)
     assert (await site.finished(second)).state is ExperimentState.FINISHED
     assert site.inserts == 1
+    await site.empty()
+
+
+async def test_a_gang_that_keeps_its_healthy_machines_keeps_its_disks(begin: Begin) -> None:
+    """The kept ones have them attached, the missing one is made with the same; idle disks are gone in a moment here."""
+    site = await begin(data_idle_s=0.3)
+    site.vms.script = lambda job: Script(seconds=None if job.attempt == 1 else 0.0)
+    experiment = await site.submit("ct", "mr", nodes=3, spot=True)
+    await site.platform.event(experiment, AttemptStarted)
+    disks = {one.name for one in site.data()}
+    assert len(disks) == 2
+    names = [f"incl-{experiment}-a{attempt}-n{rank}" for rank, attempt in enumerate((1, 2, 1))]
+    site.vms.mute = lambda name: name == names[1]
+    site.cloud.switches.preempt(ZONE, f"incl-{experiment}-a1-n1")
+    await until(lambda: site.vms.names == sorted(names), 15, what="the missing one is made")
+    settled = AttemptSettled(experiment=experiment, attempt=1, points=0, lines=0, gaps=0)
+    await site.platform.client.publish_event(settled, project="default", version=1)
+    looks = site.cloud.faults.calls["instances.aggregatedList"]
+    await until(lambda: site.cloud.faults.calls["instances.aggregatedList"] > looks + 15, 15, what="time goes by")
+    assert {one.name for one in site.data()} == disks
+    assert [len(one.users) for one in site.data()] == [3, 3]
+    site.vms.mute = lambda _: False
+    assigned: AttemptAssigned = await site.platform.event(experiment, AttemptAssigned, 2)
+    assert assigned.machines is not None
+    assert ([place.node for place in assigned.placements], assigned.machines.kept) == (names, 2)
+    assert (await site.finished(experiment)).state is ExperimentState.FINISHED
+    assert site.inserts == 2
     await site.empty()
 
 
