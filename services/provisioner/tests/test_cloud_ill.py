@@ -171,3 +171,17 @@ async def test_a_provider_that_is_away_is_told_to_the_operator_after_a_while(beg
     found = await site.platform.client.ask(query, project=SYSTEM_PROJECT, user="admin")
     assert "cloud.away" in {one.kind for one in found.findings}
     site.cloud.switches.clear()
+
+
+async def test_what_waits_for_credentials_goes_on_once_they_are_accepted_whoever_was_refused(begin: Begin) -> None:
+    """Nobody waits for a place that rests, nor for the machines of the one that was refused: that one is stopped."""
+    site = await begin()
+    site.cloud.switches.expire()
+    first = await site.submit()
+    await until(lambda: any("creating" in text and "credentials" in text for text in site.waits(first)), 15)
+    second = await site.submit()
+    await until(lambda: any("credentials" in text for text in site.waits(second)), 15)
+    await site.platform.ask_stop(first)
+    await site.platform.finished(first)
+    site.cloud.switches.expire(False)
+    assert (await site.platform.finished(second)).state is ExperimentState.FINISHED

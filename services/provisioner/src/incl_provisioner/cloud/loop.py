@@ -18,6 +18,7 @@ from incl_provisioner.cloud.data import DataKeeper
 from incl_provisioner.cloud.plans import CloudPlans, Met
 from incl_provisioner.cloud.rows import GangRows
 from incl_provisioner.domain.cloud import data_disks, gangs
+from incl_provisioner.domain.cloud.error_table import UNACCEPTED
 from incl_provisioner.domain.cloud.gangs import Limits
 from incl_provisioner.domain.cloud.history import PreemptionHistory
 from incl_provisioner.domain.cloud.plan import Plan
@@ -198,6 +199,8 @@ class CloudLoop:
         self._swept = now
         await self.data.refresh()
         view = await self.keeper.round()
+        if self.keeper.trouble is None:  # it looked with the credentials that were refused before
+            self.met.cooldowns.forgive(UNACCEPTED)
         known = await rows.gangs()
         doomed, self.plans.doomed = self.plans.doomed, {}
         for key, verdict in doomed.items():

@@ -5,7 +5,7 @@ A cooldown grows each time the same thing fails again, and time forgives: a leve
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from incl_provisioner.domain.cloud.errors import Scope, Verdict
@@ -88,6 +88,10 @@ class CooldownBook:
         """It could be had: whatever was held against it is forgotten."""
         for key in _covering(target):
             self._book.pop(key, None)
+
+    def forgive(self, reasons: Collection[str]) -> None:
+        """What was held against places for these reasons is known to be over."""
+        self._book = {key: each for key, each in self._book.items() if each.reason not in reasons}
 
     def cooled(self, target: Target, now: float) -> Cooling | None:
         """What keeps this from being tried now; of several the one that lasts the longest. None: nothing."""

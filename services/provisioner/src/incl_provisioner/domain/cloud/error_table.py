@@ -134,6 +134,8 @@ BY_CODE: dict[str, Rule] = dict(
 """By the normal spelling of the code (`errors.normal`)."""
 NOT_OFFERED = frozenset({"not_offered", *(code.lower() for code, rule in BY_CODE.items() if rule is _NOT_HERE)})
 """Reasons of verdicts that say that a zone does not have such a machine at all."""
+UNACCEPTED = frozenset({"credentials", "http_401", *(code.lower() for code, rule in BY_CODE.items() if rule is _WHO)})
+"""Reasons of verdicts that say that the platform's credentials are not accepted."""
 
 BY_STATUS: dict[int, Rule] = {
     400: _BAD,
