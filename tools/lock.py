@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DISTRIBUTIONS = ["shared", "client", "deploy/local", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("services/*"))]
-ASKED_FOR = {"arrow", "optuna"}
+ASKED_FOR = {"arrow", "optuna", "plot"}
 """Extras that only a person asks for; the tests have them in the group dev."""
 OPTIONS = [
     "--universal",

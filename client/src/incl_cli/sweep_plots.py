@@ -11,8 +11,10 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from incl_cli import sweep_pictures
 from incl_cli.arguments import UsageProblem
 from incl_cli.chart import Line, draw
+from incl_cli.sweep_pictures import width_of
 from incl_cli.sweep_views import all_trials
 from incl_cli.text import Column, duration, number, table
 from incl_shared.errors import ConflictError, NotFoundError
@@ -26,15 +28,15 @@ if TYPE_CHECKING:
     from incl_cli.running import Session
     from incl_cli.text import Row
 
-KINDS = ("history", "slice", "timeline")
-_WIDE, _HIGH = 100, 14
 _ROWS = 60
 
 
 async def plot(args: argparse.Namespace, session: Session) -> int:
-    """incl sweep plot: history (the best so far), slice (value by parameter), timeline (trials over time)."""
+    """incl sweep plot: a picture in the terminal, or in a file."""
     if args.height < 3:
         raise UsageProblem(f"--height needs at least 3, not {args.height}")
+    names = [name.strip() for name in (args.parameters or "").split(",") if name.strip()]
+    path = _picture(args.out) if args.out is not None else None
     platform, out = await session.platform(args.project), session.out
     view = await platform.ask(GetSweep(ref=args.sweep))
     trials = await all_trials(platform, view)
@@ -45,9 +47,45 @@ async def plot(args: argparse.Namespace, session: Session) -> int:
         raise NotFoundError(
             f"no trial of {view.row.name} has a value yet", hint=f"incl sweep show {short(view.row.id)}"
         )
-    for line in _DRAW[args.kind](out, view, trials, args.height):
+    _check(view, names)
+    if path is not None:
+        from incl_cli import sweep_files
+
+        sweep_files.write(path, args.kind, view, trials, names)
+        out.note(f"{args.kind} of {len(trials)} trials in {path}")
+        return 0
+    for line in _drawn(args.kind, out, view, trials, args.height, names):
         out.line(line)
     return 0
+
+
+def _picture(name: str) -> Path:
+    """Where it goes, before anything is asked."""
+    from incl_cli import sweep_files
+
+    path = sweep_files.checked(name)
+    sweep_files.need_matplotlib()
+    return path
+
+
+def _check(view: SweepView, names: Sequence[str]) -> None:
+    unknown = [name for name in names if name not in view.spec.parameters]
+    if unknown:
+        raise NotFoundError(
+            f"sweep {view.row.name} has no parameter {unknown[0]}", hint=f"one of: {', '.join(view.spec.parameters)}"
+        )
+
+
+def _drawn(
+    kind: str, out: Output, view: SweepView, trials: Sequence[TrialView], height: int, names: Sequence[str]
+) -> list[str]:
+    if kind == "history":
+        return history(out, view, trials, height)
+    if kind == "slice":
+        return slices(out, view, trials, height, names)
+    if kind == "timeline":
+        return timeline(out, view, trials)
+    return _TOGETHER[kind](out, view, trials, height, names)
 
 
 def history(out: Output, view: SweepView, trials: Sequence[TrialView], height: int) -> list[str]:
@@ -65,11 +103,13 @@ def history(out: Output, view: SweepView, trials: Sequence[TrialView], height: i
             Line("best so far", [float(trial) for trial, _ in complete], best),
         ]
         title = f"{view.row.name}: {objective.metric} ({objective.goal})"
-        lines += draw(out, title, series, width=_width(out), height=height, axis="trial")
+        lines += draw(out, title, series, width=width_of(out), height=height, axis="trial")
     return lines
 
 
-def slices(out: Output, view: SweepView, trials: Sequence[TrialView], height: int) -> list[str]:
+def slices(
+    out: Output, view: SweepView, trials: Sequence[TrialView], height: int, names: Sequence[str] = ()
+) -> list[str]:
     """The first objective by each parameter: a chart for a number, a table for choices."""
     metric = view.spec.objective[0].metric
     lines: list[str] = []
@@ -77,7 +117,7 @@ def slices(out: Output, view: SweepView, trials: Sequence[TrialView], height: in
         known = [
             (trial.parameters[name], trial.values[0]) for trial in trials if trial.values and name in trial.parameters
         ]
-        if not known:
+        if not known or (names and name not in names):
             continue
         if lines:
             lines.append("")
@@ -88,7 +128,7 @@ def slices(out: Output, view: SweepView, trials: Sequence[TrialView], height: in
         steps = [math.log10(float(value)) if log else float(value) for value, _ in known]
         series = [Line(name, steps, [value for _, value in known], joined=False)]
         axis = f"log10 {name}" if log else name
-        lines += draw(out, f"{metric} by {name}", series, width=_width(out), height=height, axis=axis)
+        lines += draw(out, f"{metric} by {name}", series, width=width_of(out), height=height, axis=axis)
     return lines
 
 
@@ -104,13 +144,13 @@ def _choices(out: Output, view: SweepView, name: str, known: Sequence[tuple[Any,
     return [out.paint(f"{objective.metric} by {name}", "bold"), *table(out, columns, rows)]
 
 
-def timeline(out: Output, view: SweepView, trials: Sequence[TrialView], height: int) -> list[str]:
+def timeline(out: Output, view: SweepView, trials: Sequence[TrialView]) -> list[str]:
     """When each trial was asked for, and when it ended."""
     if not trials:
         return ["no trials yet"]
     begin = min(trial.asked for trial in trials)
     end = max(trial.ended or trial.asked for trial in trials)
-    width = _width(out) - 24
+    width = width_of(out) - 24
     span = max(end - begin, 1e-9)
     lines = [out.paint(f"{view.row.name}: {len(trials)} trials in {duration(end - begin)}", "bold")]
     for trial in trials[-_ROWS:]:
@@ -129,15 +169,13 @@ _STYLES = {
     TrialState.RUNNING: "cyan", TrialState.ENDED: "cyan", TrialState.COMPLETE: "green", TrialState.FAILED: "red",
     TrialState.METRIC_MISSING: "red", TrialState.PRUNED: "yellow", TrialState.STOPPED: "yellow",
 }  # fmt: skip
-_DRAW: dict[str, Callable[[Output, SweepView, Sequence[TrialView], int], list[str]]] = {
-    "history": history,
-    "slice": slices,
-    "timeline": timeline,
+_TOGETHER: dict[str, Callable[[Output, SweepView, Sequence[TrialView], int, Sequence[str]], list[str]]] = {
+    "importance": sweep_pictures.importances,
+    "parallel": sweep_pictures.parallel,
+    "contour": sweep_pictures.contour,
+    "rank": sweep_pictures.rank,
+    "early": sweep_pictures.early,
 }
-
-
-def _width(out: Output) -> int:
-    return min(out.width, _WIDE)
 
 
 async def export(args: argparse.Namespace, session: Session) -> int:

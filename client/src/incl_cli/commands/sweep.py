@@ -15,7 +15,8 @@ EXAMPLES = """  incl sweep run sweep.yaml          also: incl sweep sweep.yaml
   incl sweep show @last
   incl sweep trials @last --sort value
   incl sweep best @last --env        the parameters as K=V, for incl run --env
-  incl sweep plot @last --kind slice
+  incl sweep plot @last --kind importance
+  incl sweep plot @last --kind contour --parameters LR,HIDDEN --out contour.png
   incl sweep export @last -o trials.csv
   incl sweep export @last --optuna sqlite:///study.db
   incl sweep stop @last
@@ -24,6 +25,7 @@ EXAMPLES = """  incl sweep run sweep.yaml          also: incl sweep sweep.yaml
   incl ls 'sweep ~ 3f9k2x7q'         its trials are experiments like any other
 
 What a sweep file says is in docs/sweeps.md. Ctrl-C detaches: the sweep goes on."""
+KINDS = ("history", "slice", "timeline", "importance", "parallel", "contour", "rank", "early")
 _FILES = (".yaml", ".yml", ".json")
 
 
@@ -58,8 +60,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     resume.add_argument("--parallel", type=int, metavar="N", help="trials at once, at most")
     resume.add_argument("--file", metavar="FILE", help="its sweep file: refused if more than its budget has changed")
     resume.add_argument("-d", "--detach", action="store_true", help="do not follow")
-    plot = actions.add_parser("plot", help="history, slice or timeline, in the terminal")
-    plot.add_argument("--kind", choices=("history", "slice", "timeline"), default="history", help="history (default)")
+    plot = actions.add_parser("plot", help="its trials as a picture, in the terminal or a file")
+    plot.add_argument("--kind", choices=KINDS, default="history", help=f"{', '.join(KINDS)} (history)")
+    plot.add_argument("--parameters", metavar="A,B", help="of which parameters (those that matter most, or all)")
+    plot.add_argument("--out", metavar="FILE", help="into a .png, .svg or .html (needs 'incl[plot]')")
     plot.add_argument("--height", type=int, default=14, metavar="ROWS", help="of each chart (14)")
     export = actions.add_parser("export", help="the trials as CSV, or as a study of Optuna")
     export.add_argument("-o", "--output", metavar="FILE", help="into a file, not to stdout")
