@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
+from incl_cli.context import load_context, save_context
+from incl_local.layout import Layout
 from incl_local.testing import Home
+from incl_shared.auth.keys import PlatformKeys
+from incl_shared.auth.mint import Minter
+from incl_shared.auth.names import Role, inbox_prefix
 
 SCRIPT = """
 import incl, os
@@ -91,3 +97,34 @@ def test_a_script_registers_what_it_made(home: Home, project: Path) -> None:
     assert home.incl("model", "verify", "e2e-script").code == 0
     cached = home.incl("model", "get", "e2e-script", "--cache")
     assert (Path(cached.out.strip()) / "b").read_text() == "b"
+
+
+def second_person(home: Home, folder: Path) -> dict[str, str]:
+    """The environment of somebody else of the project, with a credential of her own."""
+    layout = Layout(home.data)
+    minter = Minter(PlatformKeys.load(layout.nats / "keys").signers())
+    creds = minter.person("grace", ("default",), 600).write(folder / "grace.creds")
+    ours = load_context(home.folder / ".config" / "incl" / "context.json")
+    theirs = replace(ours, user="grace", creds=str(creds), inbox_prefix=inbox_prefix(Role.PERSON, "grace"))
+    return {"INCL_CONTEXT_FILE": str(save_context(theirs, folder / "grace.json"))}
+
+
+def test_two_people_move_a_protected_alias(home: Home, project: Path, tmp_path: Path) -> None:
+    experiment, grace = made(home, project, "four"), second_person(home, tmp_path)
+    for _ in range(2):
+        assert home.incl("model", "register", experiment, "--name", "e2e-eyes", "--path", "best.pt").code == 0
+    assert home.incl("model", "alias", "e2e-eyes", "production", "1").code == 0
+    assert home.incl("model", "protect", "e2e-eyes", "production").code == 0
+    asked = home.incl("model", "alias", "e2e-eyes", "production", "2", "--reason", "better", "--json").json
+    assert (asked["number"], asked["request"]) == (1, 1)
+    alone = home.incl("model", "approve", "e2e-eyes", "1")
+    assert (alone.code, "asked for himself" in alone.err) == (6, True)
+    assert [one["number"] for one in home.incl("model", "requests", "--json", env=grace).json] == [2]
+    approved = home.incl("model", "approve", "e2e-eyes", "1", "--reason", "looked", env=grace)
+    assert approved.code == 0, approved.err
+    assert home.incl("model", "show", "e2e-eyes@production", "--json").json["number"] == 2
+    trail = home.incl("model", "history", "e2e-eyes", "--json").json
+    assert [(one["action"], one["by"] == "grace") for one in trail[:3]] == [
+        ("alias", False), ("approved", True), ("asked", False),
+    ]  # fmt: skip
+    assert home.incl("model", "verify", "e2e-eyes").code == 0

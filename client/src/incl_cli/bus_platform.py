@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from incl_shared.queries.registry import Grant
 
 _TRANSFERS = 4
-_OF_A_SUBMISSION = ("upload_grant", "commit")
+_PATIENT = ("upload_grant", "commit", "register_model")
 _PATIENCE_S = 5.0
-"""So long a submission waits for a service that is being started again, before what it packed is thrown away."""
+"""So long these wait for a service that is being started again: what a submission packed is not thrown away, and a
+registration that was handled, but not answered, is not one more version."""
 
 
 class BusPlatform:
@@ -51,7 +52,7 @@ class BusPlatform:
     async def ask(self, query: Query[AnswerT], *, timeout: float = 10.0) -> AnswerT:  # noqa: ASYNC109
         """The answer of a service."""
         context = self._context
-        patience = _PATIENCE_S if type(query).name in _OF_A_SUBMISSION else 0.0
+        patience = _PATIENCE_S if type(query).name in _PATIENT else 0.0
         try:
             return await self._client.ask(
                 query, project=context.project, user=context.user, timeout=timeout, patience=patience
