@@ -13,6 +13,7 @@ from nats.aio.client import Client
 from incl_shared.auth import jwt
 from incl_shared.auth.mint import Credential, Minter
 from incl_shared.auth.names import Role
+from incl_shared.auth.roles import SCOPES
 from incl_shared.bus import topology
 from incl_shared.bus.client import BusClient
 from incl_shared.bus.connection import Callbacks, open_connection
@@ -62,7 +63,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
         f"incl.event.default.experiment.{E1}", "incl.event._system.node.n1", "incl.control.n1", "incl.control.n2",
         "$JS.API.DIRECT.GET.CONTROL.incl.control.n1", "$JS.API.DIRECT.GET.CONTROL.incl.control.n2", "_R_.a.b",
         "$JS.API.DIRECT.GET.REPORTS.incl.report.n1",
-        "_INBOX.gateway.gateway.x", "$JS.API.STREAM.INFO.EVENTS",
+        "_INBOX.gateway.gateway.x", "_INBOX.hpo.hpo.x", "$JS.API.STREAM.INFO.EVENTS",
     },
     "tracker": {
         "$JS.API.STREAM.INFO.EVENTS",
@@ -349,3 +350,23 @@ async def _stored(admin: BusClient) -> dict[tuple[str, str], int]:
         info = await admin.jetstream().stream_info(stream, subjects_filter=">")
         found |= {(stream, subject): count for subject, count in (info.state.subjects or {}).items()}
     return found
+
+
+def test_a_service_that_may_be_asked_may_answer() -> None:
+    """Whoever has leave to ask a service has an inbox that this service may publish to."""
+    served = {one.split(".")[4]: scope for scope in SCOPES.values() for one in scope.subscribe if _is_query(one)}
+    asked = 0
+    for asker in SCOPES.values():
+        for subject in filter(_is_query, asker.publish):
+            owner = served.get(subject.split(".")[4])
+            if owner is None or asker.role not in set(map(Role, SERVICES)):
+                continue
+            inbox = next(one for one in asker.subscribe if one.startswith("_INBOX."))
+            prefix = ".".join(inbox.split(".")[:2])
+            assert any(one.startswith(prefix) for one in owner.publish), f"{owner.role} cannot answer {asker.role}"
+            asked += 1
+    assert asked >= 6
+
+
+def _is_query(subject: str) -> bool:
+    return subject.startswith("incl.query.")

@@ -25,7 +25,6 @@ _OPTIONS = {
     "money": ("budget", "money"),
     "parallel": ("parallel",),
     "seed": ("seed",),
-    "algorithm": ("algorithm",),
 }
 
 
@@ -68,6 +67,11 @@ def read(args: argparse.Namespace, here: Path) -> tuple[SweepSpec, Path]:
         for option, at in _OPTIONS.items()
         if (value := getattr(args, option)) is not None
     ]
+    if args.algorithm is not None:  # its options are none of another one's
+        document.values["algorithm"] = {"name": args.algorithm}
+        document.places[("algorithm",)] = "--algorithm"
+    elif isinstance(document.values.get("algorithm"), str):
+        document.values["algorithm"] = {"name": document.values["algorithm"]}
     return finished(args, document, path, base, changes + _sets(args))
 
 

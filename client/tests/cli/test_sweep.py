@@ -414,3 +414,22 @@ def test_an_experiment_file_may_have_its_search_in_it(cli: Run, fake: FakePlatfo
     Path("train.yaml").write_text(Path("train.yaml").read_text().replace("low: 1e-5", "low: 0"))
     wrong = cli("sweep", "train.yaml")
     assert "error: train.yaml:6: parameters: LR: a logarithmic range cannot begin at 0" in wrong.err
+
+
+def test_options_of_an_algorithm_are_set_on_the_command_line(cli: Run, fake: FakePlatform, sweeps: FakeSweeps) -> None:
+    Path("sweep.yaml").write_text(FILE + "algorithm: {name: optuna.QMCSampler, options: {scramble: true}}\n")
+    popsize = ("--set", "algorithm.options.popsize=7")
+    assert cli("sweep", "run", "sweep.yaml", "-d", "--algorithm", "optuna.CmaEsSampler", *popsize).code == 0
+    algorithm = submitted(fake).spec.algorithm
+    assert (algorithm.name, algorithm.options) == ("optuna.CmaEsSampler", {"popsize": 7}), "not the other one's"
+    Path("sweep.yaml").write_text(FILE + "algorithm: optuna.TPESampler\n")
+    assert cli("sweep", "run", "sweep.yaml", "-d", "--set", "algorithm.options.multivariate=true").code == 0
+    assert submitted(fake).spec.algorithm.options == {"multivariate": True}
+
+
+def test_one_fault_is_one_complaint(cli: Run) -> None:
+    Path("sweep.yaml").write_text(FILE.replace("goal: min", "goal: up"))
+    wrong = cli("sweep", "run", "sweep.yaml").err.splitlines()
+    assert [line for line in wrong if "sweep.yaml" in line] == [
+        "error: sweep.yaml:4: objective.0.goal: expected one of 'max' or 'min', found 'up'"
+    ]

@@ -348,3 +348,15 @@ async def test_an_algorithm_is_checked_before_a_sweep_is_sent(start: Any, sqlite
     view = await sweeps.finished(await sweeps.submit(sweep_spec(algorithm=wrong.model_dump())))
     assert (view.row.state, view.row.trials) == (SweepState.FAILED, 0), "who does not ask is told all the same"
     assert "n_startup_trials is int" in view.row.message
+
+
+@pytest.mark.parametrize(("ran", "why"), [(Ran({}), "it never logged loss"), (FAILED, "exit code 1")])
+async def test_a_small_sweep_without_any_value_says_why(start: Any, sqlite_url: str, ran: Ran, why: str) -> None:
+    """Its trials are all asked for before so many have ended that it gives up."""
+    sweeps = await start(sqlite_url, lambda _: ran)
+    view = await sweeps.finished(await sweeps.submit(sweep_spec(budget={"trials": 3}, parallel=3)))
+    assert (view.row.state, view.row.message) == (
+        SweepState.FAILED, f"3 trials, 0 of them with a value; the last one: {why}",
+    )  # fmt: skip
+    assert "incl logs" in view.row.hint
+    assert ("incl.log(" in view.row.hint) == (ran is not FAILED)

@@ -194,7 +194,10 @@ def validated(document: SpecDocument, model: type[ModelT], hint: str = _HINT) ->
     try:
         return model.model_validate(document.values)
     except ValidationError as error:
-        problems = _unique(_problem(document, detail, model) for detail in error.errors(include_url=False))
+        details = error.errors(include_url=False)
+        within = {detail["loc"][:length] for detail in details for length in range(len(detail["loc"]))}
+        counted = [one for one in details if one["type"] != "too_short" or one["loc"] not in within]
+        problems = _unique(_problem(document, detail, model) for detail in counted)
     problems.sort(key=lambda problem: problem.order)
     if len(problems) == 1:
         raise InvalidInput(problems[0].text, hint=problems[0].hint or hint)

@@ -204,7 +204,7 @@ def learn(tx: Transaction, sweep_id: str, number: int, found: Outcome) -> None:
     if count and ending.closing_of(sweep.spec, 0, count, 0, 0.0):
         first = "the first trial has" if count == 1 else f"none of the first {count} trials has"
         sweep.message = f"{first} {'no' if count == 1 else 'a'} value; the last one: {found.message}"
-        sweep.hint = hint_of(found, row["experiment"])
+        sweep.hint = hint_of(found.state, row["experiment"])
         close(tx, sweep, Closing.FAILING)
     settle(tx, sweep)
 
@@ -261,6 +261,9 @@ def settle(tx: Transaction, sweep: Sweep) -> None:
 def _finish(tx: Transaction, sweep: Sweep) -> None:
     sweep.state = ending.final_state(sweep.closing, sweep.good)
     sweep.message = ending.final_message(sweep.spec, sweep.closing, sweep.asked, sweep.good, sweep.message)
+    if not sweep.good and not sweep.hint and (last := store.last_without_value(tx.connection, sweep.id)) is not None:
+        sweep.message += f"; the last one: {last['message']}"
+        sweep.hint = hint_of(TrialState(last["state"]), last["experiment"])
     sweep.ended = tx.clock.now()
     best = tuple(trial.number for trial in views.best_trials(tx.connection, sweep.id, sweep.spec))
     finished = SweepFinished(

@@ -181,6 +181,13 @@ def without_value(connection: sa.Connection, sweep: str) -> int:
     return int(connection.execute(query).scalar() or 0)
 
 
+def last_without_value(connection: sa.Connection, sweep: str) -> sa.RowMapping | None:
+    """The trial that ended last of those that failed, or never logged the objective."""
+    bad = (TrialState.FAILED.value, TrialState.METRIC_MISSING.value)
+    query = sa.select(trials).where(_t.sweep == sweep, _t.state.in_(bad)).order_by(_t.ended.desc(), _t.number.desc())
+    return connection.execute(query.limit(1)).mappings().one_or_none()
+
+
 def at_rung(connection: sa.Connection, sweep: str, rung: int, but: int) -> list[float | None]:
     """What other trials had at a rung."""
     query = sa.select(rungs.c.value).where(rungs.c.sweep == sweep, rungs.c.rung == rung, rungs.c.trial != but)

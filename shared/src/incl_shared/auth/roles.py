@@ -122,6 +122,7 @@ _SCOPES = (
             "incl.control.*",
             "$JS.API.DIRECT.GET.CONTROL.incl.control.*",
             "$JS.API.DIRECT.GET.REPORTS.incl.report.*",
+            f"{INBOXES}.{Role.HPO}.>",
             *_own_events(),
         ),
     ),

@@ -142,9 +142,9 @@ def signed(spec: SweepSpec, values: Sequence[float]) -> tuple[float, ...]:
     return tuple(-v if one.goal == "max" else v for one, v in zip(spec.objective, values, strict=True))
 
 
-def hint_of(found: Outcome, experiment: str) -> str:
+def hint_of(state: TrialState, experiment: str) -> str:
     """The next step where trials have no value."""
     logs = f"incl logs {short(experiment)}"
-    if found.state is TrialState.METRIC_MISSING:
+    if state is TrialState.METRIC_MISSING:
         return f"log the objective in the script: incl.log({{…}}, step=…); and see: {logs}"
     return f"see why: {logs}"
