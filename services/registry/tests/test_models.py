@@ -186,6 +186,8 @@ async def test_bad_input_is_refused_and_leaves_nothing(any_desk: Desk, experimen
     for metadata in ({"x": "y" * 70_000}, {"x": float("nan")}):
         with pytest.raises(InvalidInput, match="metadata"):
             await desk.register(experiment, metadata=metadata)
+    with pytest.raises(InvalidInput, match="cannot be a model"):
+        await desk.register(experiment, experiment)
     with pytest.raises(NotFoundError, match="no files are known"):
         await desk.register(new_id())
     with pytest.raises(NotFoundError, match="no file or folder 'nope'"):

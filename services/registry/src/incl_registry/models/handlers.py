@@ -87,6 +87,7 @@ class Models:
     async def add(self, asker: Asker, query: RegisterModel) -> VersionView:
         """A new version, or the one that this registration has made before."""
         rules.may_register(asker, query.experiment)
+        rules.check_name(query.model)
         rules.check_metadata(query.metadata)
         rules.clean_path(query.path)
         known = await self._database.read(

@@ -12,6 +12,7 @@ from incl_registry.models.trail import canonical, digest
 from incl_shared.archive import DIRECTORY_ENDING
 from incl_shared.auth.names import Role
 from incl_shared.errors import AmbiguousError, DeniedError, InvalidInput, NotFoundError
+from incl_shared.ids import is_id
 from incl_shared.queries.models import MOST_FILES, MOST_METADATA, MOST_TAGS, ModelFile, RegisterModel
 from incl_shared.queries.registry import Entry
 from incl_shared.subjects import Asker
@@ -77,6 +78,16 @@ def tags_of(tags: Iterable[str]) -> tuple[str, ...]:
 def merged(old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata with some keys set; null takes one away (RFC 7396, for the keys of the first level)."""
     return {key: value for key, value in {**old, **changes}.items() if value is not None}
+
+
+def check_name(model: str) -> None:
+    """Refuse a name that has the form of an id: events are kept and replayed by the names of what they tell of.
+
+    Raises:
+        InvalidInput: it has.
+    """
+    if is_id(model):
+        raise InvalidInput(f"{model} cannot be a model", cause="it has the form of an experiment's id", hint="a word")
 
 
 def check_alias(alias: str) -> None:
