@@ -11,7 +11,7 @@ import pytest
 
 from incl_shared.errors import InvalidInput, NotFoundError
 from incl_shared.specfile import Override
-from incl_shared.sweep import SweepSpec, env_text
+from incl_shared.sweep import SweepSpec, env_text, money_text
 from incl_shared.sweep_space import active
 from incl_shared.sweepfile import (
     experiment_folder,
@@ -184,3 +184,7 @@ def test_the_schema_knows_an_experiment_by_its_path_and_none() -> None:
     checker = jsonschema.Draft202012Validator(sweep_schema())
     assert checker.is_valid({**SAYS, "experiment": "train.yaml"})
     assert checker.is_valid({key: value for key, value in SAYS.items() if key != "experiment"})
+
+
+def test_amounts_of_money() -> None:
+    assert [money_text(one) for one in (0.0, 0.00412, 0.5, 12.3456)] == ["0.00", "0.00412", "0.5", "12.35"]

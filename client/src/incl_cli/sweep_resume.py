@@ -12,7 +12,7 @@ from incl_shared.errors import ConflictError
 from incl_shared.events.sweeps import SweepResumeRequested, SweepState
 from incl_shared.ids import new_id, short
 from incl_shared.queries.hpo import GetSweep
-from incl_shared.sweep import MOST_MONEY, MOST_PARALLEL, MOST_TRIALS
+from incl_shared.sweep import MOST_MONEY, MOST_PARALLEL, MOST_TRIALS, money_text
 
 if TYPE_CHECKING:
     from incl_cli.running import Session
@@ -80,8 +80,8 @@ def _check_budget(view: SweepView, trials: int | None, hours: float | None, mone
     limit = money if money is not None else budget.money
     if limit is not None and row.spent is not None and limit <= row.spent:
         raise ConflictError(
-            f"sweep {row.name} has cost {row.spent:.2f} {row.currency} already, of {limit:g}",
-            hint=f"incl sweep resume {short(row.id)} --money {row.spent * 2:.0f}",
+            f"sweep {row.name} has cost {money_text(row.spent)} {row.currency} already, of {limit:g}",
+            hint=f"incl sweep resume {short(row.id)} --money {row.spent * 2:.3g}",
         )
     if row.ended is not None and budget.hours is not None and hours is None and row.message.startswith("its "):
         raise ConflictError(

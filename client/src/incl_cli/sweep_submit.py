@@ -216,7 +216,7 @@ async def _check_price(session: Session, platform: Any, spec: SweepSpec) -> None
             hint="give trials or hours; an operator names prices by INCL_PROVISIONER_PRICES",
         )
     session.out.note(
-        f"{money:g} {plan.currency} is {money / price:.1f} h of {plan.nodes} x {plan.machine} at {price:.2f} an hour",
+        f"{money:g} {plan.currency} is {money / price:.3g} h of {plan.nodes} x {plan.machine} at {price:.3g} an hour",
         "dim",
     )
 

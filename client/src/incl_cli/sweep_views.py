@@ -13,7 +13,7 @@ from incl_shared.errors import ConflictError, NotFoundError
 from incl_shared.events.sweeps import SweepState, SweepStopRequested, TrialState
 from incl_shared.ids import new_id, short
 from incl_shared.queries.hpo import GetSweep, ListSweeps, ListTrials, SweepRow, SweepView, TrialView
-from incl_shared.sweep import env_text
+from incl_shared.sweep import env_text, money_text
 
 if TYPE_CHECKING:
     from incl_cli.output import Output
@@ -104,18 +104,18 @@ def view_lines(out: Output, view: SweepView, *, running: bool = True) -> list[st
     row = view.row
     took = duration((row.ended or time.time()) - row.created)
     state = out.paint(row.state.value, _STYLES.get(row.state.value, ""))
-    done = min(_BAR, round(_BAR * _over(row) / max(1, row.budget)))
+    done = min(_BAR, round(_BAR * _share(view)))
     bar = "█" * done + "░" * (_BAR - done)
     counts = ", ".join(f"{count} {name.value.replace('_', ' ')}" for name, count in sorted(row.counts.items()))
     lines = [
         f"{out.paint(row.name, 'bold')}  {state}  {row.algorithm}  {took}   {out.paint(short(row.id), 'dim')}",
-        f"{out.paint(bar, 'green')} {_over(row)}/{row.budget} trials" + (f"   {counts}" if counts else ""),
+        f"{out.paint(bar, 'green')} {_of(view)}" + (f"   {counts}" if counts else ""),
     ]
     if row.steps_saved:
         share = row.steps_saved / (row.steps_saved + row.steps)
         lines.append(f"stopped early: {row.steps_saved:,} steps saved ({share:.0%}), {row.steps:,} were run")
     if row.spent is not None and row.money is not None:
-        lines.append(f"spent: {row.spent:.2f} of {row.money:g} {row.currency}".rstrip())
+        lines.append(f"spent: {money_text(row.spent)} of {row.money:g} {row.currency}".rstrip())
     if row.message:
         lines.append(out.paint(row.message, "red" if row.state is SweepState.FAILED else "dim"))
     if row.hint:
@@ -128,6 +128,19 @@ def view_lines(out: Output, view: SweepView, *, running: bool = True) -> list[st
     if view.recent and running:
         lines += ["", "ended last", *trial_lines(out, view, view.recent)]
     return lines
+
+
+def _of(view: SweepView) -> str:
+    limited = view.spec.budget.trials is not None
+    return f"{_over(view.row)}/{view.row.budget} trials" if limited else plural(_over(view.row), "trial")
+
+
+def _share(view: SweepView) -> float:
+    """How much of the budget is used, from 0 to 1: of trials, or else of money."""
+    row = view.row
+    if view.spec.budget.trials is None and row.money:
+        return (row.spent or 0.0) / row.money
+    return _over(row) / max(1, row.budget)
 
 
 def trial_lines(out: Output, view: SweepView, trials: Sequence[TrialView]) -> list[str]:

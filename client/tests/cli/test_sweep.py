@@ -338,7 +338,7 @@ def test_money_needs_a_price(cli: Run, fake: FakePlatform, sweeps: FakeSweeps) -
     Path("sweep.yaml").write_text(MONEY)
     done = cli("sweep", "run", "sweep.yaml", "--detach", "--money", "10")
     assert (done.code, submitted(fake).spec.budget.money) == (0, 10.0)
-    assert "10 USD is 40.0 h of 1 x n2-standard-4 at 0.25 an hour" in done.err
+    assert "10 USD is 40 h of 1 x n2-standard-4 at 0.25 an hour" in done.err
     unknown = plan.model_copy(update={"price_on_demand": None})
     for other, why in ((unknown, "the price of n2-standard-4 is not in the list"), (PlanView(cloud=""), "no cloud is")):
         fake.more[PlanExperiment] = lambda query, other=other: other
@@ -357,7 +357,9 @@ def test_what_was_spent_is_shown_and_more_is_given(cli: Run, fake: FakePlatform,
         }
     )  # fmt: skip
     sweep = sweeps.add(spec, money=20.0, spent=19.5, currency="USD")
-    assert "spent: 19.50 of 20 USD" in cli("sweep", "show", "paid").out
+    shown = cli("sweep", "show", "paid").out
+    assert "spent: 19.50 of 20 USD" in shown
+    assert "█" * 29 + "░ 0 trials" in shown, "how far it is says the money"
     less = cli("sweep", "resume", "paid", "--money", "19")
     assert (less.code, "has cost 19.50 USD already, of 19" in less.err) == (5, True)
     assert cli("sweep", "resume", "paid", "--money", "40", "--detach").code == 0

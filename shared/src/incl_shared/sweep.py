@@ -226,6 +226,11 @@ class SweepSpec(Strict):
         return self.budget.trials or MOST_TRIALS
 
 
+def money_text(amount: float) -> str:
+    """An amount of money: in hundredths, or with three digits where it is less than one."""
+    return f"{amount:.3g}" if 0 < abs(amount) < 1 else f"{amount:.2f}"
+
+
 def env_text(value: Scalar) -> str:
     """A value as the script finds it in its environment; `float()` of a number's text gives the same number."""
     if isinstance(value, bool):

@@ -30,7 +30,7 @@ from incl_shared.events import (
 )
 from incl_shared.ids import short
 from incl_shared.queries.provisioner import CostView
-from incl_shared.sweep import Point
+from incl_shared.sweep import Point, money_text
 
 if TYPE_CHECKING:
     from incl_shared.db import Transaction
@@ -138,7 +138,8 @@ def spend(tx: Transaction, sweep_id: str, found: Mapping[int, CostView], currenc
     elif not sweep.closing and money is not None:
         known = spending(store.changed_trials(tx.connection, sweep_id, -1))
         if known.exhausted(money):
-            sweep.message = f"{known.spent:.2f} of {money:g} {sweep.currency} are spent, a trial costs {known.each:.2f}"
+            spent, each = money_text(known.spent), money_text(known.each)
+            sweep.message = f"{spent} of {money:g} {sweep.currency} are spent, a trial costs {each}"
             close(tx, sweep, Closing.MONEY)
     settle(tx, sweep)
 
