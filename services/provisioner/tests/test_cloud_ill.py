@@ -185,3 +185,14 @@ async def test_what_waits_for_credentials_goes_on_once_they_are_accepted_whoever
     await site.platform.finished(first)
     site.cloud.switches.expire(False)
     assert (await site.platform.finished(second)).state is ExperimentState.FINISHED
+
+
+async def test_a_console_that_cannot_be_read_holds_up_nobody(begin: Begin) -> None:
+    site = await begin(boot_s=1.0, boots=1, quiet_s=0.3)
+    site.vms.mute = lambda name: silent in name
+    site.cloud.switches.fault(kind="hang", method="instances.getSerialPortOutput", times=None)
+    silent = ""
+    silent = await site.submit()
+    done = await site.platform.finished(silent)
+    assert "said nothing for" in done.message
+    assert (await site.platform.finished(await site.submit())).state is ExperimentState.FINISHED

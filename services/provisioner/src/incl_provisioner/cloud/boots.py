@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
+from typing import Any, TypeVar
 
 from incl_provisioner import protocols, store, store_gangs
 from incl_provisioner.attempts import give_up
@@ -21,6 +23,7 @@ from incl_shared.clock import Clock
 from incl_shared.db import Database, Transaction
 from incl_shared.states import EndReason
 
+T = TypeVar("T")
 _log = logging.getLogger("incl.provisioner")
 PREEMPTED = "compute.instances.preempted"
 _COOL_S = 300.0
@@ -127,24 +130,29 @@ class Boots:
         """The end of what its serial console said."""
         if not gang.zone:
             return ""
-        try:
-            serial = await self._compute.serial(gang.zone, gang.names[rank])
-        except CloudFailure as error:
-            _log.warning("the console of %s cannot be read: %s", gang.names[rank], error)
-            return ""
+        serial = await self._asked(
+            f"the console of {gang.names[rank]}", self._compute.serial(gang.zone, gang.names[rank])
+        )
         return startup.tail(serial.text, _TAIL_LINES) if serial is not None else ""
+
+    async def _asked(self, what: str, call: Coroutine[Any, Any, T]) -> T | None:
+        """The answer of a call that only tells more of what is known; none where it is not soon: all gangs wait."""
+        try:
+            async with asyncio.timeout(self._options.quiet_s):
+                return await call
+        except (CloudFailure, TimeoutError) as error:
+            _log.warning("%s cannot be read: %s", what, error or "no answer")
+            return None
 
     async def _taken(self, gang: Gang, missing: list[int]) -> bool:
         """Whether the provider took one of these back; it is noted."""
         if not gang.spot or not gang.zone:
             return False
         names = {gang.names[rank] for rank in missing}
-        try:
-            taken = await self._compute.operations(f"zones/{gang.zone}", kind=PREEMPTED)
-        except CloudFailure as error:
-            _log.warning("what was preempted in %s cannot be read: %s", gang.zone, error)
-            return False
-        if not any(each.target in names for each in taken):
+        taken = await self._asked(
+            f"what was preempted in {gang.zone}", self._compute.operations(f"zones/{gang.zone}", kind=PREEMPTED)
+        )
+        if not any(each.target in names for each in taken or ()):
             return False
         await self._database.write(
             lambda tx: store_gangs.note_preempted(tx.connection, gang.experiment, gang.attempt, tx.clock.now())
