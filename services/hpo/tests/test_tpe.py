@@ -72,6 +72,21 @@ def test_the_better_branch_of_a_condition_is_found() -> None:
     assert sum(point["model"] == "a" for point in asked[25:]) > 8
 
 
+def test_a_branch_that_begins_badly_is_learned_to_the_end() -> None:
+    """One that is soon at its best hides the other: nearly all trials of that would go to corners."""
+    hard = [Float(f"h{n}", -5.0, 5.0, when={"model": ["hard"]}) for n in range(3)]
+    space = Space((Categorical("model", ("easy", "hard")), Float("x", -5.0, 5.0), *hard))
+
+    def outcome(point: Point) -> Observation:
+        off = 0.1 * (float(point["x"]) - 1.0) ** 2  # type: ignore[arg-type]
+        if point["model"] == "easy":
+            return Observation(point, (0.3 + off,))
+        return Observation(point, (off + sum(0.1 * (float(point[f"h{n}"]) - 2.0) ** 2 for n in range(3)),))  # type: ignore[arg-type]
+
+    assert best(drive(Tpe(), space, 90, outcome, seed=3)[0]) < 0.01
+    assert best(drive(Tpe(Recipe(branches=0.0)), space, 90, outcome, seed=3)[0]) > 0.29
+
+
 def apart(sampler: Tpe) -> float:
     """How near the nearest two of six questions without an answer are."""
     history = [Observation(point, (bowl(point),)) for point in spread(BOWL, 30)]
@@ -97,9 +112,11 @@ def test_trials_that_run_are_kept_away_from() -> None:
         Recipe(mutations=False),
         Recipe(slope=0),
         Recipe(believers=False),
+        Recipe(branches=0.0),
+        Recipe(wide=0),
         Recipe(fitted=10, modelled=20),
     ],
-    ids=["warp", "densities", "mutations", "slope", "believers", "few"],
+    ids=["warp", "densities", "mutations", "slope", "believers", "branches", "wide", "few"],
 )
 def test_every_part_may_be_left_out(recipe: Recipe) -> None:
     history, asked = drive(Tpe(recipe), BOWL, 30, lambda point: Observation(point, (bowl(point),)))

@@ -4,7 +4,9 @@
 2. Parzen densities of the good trials propose candidates (Bergstra et al. 2011, Falkner et al. 2018), beside mutations
    of the best trials and points from anywhere.
 3. A Gaussian process on warped values ranks them by the log of the expected improvement (Ament et al. 2023), times the
-   chance that a trial works there; trials that run are believed to bring what is expected of them.
+   chance that a trial works there; trials that run are believed to bring what is expected of them. Each third question
+   is answered by one that takes hills for noise, and a fifth within one branch of the space. Any branch but that of the
+   best trial is searched by a process of its own.
 4. The best are improved by mutations and along the slope.
 
 Which of these parts is worth how much is measured: docs/mechanisms/search.md.
@@ -34,6 +36,10 @@ _CLIMB = 5_000
 """Steps along the slope times trials."""
 _RUNNING = 100
 """Trials that run and enter the process, at most: the latest."""
+_OUTSIDE = 1e6
+"""So much less than its score a point outside of the branch that is asked for is worth."""
+_ALONE = 4
+"""Trials of a branch with which it is searched by itself."""
 _FIT_SIZE = 2e5
 """Trials squared times parameters that the fit is given: it bounds its time."""
 
@@ -58,6 +64,10 @@ class Recipe:
     """Trials that run enter as believed."""
     feasibility: bool = True
     """Failures are learned from."""
+    branches: float = 0.2
+    """Share of the questions that are answered within one branch of the space, taken at random."""
+    wide: int = 3
+    """Each so many-th question is answered with the wide prior: hills are noise to it, the country counts; 0: none."""
     candidates: int = 512
     steps: int = 25
     """Of the fit of the process."""
@@ -67,6 +77,7 @@ class Recipe:
     """Of more trials than this, three quarters of it (fewer with several processes) are modelled: the best, and some of
     the rest."""
     prior: Prior = field(default_factory=Prior)
+    wide_prior: Prior = field(default_factory=lambda: Prior(length=1.0, noise=-2.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,23 +97,63 @@ class Tpe:
             row = _first_new(designs.sobol(space, seed, known.asked, 8), seen)
         else:
             with one_thread():
-                row = _Question(space, known, seen, rng, self.recipe).answer()
+                row = self._modelled(space, known, seen, rng)
         return space.decode(designs.any_new(space, seen, rng) if row is None else row)
+
+    def _modelled(self, space: Space, known: Evidence, seen: set[bytes], rng: np.random.Generator) -> Array | None:
+        """The answer of the models: of all trials, or of a branch's own where that is not where the best trial lies.
+
+        Beside a branch that is nearly at its best, the differences within another are small, and nothing is learned of
+        them: each question there would go to one more corner. Searched as if there were nothing else, it shows soon
+        how good it is.
+        """
+        parents = _parents(space)
+        branch = None
+        if parents and rng.random() < self.recipe.branches:
+            column = int(rng.choice(parents))
+            branch = column, float(rng.integers(space.levels[column]))
+        question = _Question(space, known, seen, rng, self.recipe, branch)
+        row = question.answer()
+        if branch is not None or row is None or not parents or not self.recipe.branches:
+            return row
+        column = int(rng.choice(parents))
+        if question.best is None or row[column] == question.best[column] or np.isnan(row[column]):
+            return row
+        alone = _Question(space, known, seen, rng, self.recipe, (column, float(row[column]))).answer()
+        return row if alone is None else alone
+
+
+def _parents(space: Space) -> list[int]:
+    """The columns of choices that decide what else there is."""
+    every = {parent for pairs in space.conditions.values() for parent, _ in pairs}
+    return [parent for parent in sorted(every) if space.categorical[parent]]
 
 
 class _Question:
     """One ask: the models of this moment, and the search for their best point."""
 
     def __init__(
-        self, space: Space, known: Evidence, seen: set[bytes], rng: np.random.Generator, recipe: Recipe
-    ) -> None:
+        self, space: Space, known: Evidence, seen: set[bytes], rng: np.random.Generator, recipe: Recipe,
+        branch: tuple[int, float] | None,
+    ) -> None:  # fmt: skip
+        """branch: (column, unit) that points must have; from a few trials on only those within it are looked at."""
         self._space, self._known, self._seen, self._rng, self._recipe = space, known, seen, rng, recipe
+        self._branch = branch
         found = known.units[known.ok]
-        self._y = warp(scalarise(known.values, rng), recipe.warp, recipe.bad) if len(found) else np.empty(0)
-        order = np.lexsort((self._y, ~known.feasible)) if len(found) else np.empty(0, dtype=np.int64)
-        self._found, self._y, self._feasible = found[order], self._y[order], known.feasible[order]
-        self._constraints = known.constraints[order]
+        which = np.flatnonzero(self._inside(found))
+        if len(which) < _ALONE:
+            which = np.arange(len(found))
+        values = scalarise(known.values[which], rng) if len(which) else np.empty(0)
+        y = warp(values, recipe.warp, recipe.bad)
+        order = np.lexsort((y, ~known.feasible[which]))
+        self._y, which = y[order], which[order]
+        self._found, self._feasible, self._constraints = found[which], known.feasible[which], known.constraints[which]
         self._models = 1 + (not known.ok.all()) + known.constraints.shape[1]
+
+    @property
+    def best(self) -> Array | None:
+        """(d,) the best trial; none where all have failed."""
+        return self._found[0] if len(self._found) else None
 
     def answer(self) -> Array | None:
         """The best point that was not asked for; None: only seen ones were found."""
@@ -157,13 +208,18 @@ class _Question:
         most = min(self._recipe.fitted, int((_FIT_SIZE / x.shape[1] / self._models) ** 0.5))
         if len(x) > most:
             some, steps = self._rng.permutation(len(x))[:most], max(steps // 2, 1)
-        hyper = fit(x[some], y[some], categorical, prior or self._recipe.prior, steps)
+        hyper = fit(x[some], y[some], categorical, prior or self._prior(), steps)
         return Process(x, y, categorical, hyper, self._running())
+
+    def _prior(self) -> Prior:
+        recipe = self._recipe
+        wide = recipe.wide and self._known.asked % recipe.wide == recipe.wide - 1
+        return recipe.wide_prior if wide else recipe.prior
 
     def _running(self) -> Array:
         """(p, d) filled rows of the trials that run and are believed."""
         rows = self._known.pending[-_RUNNING:] if self._recipe.believers else self._known.pending[:0]
-        return filled(rows, self._space.categorical)
+        return filled(rows[self._inside(rows)], self._space.categorical)
 
     def _candidates(self) -> Array:
         space, rng, recipe = self._space, self._rng, self._recipe
@@ -178,7 +234,15 @@ class _Question:
         return np.concatenate(parts)
 
     def _score(self, acquisition: Acquisition, rows: Array) -> Array:
-        return acquisition(filled(rows, self._space.categorical))
+        scores = acquisition(filled(rows, self._space.categorical))
+        return np.where(self._inside(rows), scores, scores - _OUTSIDE)
+
+    def _inside(self, rows: Array) -> NDArray[np.bool_]:
+        """(n,) which rows are of the branch that is asked for; all, where none is."""
+        if self._branch is None:
+            return np.ones(len(rows), dtype=bool)
+        column, level = self._branch
+        return np.asarray(rows[:, column] == level)
 
     def _improve(self, acquisition: Acquisition, rows: Array, scores: Array) -> tuple[Array, Array]:
         recipe = self._recipe
