@@ -53,7 +53,7 @@ docs: contracts ## every generated page
 lock: .venv/dev.stamp ## resolve the requirements anew
 	@$(PY) tools/lock.py
 
-bench: .venv/dev.stamp ## NAME=submit|queue|fleet|start|pack|log|ingest|list|chart|fair|output|gang|chaos|faults|ask|search|sweep: one benchmark; its last line is JSON
+bench: .venv/dev.stamp ## NAME=submit|queue|fleet|start|pack|log|ingest|list|chart|fair|output|gang|chaos|faults|ask|search|sweep|sweep_large|asha: one benchmark; its last line is JSON
 	@$(PY) benchmarks/run.py $(NAME)
 
 clean: ## remove what make made (not your data)
