@@ -92,6 +92,7 @@ BAD = {
     "a circle": ("OPT: [sgd, adam]", "OPT: {type: categorical, choices: [sgd, adam], when: {MOMENTUM: 0.5}}", "circle"),
     "no variable": ("  LR:", "  learning-rate:", "'learning-rate' is not a name of an environment variable"),
     "the platform's own": ("  LR:", "  INCL_LR:", "INCL_LR is set by the platform"),
+    "what programs depend on": ("  LR:", "  PATH:", "PATH is a variable that programs depend on"),
     "a secret too": ("env: {RATIO: 1.10}", "secrets: [LR]", "LR is a secret of the experiment too"),
     "no limit": ("{trials: 50, hours: 12}", "{}", "budget: there is no limit"),
     "too many": ("trials: 50", "trials: 20000", "less than or equal to 10000"),

@@ -16,6 +16,7 @@ from unittest import mock
 
 import incl_agent.app
 import incl_agent.life
+import incl_agent.orphans
 import incl_agent.preparing
 import incl_agent.process
 import incl_provisioner.app
@@ -169,6 +170,7 @@ def exchanged(world: World) -> Iterator[None]:
     async def read_line(pid: int) -> str:
         return await asyncio.shield(machine_now().shims[pid].word)
 
+    followers = (incl_agent.life, incl_agent.orphans)
     exchanges: list[tuple[Any, str, Any]] = [
         (incl_shared.db, "make_engine", lambda url, **options: Engine(world)),
         (incl_shared.bus.client, "open_connection", open_connection),
@@ -176,9 +178,12 @@ def exchanged(world: World) -> Iterator[None]:
         (incl_provisioner.app, "migrate", lambda url, package: None),
         (incl_agent.life, "spawn_shim", lambda *given: machine_now().spawn(*given)),
         (incl_agent.life, "read_line", read_line),
-        (incl_agent.life, "ProcessHandle", Handles),
-        (incl_agent.life, "boot_id", lambda: machine_now().boot),
-        (incl_agent.life, "end_survivors", lambda pid, start, marker: machine_now().end_survivors(pid)),
+        *((module, "ProcessHandle", Handles) for module in followers),
+        *((module, "boot_id", lambda: machine_now().boot) for module in followers),
+        *(
+            (module, "end_survivors", lambda pid, start, marker: machine_now().end_survivors(pid))
+            for module in followers
+        ),
         (incl_agent.life, "Uploads", Uploads),
         (incl_agent.life, "JobLink", Link),
         (incl_agent.preparing, "free_port", lambda address: 20_000),

@@ -26,6 +26,7 @@ FOUND = {
     85: "a machine that was cut off for longer than its lease began by an old list what had been given up meanwhile",
     705203: "a provisioner that had stood still called a machine lost whose words lay unread on the bus",
     706823: "the words of a machine lay with a provisioner that stood still; the other one called it lost",
+    803529: "a shim was killed while its agent, started anew, could not reach the bus: nobody ended the job",
     341: "an old hello, delivered again after a newer one, was taken for the newest: its machine was given no job",
 }
 

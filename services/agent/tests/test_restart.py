@@ -14,13 +14,17 @@ from pathlib import Path
 
 import pytest
 
+from incl_agent.app import Agent
 from incl_agent.fakes import FakePlatform
 from incl_agent.jobfiles import JobFiles
+from incl_agent.process import survivors
 from incl_agent.settings import AgentSettings
 from incl_shared import subjects
 from incl_shared.control import JobWanted, Wanted
 from incl_shared.reports import JobReady, NodeHeartbeat, NodeHello, Report
 from incl_shared.states import EndReason
+from incl_shared.tasks import end_all
+from incl_shared.testing.nats import free_port
 from incl_shared.testing.wait import until
 
 LOOP = "echo up; i=0; while [ ! -e go ]; do i=$((i+1)); echo line $i; sleep 0.01; done; echo end"
@@ -311,6 +315,31 @@ async def test_the_shim_is_killed(process: AgentProcess, platform: FakePlatform,
     end = await platform.ended(job)
     assert end.reason is EndReason.INFRA
     await until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+async def test_a_shim_that_died_without_an_agent_is_noticed_before_the_bus_is_reached(
+    process: AgentProcess, platform: FakePlatform, agent_settings: AgentSettings
+) -> None:
+    """The machine is cut off: its work is given to another one soon, and nobody else ends what runs here."""
+    job = platform.job("sh", "-c", "setsid sleep 61 & echo $$; sleep 60")
+    process.start()
+    await platform.want(job)
+    await until(lambda: more(platform, job, 0))
+    pid = int((await platform.lines(job))[0][2])
+    process.kill()
+    shim = files_of(agent_settings, job).shim()
+    assert shim is not None
+    os.kill(shim.pid, signal.SIGKILL)
+    await until(lambda: not shim.alive())
+    assert Path(f"/proc/{pid}").exists()
+    away = agent_settings.bus.model_copy(update={"urls": (f"nats://127.0.0.1:{free_port()}",)})
+    agent = Agent(agent_settings.model_copy(update={"bus": away}))
+    starting = asyncio.create_task(agent.start())
+    await until(lambda: not survivors(shim.pid, shim.start, f"INCL_JOB={job.job}"))
+    assert not starting.done()
+    await end_all([starting])
+    process.start()
+    assert (await platform.ended(job)).reason is EndReason.INFRA
 
 
 async def more(platform: FakePlatform, job: JobWanted, than: int) -> bool:

@@ -15,7 +15,7 @@ from incl_registry.grants import GrantScope, Verb, load_key, sign, verify
 from incl_registry.retention import Kept, superseded, unwanted
 from incl_registry.testing.running import KEY, entry
 from incl_shared.auth.names import job_principal
-from incl_shared.errors import DeniedError, InvalidInput, NotFoundError
+from incl_shared.errors import DeniedError, InvalidInput, NotFoundError, UnavailableError
 from incl_shared.ids import new_id
 from incl_shared.subjects import Asker
 
@@ -105,9 +105,10 @@ def test_denied(asker: Asker, verb: Verb, claim: Claim | None) -> None:
 
 
 def test_what_nobody_stored() -> None:
-    for asker in (JOB, Asker("default", "ann")):
-        with pytest.raises(NotFoundError):
-            check(asker, MINE, Verb.GET, None)
+    with pytest.raises(NotFoundError):
+        check(Asker("default", "ann"), MINE, Verb.GET, None)
+    with pytest.raises(UnavailableError, match="yet"):
+        check(JOB, MINE, Verb.GET, None)  # it was assigned, so the event of its experiment is on the way
     assert job_of(Asker("default", "ann")) is None
 
 

@@ -24,6 +24,8 @@ MOST_PARALLEL = 1_000
 MOST_MONEY = 1e9
 _ALGORITHM = re.compile(r"^(tpe|random|grid|sobol|optuna\.[A-Za-z][A-Za-z0-9_]{0,60})$")
 _NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")
+_TAKEN = frozenset({"PATH", "HOME", "SHELL", "USER", "LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME"})
+"""What a job could not even begin without, or with another value."""
 
 
 class ParameterKind(StrEnum):
@@ -210,6 +212,8 @@ class SweepSpec(Strict):
             raise ValueError(
                 f"parameters: {name[:80]!r} is not a name of an environment variable: letters, digits and _"
             )
+        if name in _TAKEN:
+            raise ValueError(f"parameters: {name} is a variable that programs depend on; choose another name")
         if name.startswith("INCL_"):
             raise ValueError(f"parameters: {name} is set by the platform; choose a name without INCL_")
         if name in self.experiment.read_secrets:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from incl_agent import orphans
 from incl_agent.blobs import BlobCache
 from incl_agent.control import ControlWatcher
 from incl_agent.environment import base_environment
@@ -94,11 +95,14 @@ class Agent:
         settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = lock_folder(settings.data_dir)
         self.reserve.keep()
+        watching = asyncio.create_task(orphans.end_until_cancelled(settings.jobs_dir), name="orphans")
         try:
             await self._start()
         except BaseException:
             await self.stop()
             raise
+        finally:
+            await end_all([watching])
 
     async def _start(self) -> None:
         settings = self.settings

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from incl_registry.grants import Verb
 from incl_shared.auth.names import JOB_PREFIX, Role, is_job
-from incl_shared.errors import DeniedError, InvalidInput, NotFoundError
+from incl_shared.errors import DeniedError, InvalidInput, NotFoundError, UnavailableError
 from incl_shared.ids import parse_job_id
 from incl_shared.queries.registry import Entry
 from incl_shared.subjects import Asker
@@ -60,11 +60,16 @@ def check(asker: Asker, experiment: str, verb: Verb, claim: Claim | None) -> Non
     Raises:
         DeniedError: not allowed.
         NotFoundError: nobody has stored anything for this experiment yet (get), or it is purged.
+        UnavailableError: a job asks before the event that its experiment is queued has come here.
     """
     job = job_of(asker)
     if job is not None and job.experiment != experiment:
         raise DeniedError("a job may only use the files of its own experiment")
     if claim is None:
+        if verb is Verb.GET and job is not None:
+            raise UnavailableError(
+                f"the registry has not heard of experiment {experiment} yet", hint="it does soon: try again"
+            )
         if verb is Verb.GET:
             raise NotFoundError(f"no files are known of experiment {experiment}", hint="incl ls")
         return
