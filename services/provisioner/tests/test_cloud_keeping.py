@@ -44,9 +44,14 @@ async def _over(site: Site, experiment: str) -> None:
     for attempt in (1, 2):
         await site.settle(experiment, attempt)
     await site.until_empty()
-    deleted = [event.node for _, _, event in site.platform.events if isinstance(event, NodeDeleted)]
-    assert len(deleted) == len(set(deleted))
-    assert set(site.vms.ever) == set(deleted)
+    deleted: list[str] = []
+
+    def told() -> bool:
+        deleted[:] = [event.node for _, _, event in site.platform.events if isinstance(event, NodeDeleted)]
+        return set(site.vms.ever) <= set(deleted)
+
+    await until(told, what="each machine's end is told")
+    assert sorted(deleted) == sorted(site.vms.ever)
 
 
 async def test_only_the_machine_that_was_taken_is_made_anew(begin: Begin) -> None:

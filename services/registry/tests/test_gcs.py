@@ -16,7 +16,7 @@ from incl_registry.errors import WrongOffsetError
 from incl_registry.fakes.gcs import FakeStorage
 from incl_registry.fakes.gcs.calls import Call, Reply
 from incl_registry.gcs import bucket as bucket_module
-from incl_registry.gcs.bucket import Bucket
+from incl_registry.gcs.bucket import Bucket, Patience
 from incl_registry.gcs.connect import connect, parse, probe
 from incl_registry.gcs.store import PARTS_AT_ONCE, GcsBlobs
 from incl_registry.testing.gcs import (
@@ -110,10 +110,11 @@ def test_an_answer_that_is_cut_in_its_middle(storage: FakeStorage, blobs: GcsBlo
     assert read(blobs, sha(DATA)) == DATA
 
 
-def test_too_many_requests(storage: FakeStorage, blobs: GcsBlobs) -> None:
+def test_too_many_requests(storage: FakeStorage) -> None:
     storage.fault(kind="error", status=429, reason="rateLimitExceeded", times=3)
-    put(blobs, DATA)
-    assert read(blobs, sha(DATA)) == DATA
+    with fake_blobs(storage, Patience(connect_s=1.0, read_s=5.0, retry_s=30.0)) as blobs:
+        put(blobs, DATA)
+        assert read(blobs, sha(DATA)) == DATA
 
 
 def test_the_provider_is_away_during_an_upload(storage: FakeStorage, blobs: GcsBlobs) -> None:

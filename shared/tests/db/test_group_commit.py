@@ -121,7 +121,7 @@ async def test_when_the_commit_fails_all_hear_it(database: Database) -> None:
     commits = iter(("of the one held", "of the group"))
 
     def fail(_: sa.Connection) -> None:
-        if next(commits) == "of the group":
+        if next(commits, "of the group") == "of the group":
             raise DatabaseUnavailable("the disk is full")
 
     engine = database._write_engine
